@@ -1,0 +1,253 @@
+"""The host's own MODEL, CLIP and VAE as a Backbone: trained where they are, and left as they were found."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_sampling
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..palp_core.backbone import (
+    DTYPES,
+    Backbone,
+    Conditioning,
+    Family,
+    Placeholders,
+    Precision,
+    Prediction,
+    frozen,
+)
+from ..palp_core.prompts import too_long
+from .learned_words import LearnedWordsTokenizer
+
+FAMILIES: dict[tuple[str, ...], Family] = {("l",): "sd1", ("h",): "sd2", ("l", "g"): "sdxl"}
+SUPPORTED = "PALP trains Stable Diffusion 1.x, 2.x and SDXL text-to-image models"
+#: More than any card has: the host then moves every other model off it.
+ALL_MEMORY = 1e20
+
+
+class ComfyBackbone(Backbone):
+    """Raises ValueError for a model family that is not supported, or parts that do not belong together."""
+
+    def __init__(self, model, clip, vae, precision: Precision = "auto"):
+        self.vae = vae
+        self.clip = clip.clone(disable_dynamic=True) if clip.patcher.is_dynamic() else clip
+        self.encoder_keys, self.family = _family(model, clip)
+        self.encoders = tuple(f"clip_{key}" for key in self.encoder_keys)
+        self.prediction = _prediction(model)
+        self.patcher = _with_precision(_without_dynamic_memory(model), precision)
+        self.borrowed = self.patcher is model
+        self.device = self.patcher.load_device
+        self.model = self.patcher.model
+        self.denoiser = self.model.diffusion_model
+        self.sigmas = self.patcher.get_model_object("model_sampling").sigmas.clone()
+        self.compute_dtype = DTYPES[precision] if precision != "auto" else self.model.get_dtype_inference()
+        self._names = _diffusers_names(self.model.model_config.unet_config)
+        self._loaded_for_training = False
+
+    def denoise(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        options = {"optimized_attention_override": _differentiable_attention}
+        inputs = {"c_crossattn": cond.context, "transformer_options": options}
+        if cond.pooled is not None:
+            height, width = (side * 8 for side in x.shape[-2:])
+            inputs["y"] = self.model.encode_adm(pooled_output=cond.pooled, width=width, height=height, device=x.device)
+        with self.autocast():
+            return self.model.apply_model(x, sigma, **inputs)
+
+    def encode_prompt(self, prompt: str, placeholders: Placeholders) -> Conditioning:
+        tokens = LearnedWordsTokenizer(self.clip.tokenizer, placeholders).tokenize_with_weights(prompt)
+        self._check_length(prompt, tokens)
+        if not self._loaded_for_training:
+            self.clip.load_model(tokens)
+        encoder = self.clip.cond_stage_model
+        encoder.reset_clip_options()
+        if self.clip.layer_idx is not None:
+            encoder.set_clip_options({"layer": self.clip.layer_idx})
+        encoder.set_clip_options({"execution_device": self.clip.patcher.load_device})
+        context, pooled = encoder.encode_token_weights(tokens)[:2]
+        return Conditioning(context.to(self.device), pooled.to(self.device) if self.family == "sdxl" else None)
+
+    def _check_length(self, prompt: str, tokens: dict[str, list[list[tuple]]]) -> None:
+        """The host would split a long prompt into several windows, which the other prompts of a step do not have."""
+        rows = tokens[self.encoder_keys[0]]
+        if len(rows) > 1:
+            end = rows[0][-1][0]
+            words = sum(not (isinstance(token, int) and token == end) for row in rows for token, *_ in row[1:])
+            raise too_long(prompt, words, len(rows[0]) - 2)
+
+    @torch.no_grad()
+    def encode_image(self, image: Tensor) -> Tensor:
+        latents = self.vae.encode(image[None])
+        return self.model.process_latent_in(latents.float())
+
+    def word_vectors(self, word: str) -> dict[str, Tensor]:
+        vectors = {}
+        tokens = self.clip.tokenizer.tokenize_with_weights(word)
+        for key in self.encoder_keys:
+            tokenizer = getattr(self.clip.tokenizer, f"clip_{key}")
+            row = [token for token, *_ in tokens[key][0][1:]]
+            numbers = torch.tensor(row[: row.index(tokenizer.end_token)])
+            weight = self._token_embedding(key).weight.detach()
+            vectors[f"clip_{key}"] = weight[numbers.to(weight.device)].to("cpu", torch.float32)
+        return vectors
+
+    def _token_embedding(self, key: str) -> nn.Module:
+        return getattr(self.clip.cond_stage_model, f"clip_{key}").transformer.get_input_embeddings()
+
+    def kohya_name(self, module_name: str) -> str:
+        if self.family != "sdxl":  # kohya names SDXL's blocks as the original code, and the host, do
+            module_name = self._names[module_name]
+        return f"lora_unet_{module_name.replace('.', '_')}"
+
+    def checkpointed_modules(self) -> list[nn.Module]:
+        return [m for m in self.denoiser.modules() if type(m).__name__ in ("BasicTransformerBlock", "ResBlock")]
+
+    @contextmanager
+    def training(self, learn_words: bool, gradient_checkpointing: bool) -> Iterator[None]:
+        patchers = [self.patcher, self.clip.patcher] if learn_words else [self.patcher]
+        modules = [patcher.model for patcher in patchers]
+        with ExitStack() as stack:
+            stack.callback(self._release)
+            comfy.model_management.load_models_gpu(patchers, memory_required=ALL_MEMORY, force_full_load=True)
+            for module in modules:
+                replace_inference_tensors(module)
+            stack.enter_context(frozen(*modules))
+            if learn_words:
+                stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model, gradient_checkpointing))
+            stack.callback(setattr, comfy.model_management, "in_training", comfy.model_management.in_training)
+            comfy.model_management.in_training = True
+            self._loaded_for_training = learn_words
+            yield
+
+    def _release(self) -> None:
+        """A MODEL of our own making (other precision, plain memory) is taken off the device, with its patches."""
+        self._loaded_for_training = False
+        if not self.borrowed:
+            others = [m for m in comfy.model_management.current_loaded_models if m.model is not self.patcher]
+            comfy.model_management.free_memory(ALL_MEMORY, self.device, keep_loaded=others)
+
+
+def replace_inference_tensors(module: nn.Module) -> None:
+    """Weights that were loaded in inference mode cannot take part in a backward pass: put a clone in each one's place.
+
+    One tensor at a time, so that there is never a second copy of the model; values stay the same.
+    """
+    clones: dict[int, Tensor] = {}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or not tensor.is_inference():
+                    continue
+                if id(tensor) not in clones:
+                    clone = tensor.detach().clone()
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    clones[id(tensor)] = nn.Parameter(clone, requires_grad=False) if is_parameter else clone
+                tensors[name] = clones[id(tensor)]
+
+
+@contextmanager
+def differentiable_text_encoder(encoder: nn.Module, recompute: bool) -> Iterator[None]:
+    """The host's CLIP layers add to their input in place, which autograd forbids: give them copies to work on.
+
+    recompute: keep only each layer's input for the backward pass.
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
+    layers = [m for m in encoder.modules() if type(m).__name__ == "CLIPLayer"]
+
+    def wrap(layer: nn.Module) -> None:
+        forward = layer.forward
+
+        def on_copy(x: Tensor, *args) -> Tensor:
+            return forward(x.clone(), *args)
+
+        def run(x: Tensor, *args) -> Tensor:
+            return checkpoint(on_copy, x, *args, use_reentrant=False) if recompute else on_copy(x, *args)
+
+        layer.forward = run
+
+    handles = []
+    try:
+        for norm in norms:
+            handles.append(norm.register_forward_pre_hook(lambda _module, inputs: (inputs[0].clone(), *inputs[1:])))
+        for layer in layers:
+            wrap(layer)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def _differentiable_attention(_chosen, *args, **kwargs) -> Tensor:
+    """PyTorch's attention in place of what the user chose for sampling, some of which has no backward pass."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def _without_dynamic_memory(patcher):
+    """Hosts with dynamic VRAM stream weights in: for training they make a plain copy of the model from its file."""
+    if not patcher.is_dynamic():
+        return patcher
+    if "disable_dynamic" not in inspect.signature(patcher.clone).parameters:
+        raise ValueError("this ComfyUI cannot train with dynamic VRAM. Start it without --fast dynamic_vram, or update.")
+    return patcher.clone(disable_dynamic=True)
+
+
+def _with_precision(patcher, precision: Precision):
+    if precision == "auto" or DTYPES[precision] == patcher.model.get_dtype_inference():
+        return patcher
+    clone = patcher.clone()
+    clone.set_model_compute_dtype(DTYPES[precision])
+    return clone
+
+
+def _family(model, clip) -> tuple[tuple[str, ...], Family]:
+    """The keys of the CLIP's encoders (l, g, h), and the family that CLIP and MODEL agree on."""
+    encoder, base = clip.cond_stage_model, model.model
+    keys = tuple(key for key in "lgh" if hasattr(encoder, f"clip_{key}"))
+    kind = {comfy.model_base.BaseModel: "sd", comfy.model_base.SDXL: "sdxl"}.get(type(base))
+    config = base.model_config.unet_config
+    if kind is None or "context_dim" not in config:
+        raise ValueError(f"model is of the family {type(base.model_config).__name__}. {SUPPORTED}: load one of these.")
+    if config["in_channels"] != base.latent_format.latent_channels or base.concat_keys:
+        raise ValueError(f"model is an inpainting or editing model. {SUPPORTED}: load one of these.")
+    family = FAMILIES.get(keys)
+    width = sum(_clip_width(encoder, key) for key in keys)
+    if family is None or (family == "sdxl") != (kind == "sdxl") or width != config["context_dim"]:
+        raise ValueError(
+            f"clip ({type(encoder).__name__}) does not belong to model ({type(base.model_config).__name__}). "
+            "Connect MODEL and CLIP of the same checkpoint."
+        )
+    return keys, family
+
+
+def _clip_width(encoder: nn.Module, key: str) -> int:
+    return getattr(encoder, f"clip_{key}").transformer.get_input_embeddings().weight.shape[-1]
+
+
+def _prediction(model) -> Prediction:
+    sampling = model.get_model_object("model_sampling")
+    kinds = {comfy.model_sampling.EPS: "epsilon", comfy.model_sampling.V_PREDICTION: "v"}
+    for kind, prediction in kinds.items():
+        same = type(sampling).calculate_denoised is kind.calculate_denoised
+        if same and isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+            return prediction
+    raise ValueError(
+        "model samples in a way that PALP does not train (neither eps- nor v-prediction on discrete noise levels). "
+        "Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
+    )
+
+
+def _diffusers_names(unet_config: dict) -> dict[str, str]:
+    """The host's module names -> diffusers', without `.weight`."""
+    names = comfy.utils.unet_to_diffusers(unet_config)
+    return {ours.removesuffix(".weight"): theirs.removesuffix(".weight") for theirs, ours in names.items()}

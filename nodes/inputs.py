@@ -1,0 +1,89 @@
+"""Inputs that several nodes have: photos, masks, and what a subject is."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..palp_core.personalization import Subject
+
+CATEGORY = "PALP"
+MOST_IMAGES = 16
+ADVANCED = {"advanced": True}
+
+Subjects = io.Custom("PALP_SUBJECTS")
+
+
+def images_input() -> io.Autogrow.Input:
+    template = io.Autogrow.TemplatePrefix(
+        io.Image.Input("image", tooltip="One or more photos of the subject. Sizes may differ between inputs."),
+        prefix="image",
+        min=1,
+        max=MOST_IMAGES,
+    )
+    return io.Autogrow.Input("images", template=template, tooltip="Photos of the subject; 1 to 8 are usual.")
+
+
+def masks_input() -> io.Autogrow.Input:
+    template = io.Autogrow.TemplatePrefix(
+        io.Mask.Input("mask", tooltip="White where the subject is; of its image's size.", optional=True),
+        prefix="mask",
+        min=0,
+        max=MOST_IMAGES,
+    )
+    return io.Autogrow.Input(
+        "masks",
+        template=template,
+        optional=True,
+        tooltip="One mask for each photo, in the same order: only the white part is learned. None: all of it is.",
+    )
+
+
+def class_word_input(default: str) -> io.String.Input:
+    return io.String.Input(
+        "class_word",
+        default=default,
+        tooltip="What the subject is, in a word the model knows: cat, dog, toy, man, oil painting. Learning starts from it.",
+    )
+
+
+def placeholder_input(default: str) -> io.String.Input:
+    return io.String.Input(
+        "placeholder",
+        default=default,
+        tooltip="The subject's name in prompts, in square brackets. Each subject needs its own.",
+        extra_dict=ADVANCED,
+    )
+
+
+def personalization_prompt_input() -> io.String.Input:
+    return io.String.Input(
+        "personalization_prompt",
+        default="",
+        tooltip=(
+            'The neutral prompt under which the photos are learned. Empty: "a photo of [V]". '
+            'For an artwork: "an oil painting of [V]".'
+        ),
+        extra_dict=ADVANCED,
+    )
+
+
+def make_subject(
+    images: dict[str, list[Tensor]],
+    class_word: str,
+    placeholder: str,
+    personalization_prompt: str,
+    masks: dict[str, list[Tensor]] | None,
+) -> Subject:
+    """The core's subject from what the sockets hold: each a list of batches, (B, H, W, C) or (B, H, W)."""
+    return Subject(
+        images=tuple(_unbatch(images)),
+        class_word=class_word,
+        placeholder=placeholder.strip(),
+        personalization_prompt=personalization_prompt,
+        masks=tuple(_unbatch(masks or {})),
+    )
+
+
+def _unbatch(sockets: dict[str, list[Tensor]]) -> list[Tensor]:
+    return [item for batches in sockets.values() for batch in batches for item in batch]

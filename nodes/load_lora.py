@@ -1,0 +1,70 @@
+"""Load PALP LoRA: a file that PALP Personalize saved, with its words and the prompt to use."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..palp_core.lora_file import load_lora_file
+from .apply_lora import apply_lora_file
+from .inputs import CATEGORY
+from .progress import show_text
+
+
+class LoadPalpLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PALP_LoadLora",
+            display_name="Load PALP LoRA",
+            category=CATEGORY,
+            description=(
+                "Loads a file saved by PALP Personalize. The subject's word inside it works in any prompt as "
+                "embedding:NAME, without a copy in the embeddings folder; the prompt output shows how it is spelled."
+            ),
+            search_aliases=["palp", "lora", "load lora", "embedding", "textual inversion"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model of the family that the file was trained on."),
+                io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint; it learns the file's words."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=folder_paths.get_filename_list("loras"),
+                    tooltip="A file of PALP Personalize in the loras folder.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How strongly the LoRA changes the model: 1 as trained, 0 not at all. The word stays as it is.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip", tooltip="Knows the file's words."),
+                io.String.Output(
+                    display_name="prompt",
+                    tooltip="The prompt it was trained for, ready to encode: connect it to CLIP Text Encode.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, lora_name, strength):
+        file = load_lora_file(folder_paths.get_full_path_or_raise("loras", lora_name))
+        model, clip, matched = apply_lora_file(model, clip, file, strength)
+        words = ", ".join(f"embedding:{name}" for name in file.words)
+        report = f"{matched} of {file.projections} keys matched. Words: {words}"
+        logging.info("Load PALP LoRA: %s: %s", lora_name, report)
+        show_text(cls.hidden.unique_id, report)
+        return io.NodeOutput(model, clip, file.info.prompt, ui={"text": (report,)})
+
+    @classmethod
+    def fingerprint_inputs(cls, model, clip, lora_name, strength):
+        """Run again when the file has been replaced."""
+        return os.path.getmtime(folder_paths.get_full_path_or_raise("loras", lora_name)), strength

@@ -1,0 +1,278 @@
+"""PALP Personalize: train the host's MODEL and CLIP on a subject for one prompt (arXiv 2401.06105)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..palp_core.alignment import AlignmentConfig, Noise, Score
+from ..palp_core.backbone import Precision
+from ..palp_core.chart import loss_chart
+from ..palp_core.lora_file import check_file_name, load_lora_file, save_run
+from ..palp_core.personalization import NonFiniteLoss, Personalization, PersonalizationConfig
+from .apply_lora import apply_lora_file
+from .comfy_backbone import ComfyBackbone
+from .inputs import (
+    ADVANCED,
+    CATEGORY,
+    Subjects,
+    class_word_input,
+    images_input,
+    make_subject,
+    masks_input,
+    personalization_prompt_input,
+    placeholder_input,
+)
+from .progress import TrainingProgress, show_text
+
+DEFAULT = PersonalizationConfig()
+
+
+class PalpPersonalize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PALP_Personalize",
+            display_name="PALP Personalize",
+            category=CATEGORY,
+            description=(
+                "Learns your subject from a few photos for one prompt, without losing the prompt: a LoRA and a word "
+                "are trained while the untouched model keeps the scene. Saves both in one file in the loras folder."
+            ),
+            search_aliases=["palp", "train lora", "dreambooth", "textual inversion", "personalization", "my subject"],
+            is_input_list=True,
+            is_output_node=True,
+            inputs=_inputs(),
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The personalized model, for a KSampler in the same run."),
+                io.Clip.Output(display_name="clip", tooltip="Knows the learned word."),
+                io.String.Output(display_name="prompt", tooltip="The target prompt, ready for CLIP Text Encode."),
+                io.String.Output(display_name="file", tooltip="Name of the saved file in the loras folder."),
+                io.Image.Output(display_name="loss_chart", tooltip="The history of the losses as a picture."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, vae, images, masks=None, subjects=None, **widgets):
+        model, clip, vae = model[0], clip[0], vae[0]
+        widgets = {name: value[0] for name, value in widgets.items()}
+        name = check_file_name(widgets["file_name"])
+        with torch.inference_mode(False):
+            subject = make_subject(
+                images, widgets["class_word"], widgets["placeholder"], widgets["personalization_prompt"], masks
+            )
+            further = subjects[0] if subjects else []
+            backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
+            run = Personalization(backbone, [subject, *further], widgets["target_prompt"], _config(widgets))
+            progress = TrainingProgress(cls.hidden.unique_id, run.config.steps)
+            path = _train(run, progress, name)
+        file = load_lora_file(path)
+        model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
+        show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")
+        chart = loss_chart(progress.history)[None]
+        preview = ui.PreviewImage(chart, cls=cls)
+        return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=preview)
+
+
+def _train(run: Personalization, progress: TrainingProgress, name: str) -> Path:
+    """Train and save. What a cancelled or diverged run has learned until then is saved too, before the error goes on."""
+    folder = folder_paths.get_folder_paths("loras")[0]
+    try:
+        for step in run.steps():
+            progress.update(step)
+    except NonFiniteLoss as error:
+        kept = _keep(run, folder, name)
+        raise RuntimeError(f"{error} {kept}") from error
+    except comfy.model_management.InterruptProcessingException:
+        logging.info("PALP Personalize was cancelled. %s", _keep(run, folder, name))
+        raise
+    return save_run(run, folder, name)
+
+
+def _keep(run: Personalization, folder: str, name: str) -> str:
+    """Save what there is of an unfinished run; says where."""
+    if run.weights is None or run.weights.steps == 0:
+        return "No step was completed, so nothing was saved."
+    path = save_run(run, folder, f"{name}_step{run.weights.steps}")
+    return f"What was learned in {run.weights.steps} steps is kept in {path.name}."
+
+
+def _config(widgets: dict) -> PersonalizationConfig:
+    """Widgets carry the names of the config's fields."""
+    own = {f.name: widgets[f.name] for f in fields(PersonalizationConfig) if f.name in widgets}
+    alignment = AlignmentConfig(
+        weight=widgets["alignment_weight"],
+        score=widgets["score"],
+        alpha=widgets["alpha"],
+        beta=widgets["beta"],
+        noise=widgets["noise"],
+        rescale=widgets["rescale"],
+    )
+    return PersonalizationConfig(**own, alignment=alignment)
+
+
+def _inputs() -> list[io.Input]:
+    """New ones go to the end: saved workflows hold widget values by position."""
+    return [
+        io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is trained in place and left as it was."),
+        io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
+        io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+        images_input(),
+        class_word_input("cat"),
+        io.String.Input(
+            "target_prompt",
+            default="a sketch of [V] in Paris at night",
+            multiline=True,
+            tooltip="The picture you have in mind, with [V] for the subject. The model is tuned for this one prompt.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=DEFAULT.steps,
+            min=1,
+            max=100_000,
+            tooltip="300 to 1000. Fewer keep the prompt better, more the subject; one photo needs fewer.",
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=DEFAULT.learning_rate,
+            min=1e-7,
+            max=1e-1,
+            step=1e-6,
+            round=1e-7,
+            tooltip="Of the LoRA. 1e-4 suits small batches; the paper has 5e-5 at batch 32.",
+        ),
+        io.Int.Input(
+            "rank",
+            default=DEFAULT.rank,
+            min=1,
+            max=256,
+            tooltip="Size of the LoRA: 4 to 64. The paper has 32. Larger learns finer detail and makes a larger file.",
+        ),
+        io.Float.Input(
+            "alignment_weight",
+            default=DEFAULT.alignment.weight,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How strongly the prompt is kept: 0.1 to 1. 0 is plain textual inversion + LoRA, in half the time.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**63 - 1,
+            control_after_generate=False,
+            tooltip="Same seed, same photos, same machine: same result.",
+        ),
+        io.String.Input(
+            "file_name",
+            default="my_subject",
+            tooltip="Name of the file in the loras folder; a number is added, so that no file is overwritten.",
+        ),
+        masks_input(),
+        Subjects.Input("subjects", optional=True, tooltip="Further subjects of the same picture, from PALP Subject."),
+        placeholder_input("[V]"),
+        personalization_prompt_input(),
+        io.String.Input(
+            "clean_prompt",
+            default="",
+            multiline=True,
+            tooltip="The scene for the untouched model. Empty: the target prompt with class words for placeholders.",
+            extra_dict=ADVANCED,
+        ),
+        io.Float.Input(
+            "alpha",
+            default=DEFAULT.alignment.alpha,
+            min=1.0,
+            max=100.0,
+            step=0.5,
+            tooltip="Guidance scale of the untouched model. The paper: 15; 7.5 for several subjects.",
+            extra_dict=ADVANCED,
+        ),
+        io.Float.Input(
+            "beta",
+            default=DEFAULT.alignment.beta,
+            min=1.0,
+            max=100.0,
+            step=0.5,
+            tooltip="Guidance scale of the personalized model. The paper: 7.5; 1 for several subjects, which is faster.",
+            extra_dict=ADVANCED,
+        ),
+        io.Combo.Input(
+            "score",
+            options=list(get_args(Score)),
+            default=DEFAULT.alignment.score,
+            tooltip="palp: the paper's. sds and nfsd: what it is compared with.",
+            extra_dict=ADVANCED,
+        ),
+        io.Combo.Input(
+            "noise",
+            options=list(get_args(Noise)),
+            default=DEFAULT.alignment.noise,
+            tooltip="Re-noise with the sample's own noise, as in the paper, or with a fresh draw.",
+            extra_dict=ADVANCED,
+        ),
+        io.Boolean.Input(
+            "rescale",
+            default=DEFAULT.alignment.rescale,
+            tooltip="Divide the alignment gradient by the noise level, as in the paper.",
+            extra_dict=ADVANCED,
+        ),
+        io.Int.Input(
+            "batch_size",
+            default=DEFAULT.batch_size,
+            min=1,
+            max=64,
+            tooltip="Images per step. More is steadier, slower, and takes more memory.",
+            extra_dict=ADVANCED,
+        ),
+        io.Int.Input(
+            "resolution",
+            default=DEFAULT.resolution,
+            min=64,
+            max=2048,
+            step=64,
+            tooltip="Photos are brought to about resolution x resolution pixels, keeping their aspect. SDXL: 1024.",
+            extra_dict=ADVANCED,
+        ),
+        io.Float.Input(
+            "embedding_learning_rate",
+            default=DEFAULT.embedding_learning_rate,
+            min=0.0,
+            max=1e-1,
+            step=1e-6,
+            round=1e-7,
+            tooltip="Of the word. 0 keeps the class word's embedding and frees the text encoder's memory.",
+            extra_dict=ADVANCED,
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(get_args(Precision)),
+            default="auto",
+            tooltip="What the model computes in; auto: what it would sample in. The LoRA is always trained in fp32.",
+            extra_dict=ADVANCED,
+        ),
+        io.Boolean.Input(
+            "gradient_checkpointing",
+            default=DEFAULT.gradient_checkpointing,
+            tooltip="Far less memory for about 30 % more time. Switch it on when memory runs out.",
+            extra_dict=ADVANCED,
+        ),
+        io.Float.Input(
+            "max_grad_norm",
+            default=DEFAULT.max_grad_norm,
+            min=0.01,
+            max=1000.0,
+            step=0.1,
+            tooltip="Longer gradients are cut to this length.",
+            extra_dict=ADVANCED,
+        ),
+    ]

@@ -1,0 +1,51 @@
+"""PALP Subject: one more subject for PALP Personalize."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .inputs import (
+    CATEGORY,
+    Subjects,
+    class_word_input,
+    images_input,
+    make_subject,
+    masks_input,
+    personalization_prompt_input,
+    placeholder_input,
+)
+
+
+class PalpSubject(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PALP_Subject",
+            display_name="PALP Subject",
+            category=CATEGORY,
+            description=(
+                "One more subject for PALP Personalize, with photos and a placeholder of its own, such as [V2]. "
+                "Connect one PALP Subject to the next to have several. An artwork is a subject too: class word "
+                '"painting", personalization prompt "an oil painting of [V2]".'
+            ),
+            search_aliases=["palp", "multi subject", "second subject", "concept"],
+            is_input_list=True,
+            inputs=[
+                images_input(),
+                class_word_input("dog"),
+                io.String.Input(
+                    "placeholder",
+                    default="[V2]",
+                    tooltip="The subject's name in prompts, in square brackets. Each subject needs its own.",
+                ),
+                personalization_prompt_input(),
+                masks_input(),
+                Subjects.Input("subjects", optional=True, tooltip="Further subjects, from another PALP Subject."),
+            ],
+            outputs=[Subjects.Output(display_name="subjects", tooltip="For PALP Personalize, or one more PALP Subject.")],
+        )
+
+    @classmethod
+    def execute(cls, images, class_word, placeholder, personalization_prompt, masks=None, subjects=None):
+        subject = make_subject(images, class_word[0], placeholder[0], personalization_prompt[0], masks)
+        return io.NodeOutput([*(subjects[0] if subjects else []), subject])

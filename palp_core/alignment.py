@@ -1,0 +1,156 @@
+"""Prompt alignment: PALP, arXiv 2401.06105, sec. 4.3 (the score) and 4.4 (its use), and the scores it is compared with.
+
+With x_t = x0 + sigma*eps and e = eps_hat(x_t, y_P), the only prediction that carries gradients:
+
+    x0_hat = x_t - sigma*e
+    x_hat  = stopgrad(x0_hat) + sigma*eps                             re-noised, by default with the same noise
+    Delta  = E_pre^alpha(x_hat, y_c) - E_theta^beta(x_hat, y_P)       both without gradients
+    E^a(c) = (1 - a)*E(null) + a*E(c)                                 classifier-free guidance
+
+The gradient of the loss with respect to x0_hat is Delta. Since d x0_hat/d theta = -sigma * d e/d theta, dividing by
+sigma (the paper's rescaling) leaves the surrogate loss = -weight * mean(stopgrad(Delta) * e).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from .backbone import Conditioning, concatenate
+
+Score = Literal["palp", "sds", "nfsd"]
+Noise = Literal["same", "fresh"]
+
+#: What NFSD (arXiv 2310.17590, sec. 4) puts in the place of the data's own flaws.
+NEGATIVE_PROMPT = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+#: Below this share of the noise levels NFSD takes E(null) itself as the correction towards the domain.
+NFSD_SMALL_NOISE = 0.2
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """How the target prompt is kept alive. Defaults follow the paper's single-subject setting."""
+
+    #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 1.
+    weight: float = 0.25
+    #: palp: against the personalized model; sds: against the noise; nfsd: noise-free score distillation.
+    score: Score = "palp"
+    #: Guidance scale of the pre-trained model towards the clean prompt. Paper: 15; 7.5 for compositions.
+    alpha: float = 15.0
+    #: Guidance scale of the personalized model. Paper: 7.5; 1 for compositions, which also saves a forward pass.
+    beta: float = 7.5
+    #: Re-noise with the noise of the training sample (the paper's choice) or with a fresh draw.
+    noise: Noise = "same"
+    #: Divide the gradient by sigma, which the paper found better and stabler.
+    rescale: bool = True
+
+    def __post_init__(self) -> None:
+        if self.score not in get_args(Score):
+            raise ValueError(f"score is {self.score!r}; it must be one of {', '.join(get_args(Score))}.")
+        if self.noise not in get_args(Noise):
+            raise ValueError(f"noise is {self.noise!r}; it must be one of {', '.join(get_args(Noise))}.")
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"alignment weight is {self.weight}; it must be 0 (off) or a positive number, such as 0.25.")
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            if not 1 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}; a guidance scale must be 1 (no guidance) or more.")
+
+
+class AlignmentPrompts(NamedTuple):
+    """Conditionings that stay the same in all steps, each a batch of one."""
+
+    null: Conditioning
+    clean: Conditioning  # y_c: the target prompt with class words
+    negative: Conditioning | None = None  # nfsd only
+
+
+class NoisySample(NamedTuple):
+    """A training sample and what the personalized model says of it."""
+
+    x: Tensor  # (B, C, H, W), x0 + sigma*noise
+    noise: Tensor  # (B, C, H, W)
+    sigma: Tensor  # (B,)
+    prediction: Tensor  # (B, C, H, W), e = eps_hat(x, y_P), with gradients
+
+
+class Denoiser(Protocol):
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor: ...
+
+
+def predict_noise(denoise: Denoiser, x: Tensor, sigma: Tensor, conds: list[Conditioning]) -> tuple[Tensor, ...]:
+    """eps_hat = (x - D)/sigma for each of several prompts, in one call of the denoiser. Returns (B, C, H, W) each."""
+    batch, count = x.shape[0], len(conds)
+    cond = concatenate([c.expand(batch) for c in conds])
+    denoised = denoise(x.repeat(count, 1, 1, 1), sigma.repeat(count), cond)  # (count*B, C, H, W)
+    return tuple((x - part) / _column(sigma) for part in denoised.chunk(count))
+
+
+def guided_noise(
+    denoise: Denoiser, x: Tensor, sigma: Tensor, null: Conditioning, cond: Conditioning, scale: float
+) -> Tensor:
+    """E^a(c) = (1 - a)*E(null) + a*E(c), PALP eq. 4; at a = 1 the null prompt is not evaluated. (B, C, H, W)."""
+    if scale == 1:
+        return predict_noise(denoise, x, sigma, [cond])[0]
+    unconditional, conditional = predict_noise(denoise, x, sigma, [null, cond])
+    return (1 - scale) * unconditional + scale * conditional
+
+
+def renoise(sample: NoisySample, noise: Tensor) -> Tensor:
+    """x_hat = stopgrad(x0_hat) + sigma*noise with x0_hat = x_t - sigma*e. (B, C, H, W)."""
+    sigma = _column(sample.sigma)
+    return sample.x - sigma * sample.prediction.detach() + sigma * noise
+
+
+@torch.no_grad()
+def score_difference(
+    denoise: Denoiser,
+    pretrained: AbstractContextManager[None],
+    sample: NoisySample,
+    personal: Conditioning,
+    prompts: AlignmentPrompts,
+    noise: Tensor,
+    small_noise: Tensor,
+    config: AlignmentConfig,
+) -> Tensor:
+    """Delta, the direction in which x0_hat is to move against, (B, C, H, W).
+
+    pretrained: context in which `denoise` is the untouched model. noise: that with which x0_hat is re-noised.
+    small_noise: sigma below which NFSD changes its form, ().
+    """
+    x_hat = renoise(sample, noise)
+    if config.score == "nfsd":
+        with pretrained:
+            return _nfsd(denoise, x_hat, sample.sigma, prompts, small_noise, config.alpha)
+    with pretrained:
+        aligned = guided_noise(denoise, x_hat, sample.sigma, prompts.null, prompts.clean, config.alpha)
+    if config.score == "sds":
+        return aligned - noise
+    personalized = guided_noise(denoise, x_hat, sample.sigma, prompts.null, personal.detach(), config.beta)
+    return aligned - personalized
+
+
+def alignment_loss(delta: Tensor, sample: NoisySample, config: AlignmentConfig) -> Tensor:
+    """The surrogate whose gradient with respect to theta is weight * Delta * d x0_hat/d theta, rescaled or not; ().
+
+    Its value means nothing, its gradient does: -weight * mean(stopgrad(Delta) * e), times sigma without rescaling.
+    """
+    scale = 1.0 if config.rescale else _column(sample.sigma)
+    return -config.weight * (scale * delta.detach() * sample.prediction).mean()
+
+
+def _nfsd(
+    denoise: Denoiser, x: Tensor, sigma: Tensor, prompts: AlignmentPrompts, small_noise: Tensor, scale: float
+) -> Tensor:
+    """Noise-free score distillation, arXiv 2310.17590 eq. 8: delta_D + scale*delta_C, without the noise residual."""
+    null, clean, negative = predict_noise(denoise, x, sigma, [prompts.null, prompts.clean, prompts.negative])
+    domain = torch.where(_column(sigma < small_noise), null, null - negative)
+    return domain + scale * (clean - null)
+
+
+def _column(value: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return value.view(-1, 1, 1, 1)

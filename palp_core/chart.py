@@ -1,0 +1,56 @@
+"""The loss history as a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .personalization import TrainingStep
+
+DENOISING_COLOUR, ALIGNMENT_COLOUR = "#2f6fde", "#e4572e"
+SMOOTHING_SHARE = 0.05  # of the run, the width of the running mean
+
+
+def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540) -> Tensor:
+    """Denoising loss and, where the branch was on, the gap of the scores against steps. Returns (H, W, 3) in 0..1.
+
+    Single steps are faint, their running mean is bold: one step's loss depends more on its noise level than on what
+    the model has learned.
+    """
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [step.index + 1 for step in history]
+    lines = [_draw(axes, steps, [s.denoising_loss for s in history], DENOISING_COLOUR, "denoising loss")]
+    axes.set_xlabel("step")
+    axes.set_ylabel("denoising loss", color=DENOISING_COLOUR)
+    axes.grid(alpha=0.25)
+    axes.margins(x=0.01)
+    if any(step.score_gap for step in history):
+        gap = axes.twinx()
+        lines.append(_draw(gap, steps, [s.score_gap for s in history], ALIGNMENT_COLOUR, "score gap, rms of Delta"))
+        gap.set_ylabel("score gap", color=ALIGNMENT_COLOUR)
+        gap.margins(x=0.01)
+        gap.spines["top"].set_visible(False)
+    axes.spines["top"].set_visible(False)
+    axes.legend(handles=lines, loc="upper right", frameon=False)
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).float() / 255
+
+
+def _draw(axes, steps: list[int], values: list[float], colour: str, label: str):
+    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+    return axes.plot(steps, running_mean(values), color=colour, linewidth=2, label=label)[0]
+
+
+def running_mean(values: list[float]) -> np.ndarray:
+    """Centred mean over a window of 5 % of the run, narrower at both ends."""
+    values = np.asarray(values, dtype=float)
+    half = max(1, round(len(values) * SMOOTHING_SHARE)) // 2
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)

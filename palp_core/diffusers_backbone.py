@@ -1,0 +1,232 @@
+"""Stable Diffusion 1.x, 2.x and SDXL of the diffusers library as a Backbone, for use without ComfyUI."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor, nn
+
+from .backbone import (
+    DTYPES,
+    Backbone,
+    Conditioning,
+    Family,
+    Placeholders,
+    Precision,
+    frozen,
+    nearest_timestep,
+)
+from .prompts import PLACEHOLDER, mark_words, too_long, vector_numbers
+
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+#: Noise level that stands for "no signal left" in schedules with zero terminal SNR; finite, as samplers use it.
+SMALLEST_ALPHA_CUMPROD = 4.8973451890853435e-08
+
+
+def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Pipeline:
+    """A pipeline from a diffusers folder or a single .safetensors checkpoint on disk; nothing is downloaded.
+
+    Raises ValueError when there is neither, or the model is of another kind.
+    """
+    path = Path(path)
+    options = {"torch_dtype": dtype, "local_files_only": True}
+    if path.is_dir():
+        from diffusers import DiffusionPipeline
+
+        pipeline = DiffusionPipeline.from_pretrained(path, use_safetensors=True, **options)
+    elif path.suffix == ".safetensors" and path.is_file():
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            sdxl = any(key.startswith("conditioner.embedders.1.") for key in file.keys())
+        pipeline = (StableDiffusionXLPipeline if sdxl else StableDiffusionPipeline).from_single_file(path, **options)
+    else:
+        raise ValueError(f"{path} is neither a folder in the diffusers layout nor a .safetensors checkpoint.")
+    if not isinstance(pipeline, Pipeline):
+        raise ValueError(f"{path} holds a {type(pipeline).__name__}; PALP trains Stable Diffusion 1.x, 2.x and SDXL.")
+    return pipeline
+
+
+class DiffusersBackbone(Backbone):
+    """A loaded pipeline. Its modules are trained where they are and put back; the pipeline is never copied.
+
+    device: where to train, by default CUDA if there is one. precision: `auto` computes in the dtype of the UNet's
+    weights. Raises ValueError for a UNet that takes more than latents (inpainting) or a precision its weights lack.
+    """
+
+    def __init__(self, pipeline: Pipeline, device: torch.device | str | None = None, precision: Precision = "auto"):
+        self.pipeline = pipeline
+        self.denoiser = pipeline.unet
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.family = _family(pipeline)
+        self.prediction = _prediction(pipeline)
+        self.compute_dtype = pipeline.unet.dtype if precision == "auto" else DTYPES[precision]
+        if self.compute_dtype == torch.float32 != pipeline.unet.dtype:
+            raise ValueError(f"precision is fp32, but the UNet's weights are {pipeline.unet.dtype}. Load it in float32.")
+        alphas = pipeline.scheduler.alphas_cumprod.double().clamp(min=SMALLEST_ALPHA_CUMPROD)
+        self.sigmas = ((1 - alphas) / alphas).sqrt().float()
+        self.encoders = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}[self.family]
+
+    def denoise(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        unet = self.denoiser
+        column = sigma.view(-1, 1, 1, 1)
+        timestep = nearest_timestep(sigma, self.sigmas)
+        inputs = (x / (column**2 + 1).sqrt()).to(unet.dtype)
+        extra = None if cond.pooled is None else self._size_conditioning(x, cond.pooled)
+        with self.autocast():
+            output = unet(inputs, timestep, cond.context.to(unet.dtype), added_cond_kwargs=extra).sample.float()
+        if self.prediction == "v":
+            return x / (column**2 + 1) - output * column / (column**2 + 1).sqrt()
+        return x - output * column
+
+    def _size_conditioning(self, x: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+        """SDXL (arXiv 2307.01952, sec. 2.2): the images' true size, not cropped."""
+        height, width = (side * self.pipeline.vae_scale_factor for side in x.shape[-2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=x.device, dtype=pooled.dtype)
+        return {"text_embeds": pooled.to(self.denoiser.dtype), "time_ids": sizes.expand(len(x), -1)}
+
+    def encode_prompt(self, prompt: str, placeholders: Placeholders) -> Conditioning:
+        with self._on_device(*self._text_encoders()):
+            outputs = [self._encode(name, prompt, placeholders) for name in self.encoders]
+        context = torch.cat([context for context, _ in outputs], dim=-1)
+        return Conditioning(context, outputs[-1][1] if self.family == "sdxl" else None)
+
+    def _encode(self, name: str, prompt: str, placeholders: Placeholders) -> tuple[Tensor, Tensor]:
+        tokenizer, encoder = self._encoder(name)
+        counts = {placeholder: len(vectors[name]) for placeholder, vectors in placeholders.items()}
+        text, words = mark_words(prompt, counts, PLACEHOLDER, tokenizer.bos_token)
+        ids = tokenizer(text, padding="max_length", return_tensors="pt").input_ids  # (1, T)
+        longest = tokenizer.model_max_length
+        if ids.shape[1] > longest:
+            raise too_long(prompt, ids.shape[1] - 2, longest - 2)
+        marked = (ids[0] == tokenizer.bos_token_id).nonzero()[1:, 0]
+        numbers = vector_numbers(words, counts)
+        rows = {int(at): placeholders[w][name][n] for at, w, n in zip(marked, words, numbers, strict=True)}
+        with _embedding_rows(encoder, rows):
+            out = encoder(ids.to(self.device), output_hidden_states=self.family == "sdxl")
+        if self.family == "sdxl":  # the layer before the last, without the final norm
+            return out.hidden_states[-2].float(), out[0].float()
+        return out.last_hidden_state.float(), out.pooler_output
+
+    @torch.no_grad()
+    def encode_image(self, image: Tensor) -> Tensor:
+        vae, dtype = self.pipeline.vae, self.pipeline.vae.dtype
+        overflows = dtype == torch.float16 and vae.config.force_upcast  # SDXL's does
+        pixels = image.movedim(-1, 0)[None] * 2 - 1  # (1, 3, H, W) in -1..1
+        try:
+            if overflows:
+                vae.to(torch.float32)
+            with self._on_device(vae):
+                mean = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
+        finally:
+            if overflows:
+                vae.to(dtype)
+        return self._scaled(mean.float())
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        """Raw VAE latents -> those the UNet was trained on."""
+        config = self.pipeline.vae.config
+        if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
+            mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
+            return (latents - mean) / std * config.scaling_factor
+        return (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+
+    def word_vectors(self, word: str) -> dict[str, Tensor]:
+        rows = {}
+        for name in self.encoders:
+            tokenizer, encoder = self._encoder(name)
+            ids = tokenizer(word, add_special_tokens=False, return_tensors="pt").input_ids[0]
+            weight = encoder.get_input_embeddings().weight
+            rows[name] = weight.detach()[ids.to(weight.device)].float()
+        return rows
+
+    def kohya_name(self, module_name: str) -> str:
+        if self.family == "sdxl":  # kohya names SDXL's blocks as the original code does
+            module_name = original_block_name(module_name, self.denoiser.config.layers_per_block)
+        return f"lora_unet_{module_name.replace('.', '_')}"
+
+    def checkpointed_modules(self) -> list[nn.Module]:
+        kinds = ("BasicTransformerBlock", "ResnetBlock2D")
+        return [m for m in self.denoiser.modules() if type(m).__name__ in kinds]
+
+    @contextmanager
+    def training(self, learn_words: bool, gradient_checkpointing: bool) -> Iterator[None]:
+        encoders = self._text_encoders()
+        needed = [self.denoiser, *(encoders if learn_words else [])]
+        with ExitStack() as stack:
+            stack.enter_context(frozen(self.denoiser, *encoders))
+            stack.enter_context(self._on_device(*needed))
+            yield
+
+    @contextmanager
+    def _on_device(self, *modules: nn.Module) -> Iterator[None]:
+        """Modules are on the training device inside, and go back to where each of them was."""
+        homes = [next(m.parameters()).device for m in modules]
+        try:
+            for module in modules:
+                module.to(self.device)
+            yield
+        finally:
+            for module, home in zip(modules, homes, strict=True):
+                module.to(home)
+
+    def _text_encoders(self) -> list[nn.Module]:
+        return [self._encoder(name)[1] for name in self.encoders]
+
+    def _encoder(self, name: str) -> tuple:
+        if name == "clip_g":
+            return self.pipeline.tokenizer_2, self.pipeline.text_encoder_2
+        return self.pipeline.tokenizer, self.pipeline.text_encoder
+
+
+def original_block_name(name: str, layers_per_block: int) -> str:
+    """diffusers' name of an attention module -> that of the original code: down_blocks.1.attentions.0 -> input_blocks.4.1."""
+    if name.startswith("mid_block.attentions.0."):
+        return name.replace("mid_block.attentions.0.", "middle_block.1.", 1)
+    part, block, layer, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.*)", name).groups()
+    index = int(block) * (layers_per_block + 1) + int(layer)
+    return f"input_blocks.{index + 1}.1.{rest}" if part == "down" else f"output_blocks.{index}.1.{rest}"
+
+
+@contextmanager
+def _embedding_rows(encoder: nn.Module, rows: Mapping[int, Tensor]) -> Iterator[None]:
+    """Put vectors (C,) in place of the token embeddings at these positions of a batch of one; differentiable."""
+
+    def replace(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:  # (1, T, C)
+        tokens = list(output[0].unbind())
+        for position, vector in rows.items():
+            tokens[position] = vector.to(output)
+        return torch.stack(tokens)[None]
+
+    handle = encoder.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _family(pipeline: Pipeline) -> Family:
+    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise ValueError(
+            f"the UNet takes {pipeline.unet.config.in_channels} channels for latents of "
+            f"{pipeline.vae.config.latent_channels}: it is an inpainting or editing model. Use a text-to-image model."
+        )
+    if isinstance(pipeline, StableDiffusionXLPipeline):
+        if pipeline.text_encoder is None:
+            raise ValueError("the SDXL refiner has one text encoder only. Train on an SDXL base model.")
+        return "sdxl"
+    return "sd2" if pipeline.unet.config.cross_attention_dim == 1024 else "sd1"
+
+
+def _prediction(pipeline: Pipeline) -> str:
+    kind = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    predictions = {"epsilon": "epsilon", "v_prediction": "v"}
+    if kind not in predictions:
+        raise ValueError(f"the model predicts {kind!r}; PALP trains models that predict epsilon or v_prediction.")
+    return predictions[kind]

@@ -1,0 +1,387 @@
+"""Prompt-aligned personalization: PALP, arXiv 2401.06105, sec. 4.2 to 4.4 and appendix E (several subjects).
+
+Each step draws a subject and some of its images, noises them, predicts the noise once with gradients under the prompt
+"a photo of [V]", and adds the denoising loss, which teaches the subject to LoRA and to the embedding of [V], and the
+alignment loss, which keeps the target prompt (alignment.py). One backward pass serves both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .alignment import (
+    NEGATIVE_PROMPT,
+    NFSD_SMALL_NOISE,
+    AlignmentConfig,
+    AlignmentPrompts,
+    NoisySample,
+    alignment_loss,
+    score_difference,
+)
+from .backbone import Backbone, Conditioning, recomputed_in_backward
+from .images import check_image, check_mask, latent_mask, resize_to_cover, training_size
+from .lora import LoraAdapters, attached_lora
+from .prompts import check_known, check_placeholder, find_placeholders, substitute
+
+WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training diverged. The weights of the step before are still good, and kept."""
+
+    def __init__(self, step: int):
+        super().__init__(
+            f"the loss is not finite at step {step}. Lower the learning rate or the alignment weight, or choose "
+            "precision bf16 or fp32."
+        )
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one placeholder stands for."""
+
+    #: Photos, each (H, W, 3) in 0..1; sizes may differ.
+    images: tuple[Tensor, ...]
+    #: The word for what it is, which the model knows: "cat". Its embedding is where the learned one starts.
+    class_word: str
+    #: Its name in prompts, in square brackets.
+    placeholder: str = "[V]"
+    #: y_P, the neutral prompt under which it is learned; empty for "a photo of" the placeholder.
+    personalization_prompt: str = ""
+    #: For each image a mask (H, W) in 0..1, white where the subject is; empty where all of each image counts.
+    masks: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_placeholder(self.placeholder)
+        if not self.class_word.strip():
+            raise ValueError(f"class_word of {self.placeholder} is empty. Say what the subject is, for example: cat.")
+        if find_placeholders(self.class_word):
+            raise ValueError(f"class_word {self.class_word!r} holds a placeholder. Use a word the model knows.")
+        if not self.images:
+            raise ValueError(f"images: {self.placeholder} has no image. Connect 1 to 8 photos of the subject.")
+        if not self.personalization_prompt.strip():
+            object.__setattr__(self, "personalization_prompt", f"a photo of {self.placeholder}")
+        if self.placeholder not in find_placeholders(self.personalization_prompt):
+            raise ValueError(
+                f"personalization_prompt {self.personalization_prompt!r} does not name its subject {self.placeholder}. "
+                f'Write for example "a photo of {self.placeholder}".'
+            )
+        if self.masks and len(self.masks) != len(self.images):
+            raise ValueError(
+                f"masks: {self.placeholder} has {len(self.images)} images but {len(self.masks)} masks. "
+                "Connect one mask for each image, or none."
+            )
+        images = [check_image(f"image {i} of {self.placeholder}", im) for i, im in enumerate(self.images, 1)]
+        masks = [
+            check_mask(f"mask {i} of {self.placeholder}", mask, image)
+            for i, (mask, image) in enumerate(zip(self.masks, images, strict=False), 1)
+        ]
+        object.__setattr__(self, "images", tuple(images))
+        object.__setattr__(self, "masks", tuple(masks))
+
+
+@dataclass(frozen=True)
+class PersonalizationConfig:
+    """Settings of a run. The paper: 500 steps at batch 32 and learning rate 5e-5, rank 32, on SD 1.4."""
+
+    #: Optimisation steps; 300 to 1000. Fewer keep the prompt better, more the subject.
+    steps: int = 500
+    #: Adam's step for the LoRA; 5e-5 (large batches) to 2e-4.
+    learning_rate: float = 1e-4
+    #: Adam's step for the word embedding; 0 freezes the class word's and frees the text encoder's memory.
+    embedding_learning_rate: float = 1e-4
+    #: Rank of the LoRA; 4 to 64. Its alpha is the same, so that the scale is 1.
+    rank: int = 32
+    #: Images per step; 1 to 32. More is steadier and slower.
+    batch_size: int = 2
+    #: Side of a square of the area that images are brought to, pixels; 512 for SD 1.x, 768 for 2.x, 1024 for SDXL.
+    resolution: int = 512
+    #: Largest norm of the gradient of all that is trained.
+    max_grad_norm: float = 1.0
+    #: Recompute activations in the backward pass: about 30 % slower, far less memory.
+    gradient_checkpointing: bool = False
+    #: Of everything random: same seed, same machine, same result.
+    seed: int = 0
+    #: The scene in the model's own words, y_c; empty for the target prompt with class words for placeholders.
+    clean_prompt: str = ""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rank", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must lie between 0 and 1, typically 1e-4.")
+        if not 0 <= self.embedding_learning_rate < 1:
+            raise ValueError(
+                f"embedding_learning_rate is {self.embedding_learning_rate}; it must be 0 (frozen) or below 1, typically 1e-4."
+            )
+        if self.resolution < 64:
+            raise ValueError(f"resolution is {self.resolution}; it must be 64 pixels or more, typically 512.")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive, typically 1.")
+        if find_placeholders(self.clean_prompt):
+            raise ValueError(
+                f"clean_prompt {self.clean_prompt!r} holds a placeholder. It is read by the untouched model: use class words."
+            )
+
+
+class TrainingStep(NamedTuple):
+    """What one step measured."""
+
+    index: int  # from 0
+    placeholder: str  # the subject that was drawn
+    sigma: float  # mean noise level of the batch, latent units
+    denoising_loss: float  # the model's own training loss on the subject's images
+    alignment_loss: float  # the surrogate, weight included; 0 with the branch off
+    score_gap: float  # rms of Delta: how far the two guided predictions are apart; 0 with the branch off
+    x0_hat: Tensor  # (B, C, H, W) the model's estimate of the images, latent units, no gradients
+
+
+class Weights(NamedTuple):
+    """What a run has learned, on the CPU, float32."""
+
+    lora: dict[str, Tensor]  # kohya keys
+    words: dict[str, dict[str, Tensor]]  # placeholder -> encoder -> (N, C)
+    steps: int  # optimisation steps behind them
+
+
+class _Example(NamedTuple):
+    latents: Tensor  # (1, C, h, w)
+    mask: Tensor | None  # (1, 1, h, w)
+
+
+class _FixedPrompts(NamedTuple):
+    alignment: AlignmentPrompts | None  # None with the branch off
+    personal: dict[str, Conditioning]  # placeholder -> y_P; empty where the words learn
+
+
+class Personalization:
+    """One run: checks its input when made, trains as `steps()` is iterated, and holds what it has learned.
+
+    Raises ValueError, before any training, that names the argument and the remedy.
+    """
+
+    def __init__(self, backbone: Backbone, subjects: list[Subject], target_prompt: str, config: PersonalizationConfig):
+        self.backbone = backbone
+        self.subjects = {subject.placeholder: subject for subject in subjects}
+        self.target_prompt = target_prompt
+        self.config = config
+        self.weights: Weights | None = None
+        self._check(subjects)
+        classes = {p: s.class_word.strip() for p, s in self.subjects.items()}
+        self.clean_prompt = config.clean_prompt.strip() or substitute(target_prompt, classes)
+        self._initial = {p: initial_vector(backbone, word) for p, word in classes.items()}
+        with torch.no_grad():
+            for prompt in self._prompts():
+                backbone.encode_prompt(prompt, self._initial)  # raises where one is too long
+
+    def _check(self, subjects: list[Subject]) -> None:
+        if len(self.subjects) != len(subjects):
+            names = [s.placeholder for s in subjects]
+            twice = next(n for n in names if names.count(n) > 1)
+            raise ValueError(f"placeholder {twice} belongs to two subjects. Give each its own, such as [V] and [V2].")
+        if not find_placeholders(self.target_prompt):
+            raise ValueError(
+                f"target_prompt {self.target_prompt!r} has no placeholder. Name the subject in it, for example "
+                f'"a sketch of {next(iter(self.subjects))} in Paris".'
+            )
+        check_known("target_prompt", self.target_prompt, self.subjects)
+        for placeholder, subject in self.subjects.items():
+            check_known(f"personalization_prompt of {placeholder}", subject.personalization_prompt, self.subjects)
+            if placeholder not in find_placeholders(self.target_prompt):
+                raise ValueError(
+                    f"target_prompt {self.target_prompt!r} does not name the subject {placeholder}. Put it into the "
+                    "prompt, or remove the subject."
+                )
+
+    def _prompts(self) -> list[str]:
+        return [self.target_prompt, self.clean_prompt, *(s.personalization_prompt for s in self.subjects.values())]
+
+    def steps(self) -> Iterator[TrainingStep]:
+        """Train. The model is put back when the iteration ends, is closed or fails; `weights` then holds the result.
+
+        Raises NonFiniteLoss; the weights are those before the failing step.
+        """
+        config, backbone = self.config, self.backbone
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("training needs gradients: call it inside torch.inference_mode(False).")
+        examples = {p: self._encode(subject) for p, subject in self.subjects.items()}
+        fixed = self._encode_fixed_prompts()
+        learn_words = config.embedding_learning_rate > 0
+        with (
+            backbone.training(learn_words, config.gradient_checkpointing),
+            attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.rank, config.seed) as lora,
+            recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
+        ):
+            trainer = _Trainer(self, lora, examples, fixed)
+            try:
+                for index in range(config.steps):
+                    yield trainer.step(index)
+            finally:
+                self.weights = trainer.weights()
+
+    @torch.no_grad()
+    def _encode_fixed_prompts(self) -> _FixedPrompts:
+        """Everything that the text encoders can say once: all prompts without a word that learns."""
+        encode, alignment = self.backbone.encode_prompt, self.config.alignment
+        prompts, personal = None, {}
+        if alignment.weight > 0:
+            negative = encode(NEGATIVE_PROMPT, {}) if alignment.score == "nfsd" else None
+            prompts = AlignmentPrompts(encode("", {}), encode(self.clean_prompt, {}), negative)
+        if self.config.embedding_learning_rate == 0:
+            personal = {p: encode(s.personalization_prompt, self._initial) for p, s in self.subjects.items()}
+        return _FixedPrompts(prompts, personal)
+
+    @torch.no_grad()
+    def _encode(self, subject: Subject) -> list[_Example]:
+        """Latents and masks of a subject's images, once for all steps."""
+        examples = []
+        for i, image in enumerate(subject.images):
+            size = training_size(*image.shape[:2], self.config.resolution)
+            latents = self.backbone.encode_image(resize_to_cover(image, size))
+            mask = None
+            if subject.masks:
+                mask = latent_mask(resize_to_cover(subject.masks[i][..., None], size)[..., 0], latents)
+            examples.append(_Example(latents, mask))
+        return examples
+
+
+class _Trainer:
+    """The state of a run between two steps: optimizer, words, random numbers."""
+
+    def __init__(
+        self, run: Personalization, lora: LoraAdapters, examples: dict[str, list[_Example]], fixed: _FixedPrompts
+    ):
+        self.run, self.lora, self.examples = run, lora, examples
+        self.backbone, self.config = run.backbone, run.config
+        self.done = 0
+        # The data's random numbers are apart from the alignment's, so that methods compare on the same samples.
+        self.random = torch.Generator().manual_seed(run.config.seed)
+        self.alignment_random = torch.Generator().manual_seed(run.config.seed + 1)
+        self.words = {
+            placeholder: {e: nn.Parameter(v.to(run.backbone.device, torch.float32, copy=True)) for e, v in word.items()}
+            for placeholder, word in run._initial.items()
+        }
+        self.learn_words = run.config.embedding_learning_rate > 0
+        self.fixed = fixed
+        self.trained = lora.parameters()
+        groups = [{"params": lora.parameters(), "lr": run.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
+        if self.learn_words:
+            vectors = [v for word in self.words.values() for v in word.values()]
+            self.trained += vectors
+            groups.append({"params": vectors, "lr": run.config.embedding_learning_rate, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups)
+        half = run.backbone.compute_dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(run.backbone.device.type, enabled=half)
+
+    @torch.enable_grad()
+    def step(self, index: int) -> TrainingStep:
+        placeholder, x0, mask = self._draw_batch()
+        sigma, noise = self._draw_noise(x0)
+        column = sigma.view(-1, 1, 1, 1)
+        personal = self._personal(placeholder)
+        x = x0 + column * noise
+        denoised = self.backbone.denoise(x, sigma, personal.expand(len(x)))
+        denoising = denoising_loss(denoised, x0, self.backbone.loss_weight(sigma), mask)
+        loss, alignment, gap = denoising, 0.0, 0.0
+        if self.config.alignment.weight > 0:
+            sample = NoisySample(x, noise, sigma, prediction=(x - denoised) / column)
+            delta = self._score_difference(sample, personal)
+            surrogate = alignment_loss(delta, sample, self.config.alignment)
+            loss, alignment, gap = denoising + surrogate, surrogate.item(), delta.square().mean().sqrt().item()
+        if not math.isfinite(loss.item()):
+            raise NonFiniteLoss(index)
+        self._update(loss, index)
+        return TrainingStep(
+            index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap, denoised.detach()
+        )
+
+    def _personal(self, placeholder: str) -> Conditioning:
+        """y_P, with the word as it is now."""
+        if not self.learn_words:
+            return self.fixed.personal[placeholder]
+        return self.backbone.encode_prompt(self.run.subjects[placeholder].personalization_prompt, self.words)
+
+    def _score_difference(self, sample: NoisySample, personal: Conditioning) -> Tensor:
+        noise = sample.noise
+        if self.config.alignment.noise == "fresh":
+            noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
+        sigmas = self.backbone.sigmas
+        return score_difference(
+            self.backbone.denoise,
+            self.lora.disabled(),
+            sample,
+            personal,
+            self.fixed.alignment,
+            noise,
+            sigmas[int(NFSD_SMALL_NOISE * len(sigmas))].to(sample.sigma),
+            self.config.alignment,
+        )
+
+    def _draw_batch(self) -> tuple[str, Tensor, Tensor | None]:
+        """A subject and a batch of its images of one size, as latents (B, C, h, w) and masks (B, 1, h, w)."""
+        placeholder = list(self.examples)[self._randint(len(self.examples))]
+        examples = self.examples[placeholder]
+        first = examples[self._randint(len(examples))]
+        alike = [e for e in examples if e.latents.shape == first.latents.shape]
+        batch = [first] + [alike[self._randint(len(alike))] for _ in range(self.config.batch_size - 1)]
+        x0 = torch.cat([e.latents for e in batch]).to(self.backbone.device, torch.float32)
+        mask = None if first.mask is None else torch.cat([e.mask for e in batch]).to(x0)
+        return placeholder, x0, mask
+
+    def _draw_noise(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise levels uniform over those of the model's training, (B,), and noise like x0."""
+        levels = torch.randint(len(self.backbone.sigmas), (len(x0),), generator=self.random)
+        noise = torch.randn(x0.shape, generator=self.random)
+        return self.backbone.sigmas[levels.to(self.backbone.sigmas.device)].to(x0), noise.to(x0)
+
+    def _randint(self, high: int) -> int:
+        return int(torch.randint(high, (), generator=self.random))
+
+    def _update(self, loss: Tensor, index: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_([p for p in self.trained if p.grad is not None], self.config.max_grad_norm)
+        if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
+            raise NonFiniteLoss(index)
+        self.scaler.step(self.optimizer)  # leaves out a step whose half-precision gradients overflowed
+        self.scaler.update()
+        self.done = index + 1
+
+    def weights(self) -> Weights:
+        words = {
+            placeholder: {encoder: v.detach().to("cpu", torch.float32, copy=True) for encoder, v in word.items()}
+            for placeholder, word in self.words.items()
+        }
+        return Weights(self.lora.state_dict(), words, self.done)
+
+
+def denoising_loss(denoised: Tensor, x0: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The model's own training loss, PALP eq. 1: mean of weight * (D - x0)^2, over the masked part if there is a mask.
+
+    denoised, x0: (B, C, H, W); weight: (B,); mask: (B, 1, H, W) in 0..1, each sample counting the same; returns ().
+    """
+    error = (denoised - x0).square()
+    if mask is None:
+        per_sample = error.mean(dim=(1, 2, 3))
+    else:
+        per_sample = (error * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * error.shape[1])
+    return (weight * per_sample).mean()
+
+
+def initial_vector(backbone: Backbone, class_word: str) -> dict[str, Tensor]:
+    """Where a word starts: the mean of its class word's token embeddings, at their mean norm. Encoder -> (1, C)."""
+    start = {}
+    for encoder, rows in backbone.word_vectors(class_word).items():
+        mean = rows.mean(dim=0, keepdim=True)
+        start[encoder] = mean * (rows.norm(dim=-1).mean() / mean.norm())
+    return start

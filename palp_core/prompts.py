@@ -1,0 +1,91 @@
+"""Prompts with placeholders: "a sketch of [V] in Paris" names the subject [V].
+
+A placeholder is a name in square brackets. It becomes its class word in the clean prompt y_c of PALP (arXiv 2401.06105,
+sec. 4.3), a learned embedding when the prompt is encoded, and `embedding:NAME` in the prompt that a user of the saved
+file types.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+PLACEHOLDER = re.compile(r"\[[A-Za-z]\w*\]")
+
+
+def find_placeholders(prompt: str) -> list[str]:
+    """The placeholders of a prompt in order of appearance, repeats included."""
+    return PLACEHOLDER.findall(prompt)
+
+
+def check_placeholder(placeholder: str) -> None:
+    """Raise ValueError unless the text is a name in square brackets."""
+    if not PLACEHOLDER.fullmatch(placeholder):
+        raise ValueError(f"placeholder {placeholder!r} must be a name in square brackets, such as [V] or [V2].")
+
+
+def check_known(name: str, prompt: str, known: Iterable[str]) -> None:
+    """Raise ValueError when the prompt called `name` uses a placeholder that no subject has."""
+    known = list(known)
+    for found in find_placeholders(prompt):
+        if found not in known:
+            raise ValueError(
+                f"{name} uses {found}, but no subject has this placeholder (there are: {', '.join(known)}). "
+                f"Add a subject with placeholder {found}, or correct the prompt."
+            )
+
+
+def substitute(prompt: str, replacements: Mapping[str, str]) -> str:
+    """Replace each placeholder by its entry; one without an entry stays."""
+    return PLACEHOLDER.sub(lambda m: replacements.get(m[0], m[0]), prompt)
+
+
+def embedding_prompt(prompt: str, names: Mapping[str, str]) -> str:
+    """The prompt with `embedding:NAME` for each placeholder, set apart by spaces where ComfyUI's parser needs them.
+
+    ComfyUI finds `embedding:` at the start of a text or of a bracket, or after white space, and its name ends at white
+    space, a comma or a bracket.
+    """
+
+    def spell(match: re.Match) -> str:
+        if match[0] not in names:
+            return match[0]
+        before, after = prompt[: match.start()][-1:], prompt[match.end() :][:1]
+        left = "" if not before or before.isspace() or before == "(" else " "
+        right = "" if not after or after.isspace() or after in ",:)" else " "
+        return f"{left}embedding:{names[match[0]]}{right}"
+
+    return PLACEHOLDER.sub(spell, prompt)
+
+
+def mark_words(prompt: str, counts: Mapping[str, int], pattern: re.Pattern, marker: str) -> tuple[str, list[str]]:
+    """Put `marker` in place of each learned word, once per vector, for a tokenizer to see.
+
+    counts: word as `pattern` finds it -> number of its vectors; other matches stay. Returns the marked text and, for
+    every marker in order, the word that it stands for.
+    """
+    words: list[str] = []
+
+    def mark(match: re.Match) -> str:
+        if match[0] not in counts:
+            return match[0]
+        words.extend([match[0]] * counts[match[0]])
+        return marker * counts[match[0]]
+
+    return pattern.sub(mark, prompt), words
+
+
+def vector_numbers(words: list[str], counts: Mapping[str, int]) -> list[int]:
+    """For every marker of `mark_words`, which vector of its word it stands for: 0 .. count - 1, again per occurrence."""
+    numbers: list[int] = []
+    while len(numbers) < len(words):
+        numbers.extend(range(counts[words[len(numbers)]]))
+    return numbers
+
+
+def too_long(prompt: str, tokens: int, limit: int) -> ValueError:
+    """The error for a prompt of which the text encoder would lose the end."""
+    return ValueError(
+        f"the prompt {prompt!r} has {tokens} tokens, but the text encoder keeps {limit}. Shorten it by at least "
+        f"{tokens - limit} tokens (a token is a short word or a part of a longer one)."
+    )

@@ -1,0 +1,100 @@
+"""Tiny, seeded, real models of Stable Diffusion's architectures: seconds on a CPU, every code path of the large ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+HIDDEN = 32  # width of each text encoder
+TOKENS = 154  # the tokenizer spells, so that a prompt needs more room than 77
+
+
+def byte_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
+    """A CLIP tokenizer of single letters, made on the spot: no vocabulary file to ship or download."""
+    letters = [chr(c) for c in range(33, 127)]
+    vocabulary = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad_token, model_max_length=TOKENS
+    )
+
+
+def _text_config(tokenizer: CLIPTokenizer, projected: bool) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=max(len(tokenizer), 190),
+        hidden_size=HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        projection_dim=HIDDEN,
+        hidden_act="gelu" if projected else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def tiny_unet(family: str, context_width: int) -> UNet2DConditionModel:
+    """Two levels, cross-attention in both; SDXL's has linear projections and the size conditioning."""
+    sdxl = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": HIDDEN + 6 * 8,
+        "use_linear_projection": True,
+        "transformer_layers_per_block": (1, 2),
+    }
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=context_width,
+        attention_head_dim=4,
+        **(sdxl if family == "sdxl" else {}),
+    )
+
+
+def tiny_pipeline(family: str, folder: Path, prediction: str = "epsilon", seed: int = 0):
+    """family: sd1, sd2 or sdxl. folder: where the tokenizer's files are written."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=8,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    tokenizer = byte_tokenizer(folder / "tokenizer", "<|endoftext|>")
+    text_encoder = CLIPTextModel(_text_config(tokenizer, projected=False))
+    modules = {"vae": vae, "scheduler": scheduler, "tokenizer": tokenizer, "text_encoder": text_encoder}
+    if family == "sdxl":
+        modules["tokenizer_2"] = byte_tokenizer(folder / "tokenizer_2", "!")
+        modules["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(modules["tokenizer_2"], projected=True))
+        return StableDiffusionXLPipeline(**modules, unet=tiny_unet(family, 2 * HIDDEN), add_watermarker=False)
+    unet = tiny_unet(family, HIDDEN)
+    return StableDiffusionPipeline(
+        **modules, unet=unet, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
