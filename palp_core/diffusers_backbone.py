@@ -101,8 +101,8 @@ class DiffusersBackbone(Backbone):
         tokenizer, encoder = self._encoder(name)
         counts = {placeholder: len(vectors[name]) for placeholder, vectors in placeholders.items()}
         text, words = mark_words(prompt, counts, PLACEHOLDER, tokenizer.bos_token)
-        ids = tokenizer(text, padding="max_length", return_tensors="pt").input_ids  # (1, T)
-        longest = tokenizer.model_max_length
+        longest = encoder.config.max_position_embeddings
+        ids = tokenizer(text, padding="max_length", max_length=longest, return_tensors="pt").input_ids  # (1, T)
         if ids.shape[1] > longest:
             raise too_long(prompt, ids.shape[1] - 2, longest - 2)
         marked = (ids[0] == tokenizer.bos_token_id).nonzero()[1:, 0]
@@ -221,7 +221,8 @@ def _family(pipeline: Pipeline) -> Family:
         if pipeline.text_encoder is None:
             raise ValueError("the SDXL refiner has one text encoder only. Train on an SDXL base model.")
         return "sdxl"
-    return "sd2" if pipeline.unet.config.cross_attention_dim == 1024 else "sd1"
+    openclip = pipeline.text_encoder.config.hidden_act == "gelu"  # OpenAI's CLIP, of SD 1.x, has quick_gelu
+    return "sd2" if openclip else "sd1"
 
 
 def _prediction(pipeline: Pipeline) -> str:

@@ -16,6 +16,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 HIDDEN = 32  # width of each text encoder
+TIME_WIDTH = 256  # of each number of SDXL's size conditioning; fixed in ComfyUI
 TOKENS = 154  # the tokenizer spells, so that a prompt needs more room than 77
 
 
@@ -31,16 +32,16 @@ def byte_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
     )
 
 
-def _text_config(tokenizer: CLIPTokenizer, projected: bool) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, openclip: bool) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=max(len(tokenizer), 190),
         hidden_size=HIDDEN,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=4,
-        max_position_embeddings=TOKENS,
+        max_position_embeddings=tokenizer.model_max_length,
         projection_dim=HIDDEN,
-        hidden_act="gelu" if projected else "quick_gelu",
+        hidden_act="gelu" if openclip else "quick_gelu",
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -51,8 +52,8 @@ def tiny_unet(family: str, context_width: int) -> UNet2DConditionModel:
     """Two levels, cross-attention in both; SDXL's has linear projections and the size conditioning."""
     sdxl = {
         "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": HIDDEN + 6 * 8,
+        "addition_time_embed_dim": TIME_WIDTH,
+        "projection_class_embeddings_input_dim": HIDDEN + 6 * TIME_WIDTH,
         "use_linear_projection": True,
         "transformer_layers_per_block": (1, 2),
     }
@@ -68,7 +69,9 @@ def tiny_unet(family: str, context_width: int) -> UNet2DConditionModel:
     )
 
 
-def tiny_pipeline(family: str, folder: Path, prediction: str = "epsilon", seed: int = 0):
+def tiny_pipeline(
+    family: str, folder: Path, prediction: str = "epsilon", seed: int = 0, make_tokenizer=byte_tokenizer
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """family: sd1, sd2 or sdxl. folder: where the tokenizer's files are written."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(
@@ -76,7 +79,8 @@ def tiny_pipeline(family: str, folder: Path, prediction: str = "epsilon", seed: 
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
-        norm_num_groups=8,
+        norm_num_groups=32,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
     )
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -87,12 +91,12 @@ def tiny_pipeline(family: str, folder: Path, prediction: str = "epsilon", seed: 
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    tokenizer = byte_tokenizer(folder / "tokenizer", "<|endoftext|>")
-    text_encoder = CLIPTextModel(_text_config(tokenizer, projected=False))
+    tokenizer = make_tokenizer(folder / "tokenizer", "!" if family == "sd2" else "<|endoftext|>")
+    text_encoder = CLIPTextModel(_text_config(tokenizer, openclip=family == "sd2"))
     modules = {"vae": vae, "scheduler": scheduler, "tokenizer": tokenizer, "text_encoder": text_encoder}
     if family == "sdxl":
-        modules["tokenizer_2"] = byte_tokenizer(folder / "tokenizer_2", "!")
-        modules["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(modules["tokenizer_2"], projected=True))
+        modules["tokenizer_2"] = make_tokenizer(folder / "tokenizer_2", "!")
+        modules["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(modules["tokenizer_2"], openclip=True))
         return StableDiffusionXLPipeline(**modules, unet=tiny_unet(family, 2 * HIDDEN), add_watermarker=False)
     unet = tiny_unet(family, HIDDEN)
     return StableDiffusionPipeline(

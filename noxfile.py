@@ -1,0 +1,54 @@
+"""Everything that a contributor runs, each in an environment of its own: `nox -s tests`, `nox -s lint`, `nox -s demo`."""
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "tests"]
+nox.options.reuse_venv = "yes"
+
+#: torchaudio has to be built for the same torch and CUDA; this set runs ComfyUI 0.33.
+HOST_TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
+
+
+def find_comfyui(session: nox.Session) -> Path | None:
+    """$COMFYUI_PATH, or ~/comfy/ComfyUI, or None. A $COMFYUI_PATH without ComfyUI in it is an error."""
+    named = os.environ.get("COMFYUI_PATH")
+    path = Path(named or "~/comfy/ComfyUI").expanduser().resolve()
+    if (path / "main.py").is_file():
+        return path
+    if named:
+        session.error(f"COMFYUI_PATH is {named}, where no main.py is. Name the folder that ComfyUI was cloned into.")
+    return None
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """pytest, with ComfyUI's requirements where ComfyUI is found. Arguments after `--` go to pytest."""
+    host = find_comfyui(session)
+    if host:
+        session.log(f"ComfyUI: {host}")
+        requirements = [*HOST_TORCH, "-r", str(host / "requirements.txt")]
+        session.env["COMFYUI_PATH"] = str(host)
+    else:
+        session.warn("No ComfyUI at ~/comfy/ComfyUI and no $COMFYUI_PATH: the host tests will be skipped.")
+        requirements = []
+    session.install(*requirements, "-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, of the version that pre-commit uses."""
+    session.install(*nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["lint"])
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """palp_core without ComfyUI: a short training on a diffusers model; its pictures go to demo_output/."""
+    session.install("-e", ".[headless]", "scikit-image", "pooch")
+    session.run("python", "examples/headless.py", "--out", "demo_output", *session.posargs)

@@ -1,0 +1,22 @@
+"""Says at the end how many host tests ran, so that a run without ComfyUI does not pass for a full one."""
+
+import pytest
+
+HOST_TESTS = pytest.StashKey[set[str]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    marked = {item.nodeid for item in session.items if item.get_closest_marker("host")}
+    session.config.stash[HOST_TESTS] = marked
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    host_tests = config.stash.get(HOST_TESTS, set())
+
+    def count(*outcomes: str, when: tuple[str, ...]) -> int:
+        reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
+        return len({report.nodeid for report in reports if report.when in when} & host_tests)
+
+    ran = count("passed", "failed", "xfailed", "xpassed", when=("call",))
+    skipped = count("skipped", when=("setup", "call"))
+    terminalreporter.write_line(f"host tests: {ran} ran, {skipped} skipped")
