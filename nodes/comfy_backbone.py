@@ -49,7 +49,7 @@ class ComfyBackbone(Backbone):
         self.model = self.patcher.model
         self.denoiser = self.model.diffusion_model
         self.sigmas = self.patcher.get_model_object("model_sampling").sigmas.clone()
-        self.compute_dtype = DTYPES[precision] if precision != "auto" else self.model.get_dtype_inference()
+        self.compute_dtype = DTYPES[precision] if precision != "auto" else _inference_dtype(self.model)
         self._names = _diffusers_names(self.model.model_config.unet_config)
         self._loaded_for_training = False
 
@@ -123,8 +123,6 @@ class ComfyBackbone(Backbone):
             stack.enter_context(frozen(*modules))
             if learn_words:
                 stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model, gradient_checkpointing))
-            stack.callback(setattr, comfy.model_management, "in_training", comfy.model_management.in_training)
-            comfy.model_management.in_training = True
             self._loaded_for_training = learn_words
             yield
 
@@ -202,8 +200,13 @@ def _without_dynamic_memory(patcher):
     return patcher.clone(disable_dynamic=True)
 
 
+def _inference_dtype(base) -> torch.dtype:
+    """What the host computes in when it samples. (Its own method for this is newer than the oldest host.)"""
+    return base.manual_cast_dtype or base.get_dtype()
+
+
 def _with_precision(patcher, precision: Precision):
-    if precision == "auto" or DTYPES[precision] == patcher.model.get_dtype_inference():
+    if precision == "auto" or DTYPES[precision] == _inference_dtype(patcher.model):
         return patcher
     clone = patcher.clone()
     clone.set_model_compute_dtype(DTYPES[precision])

@@ -102,3 +102,13 @@ def tiny_pipeline(
     return StableDiffusionPipeline(
         **modules, unet=unet, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
+
+
+def pictures(*sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """Smooth random pictures, (H, W, 3) in 0..1 each, always the same."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = [torch.rand(1, 3, 6, 6, generator=generator) for _ in sizes]
+    return tuple(
+        torch.nn.functional.interpolate(c, size=size, mode="bicubic")[0].movedim(0, -1).clamp(0, 1)
+        for c, size in zip(coarse, sizes, strict=True)
+    )

@@ -8,7 +8,7 @@ import torch
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
 from palp_core.backbone import Conditioning
 from palp_core.diffusers_backbone import DiffusersBackbone
-from tiny import tiny_pipeline
+from tiny import pictures, tiny_pipeline
 
 pytestmark = pytest.mark.host
 
@@ -37,16 +37,6 @@ def backbones(request, comfyui_path, tmp_path_factory):
     return DiffusersBackbone(pipeline, device="cpu"), ComfyBackbone(*parts)
 
 
-def photos(*sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """Smooth random pictures, (H, W, 3) each."""
-    generator = torch.Generator().manual_seed(3)
-    coarse = (torch.rand(1, 3, 6, 6, generator=generator) for _ in sizes)
-    return tuple(
-        torch.nn.functional.interpolate(c, size=size, mode="bicubic")[0].movedim(0, -1).clamp(0, 1)
-        for c, size in zip(coarse, sizes, strict=True)
-    )
-
-
 def relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
@@ -68,7 +58,7 @@ def test_same_conditioning_with_learned_words(backbones):
 
 
 def test_same_latents(backbones):
-    (image,) = photos((64, 128))
+    (image,) = pictures((64, 128))
     ours, theirs = (b.encode_image(image) for b in backbones)
     assert ours.shape == (1, 4, 8, 16)
     assert relative_difference(ours, theirs) < 1e-5
@@ -98,7 +88,7 @@ def test_same_losses_and_lora_after_training(backbones):
     config = PersonalizationConfig(
         steps=STEPS, rank=4, resolution=64, learning_rate=1e-3, alignment=AlignmentConfig(weight=0.5), seed=5
     )
-    images = photos((64, 64), (64, 64), (70, 140))
+    images = pictures((64, 64), (64, 64), (70, 140))
     histories, weights = [], []
     for backbone in backbones:
         run = Personalization(backbone, [Subject(images=images, class_word="cat")], PROMPT, config)

@@ -18,6 +18,7 @@ def import_host(comfyui: Path) -> None:
     """Put ComfyUI first on the path: its `nodes.py` must be found before anything of that name."""
     if str(comfyui) not in sys.path:
         sys.path.insert(0, str(comfyui))
+    import utils.extra_config  # noqa: F401 - as the host's main.py does, before another `utils` is found
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()

@@ -1,0 +1,375 @@
+"""The training loop on tiny real models: what it learns, what it leaves alone, and what it says of bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from palp_core import AlignmentConfig, NonFiniteLoss, Personalization, PersonalizationConfig, Subject
+from palp_core.diffusers_backbone import DiffusersBackbone
+from palp_core.personalization import denoising_loss, initial_vector
+from peft import LoraConfig, inject_adapter_in_model
+from tiny import pictures, tiny_pipeline
+
+PROMPT = "a sketch of [V] in Paris"
+CONFIG = PersonalizationConfig(steps=3, resolution=64, rank=4, learning_rate=1e-3, embedding_learning_rate=1e-3)
+
+
+def cat(*sizes, **kwargs) -> Subject:
+    return Subject(pictures(*(sizes or [(64, 64)])), "cat", **kwargs)
+
+
+def configured(**changes) -> PersonalizationConfig:
+    return dataclasses.replace(CONFIG, **changes)
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    return DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu")
+
+
+def trained(backbone, subjects=None, prompt=PROMPT, config=CONFIG) -> Personalization:
+    run = Personalization(backbone, subjects or [cat()], prompt, config)
+    for _ in run.steps():
+        pass
+    return run
+
+
+def equal(ours, theirs) -> bool:
+    return ours.lora.keys() == theirs.lora.keys() and all(
+        torch.equal(ours.lora[k], theirs.lora[k]) for k in ours.lora
+    )
+
+
+# --- what is learned ---
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_lora_and_every_encoders_word_learn(tmp_path, family):
+    prediction = "v_prediction" if family == "sd2" else "epsilon"
+    backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path, prediction), device="cpu")
+    run = trained(backbone)
+    start = initial_vector(backbone, "cat")
+    assert run.weights.words["[V]"].keys() == start.keys() == set(backbone.encoders)
+    for encoder, vectors in run.weights.words["[V]"].items():
+        assert not torch.equal(vectors, start[encoder])
+    ups = [v for k, v in run.weights.lora.items() if k.endswith("lora_up.weight")]
+    attention = [n for n, _ in backbone.denoiser.named_modules() if n.endswith(("to_q", "to_k", "to_v", "to_out.0"))]
+    assert len(ups) == len(attention) and all(up.abs().max() > 0 for up in ups)
+
+
+def test_weight_zero_is_plain_textual_inversion_with_lora_bit_for_bit(backbone, tmp_path):
+    """Against the plain recipe written out here with peft and AdamW alone."""
+    run = trained(backbone, [cat((64, 64), (64, 64))], config=configured(alignment=AlignmentConfig(weight=0)))
+
+    plain = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu")
+    unet, encoder = plain.pipeline.unet, plain.pipeline.text_encoder
+    unet.requires_grad_(False).eval()
+    encoder.requires_grad_(False).eval()
+    latents = [plain.encode_image(image) for image in pictures((64, 64), (64, 64))]
+    inject_adapter_in_model(
+        LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), unet, "default"
+    )
+    down = {n.replace(".lora_A.default.weight", ""): p for n, p in unet.named_parameters() if "lora_A" in n}
+    up = {n.replace(".lora_B.default.weight", ""): p for n, p in unet.named_parameters() if "lora_B" in n}
+    with run_start(run, backbone) as start:
+        for name, parameter in down.items():
+            parameter.data = start[f"{plain.kohya_name(name)}.lora_down.weight"].clone()
+    word = {e: torch.nn.Parameter(v.clone()) for e, v in initial_vector(plain, "cat").items()}
+    # In the order of our optimizer, since the norm of all gradients is a sum.
+    pairs = [p for name in down for p in (down[name], up[name])]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": pairs, "lr": 1e-3, "weight_decay": 0.01},
+            {"params": list(word.values()), "lr": 1e-3, "weight_decay": 0.0},
+        ]
+    )
+    random = torch.Generator().manual_seed(0)
+    for _ in range(CONFIG.steps):
+        torch.randint(1, (), generator=random)  # the subject
+        chosen = [int(torch.randint(2, (), generator=random)) for _ in range(CONFIG.batch_size)]
+        x0 = torch.cat([latents[i] for i in chosen])
+        sigma = plain.sigmas[torch.randint(1000, (2,), generator=random)]
+        noise = torch.randn(x0.shape, generator=random)
+        x = x0 + sigma.view(-1, 1, 1, 1) * noise
+        cond = plain.encode_prompt("a photo of [V]", {"[V]": word})
+        denoised = plain.denoise(x, sigma, cond.expand(2))
+        loss = (sigma**-2 * (denoised - x0).square().mean(dim=(1, 2, 3))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*pairs, *word.values()], 1.0)
+        optimizer.step()
+    for name, parameter in up.items():
+        assert torch.equal(parameter, run.weights.lora[f"{plain.kohya_name(name)}.lora_up.weight"]), name
+    for encoder_name, vectors in word.items():
+        assert torch.equal(vectors, run.weights.words["[V]"][encoder_name])
+
+
+class run_start:  # noqa: N801 - reads as a function
+    """The initial LoRA of a run's seed, from a run that makes no step."""
+
+    def __init__(self, run, backbone):
+        self.run = Personalization(backbone, list(run.subjects.values()), run.target_prompt, run.config)
+
+    def __enter__(self):
+        from palp_core.lora import attached_lora
+
+        config, backbone = self.run.config, self.run.backbone
+        with attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.rank, config.seed) as lora:
+            return lora.state_dict()
+
+    def __exit__(self, *args):
+        return None
+
+
+def test_same_seed_same_result_and_another_seed_another(backbone):
+    first, again, other = (trained(backbone, config=configured(seed=s)) for s in (4, 4, 5))
+    assert equal(first.weights, again.weights)
+    assert not equal(first.weights, other.weights)
+
+
+def test_methods_compare_on_the_same_samples(backbone):
+    """The alignment branch must not change which images, noise levels and noise the denoising loss sees."""
+    sigmas = [
+        [step.sigma for step in Personalization(backbone, [cat()], PROMPT, configured(alignment=alignment)).steps()]
+        for alignment in (AlignmentConfig(weight=0), AlignmentConfig(), AlignmentConfig(noise="fresh"))
+    ]
+    assert sigmas[0] == sigmas[1] == sigmas[2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"score": "sds"}, {"score": "nfsd"}, {"noise": "fresh"}, {"rescale": False}, {"weight": 0.0}, {"beta": 1.0}],
+    ids=str,
+)
+def test_every_choice_changes_what_is_learned(backbone, changes):
+    palp = trained(backbone)
+    other = trained(backbone, config=configured(alignment=AlignmentConfig(**changes)))
+    assert not equal(palp.weights, other.weights)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(backbone):
+    plain, checkpointed = (trained(backbone, config=configured(gradient_checkpointing=on)) for on in (False, True))
+    for key, value in plain.weights.lora.items():
+        torch.testing.assert_close(value, checkpointed.weights.lora[key], rtol=1e-3, atol=1e-5)
+
+
+def test_half_precision_trains_float32_weights(tmp_path):
+    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu", precision="bf16")
+    run = trained(backbone)
+    assert {v.dtype for v in run.weights.lora.values()} == {torch.float32}
+    assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
+
+
+def test_half_precision_model_trains(tmp_path):
+    pipeline = tiny_pipeline("sdxl", tmp_path).to(torch.bfloat16)
+    run = trained(DiffusersBackbone(pipeline, device="cpu"))
+    assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
+    with pytest.raises(ValueError, match="precision is fp32"):
+        DiffusersBackbone(pipeline, device="cpu", precision="fp32")
+
+
+def test_frozen_word_stays_at_its_class_word(backbone):
+    run = trained(backbone, config=configured(embedding_learning_rate=0.0))
+    start = initial_vector(backbone, "cat")
+    assert all(torch.equal(v, start[e]) for e, v in run.weights.words["[V]"].items())
+    assert any(v.abs().max() > 0 for k, v in run.weights.lora.items() if "lora_up" in k)
+
+
+def test_several_subjects_are_drawn_and_learned(backbone):
+    dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
+    run = Personalization(backbone, [cat(), dog], "[V] beside [V2]", configured(steps=8))
+    drawn = {step.placeholder for step in run.steps()}
+    assert drawn == {"[V]", "[V2]"}
+    assert run.clean_prompt == "cat beside dog"
+    for placeholder, word in (("[V]", "cat"), ("[V2]", "dog")):
+        start = initial_vector(backbone, word)["clip_l"]
+        assert not torch.equal(run.weights.words[placeholder]["clip_l"], start)
+
+
+def test_clean_prompt_can_be_overridden(backbone):
+    run = Personalization(backbone, [cat()], PROMPT, configured(clean_prompt="a drawing of a tabby in France"))
+    assert run.clean_prompt == "a drawing of a tabby in France"
+
+
+def test_images_of_one_run_may_differ_in_size(backbone):
+    run = Personalization(backbone, [cat((64, 64), (64, 200), (300, 90))], PROMPT, configured(steps=8, batch_size=2))
+    shapes = {tuple(step.x0_hat.shape[-2:]) for step in run.steps()}
+    assert len(shapes) > 1 and all(h % 8 == w % 8 == 0 for h, w in shapes)
+
+
+# --- masks ---
+
+
+def test_denoising_loss_counts_only_the_mask():
+    generator = torch.Generator().manual_seed(0)
+    denoised, x0 = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[:, :, :4] = 1
+    elsewhere = denoised.clone()
+    elsewhere[:, :, 4:] += 100
+    weight = torch.tensor([1.0, 2.0])
+    inside = denoising_loss(denoised, x0, weight, mask)
+    assert denoising_loss(elsewhere, x0, weight, mask) == inside
+    torch.testing.assert_close(inside, denoising_loss(denoised[:, :, :4], x0[:, :, :4], weight))
+    torch.testing.assert_close(denoising_loss(denoised, x0, weight, torch.ones_like(mask)), denoising_loss(denoised, x0, weight))
+
+
+def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone):
+    mask = torch.zeros(64, 64)
+    mask[:32] = 1
+    runs = []
+    for masks in ((), (mask,)):
+        subject = Subject(pictures((64, 64)), "cat", masks=masks)
+        runs.append(trained(backbone, [subject], config=configured(alignment=AlignmentConfig(weight=0))))
+    assert not equal(runs[0].weights, runs[1].weights)
+
+
+# --- what is left alone ---
+
+
+def fingerprint(backbone) -> dict:
+    """All of a pipeline that training could change by mistake."""
+    found = {}
+    for part in ("unet", "text_encoder", "vae"):
+        module = getattr(backbone.pipeline, part)
+        found |= {f"{part}.{k}": v.clone() for k, v in module.state_dict().items()}
+        found |= {f"{part}.{n} flag": p.requires_grad for n, p in module.named_parameters()}
+        for name, m in module.named_modules():
+            hooks = (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            attributes = tuple(sorted(k for k in m.__dict__ if k in ("forward", "peft_config")))
+            found[f"{part}.{name} module"] = (type(m), m.training, hooks, attributes)
+        found[f"{part} device"] = module.device
+    return found
+
+
+def same(before: dict, after: dict) -> bool:
+    def equal_values(a, b):
+        return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+    return before.keys() == after.keys() and all(equal_values(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("ending", ["success", "closed", "error", "diverged"])
+def test_the_model_is_put_back(backbone, ending, checkpointing):
+    backbone.pipeline.unet.train()  # a state of the user's own, to be kept
+    before = fingerprint(backbone)
+    run = Personalization(backbone, [cat()], PROMPT, configured(gradient_checkpointing=checkpointing))
+    steps = run.steps()
+    assert next(steps).index == 0
+    if ending == "success":
+        list(steps)
+    elif ending == "closed":
+        steps.close()
+    else:
+        breaking(backbone, ending)
+        with pytest.raises(NonFiniteLoss if ending == "diverged" else KeyboardInterrupt):
+            list(steps)
+        del backbone.denoise
+    assert same(before, fingerprint(backbone))
+    assert run.weights.steps == (3 if ending == "success" else 1)
+
+
+def breaking(backbone, ending: str) -> None:
+    """From now on every other call of the denoiser fails or returns nonsense."""
+    denoise = backbone.denoise
+
+    def broken(x, sigma, cond):
+        if ending == "error":
+            raise KeyboardInterrupt
+        return denoise(x, sigma, cond) * float("nan")
+
+    backbone.denoise = broken
+
+
+def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone):
+    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    steps = run.steps()
+    next(steps), next(steps)
+    breaking(backbone, "diverged")
+    with pytest.raises(NonFiniteLoss, match="step 2") as failure:
+        next(steps)
+    assert failure.value.step == 2 and run.weights.steps == 2
+    assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
+    del backbone.denoise
+    two = trained(backbone, config=configured(steps=2))
+    assert equal(run.weights, two.weights)
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a sketch of a cat", "has no placeholder"),
+        ("a sketch of [V] and [V2]", r"\[V2\].*no subject"),
+        ("[V] " * 80, "tokens, but the text encoder keeps"),
+    ],
+)
+def test_bad_target_prompts(backbone, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        Personalization(backbone, [cat()], prompt, CONFIG)
+
+
+def test_bad_sets_of_subjects(backbone):
+    with pytest.raises(ValueError, match="belongs to two subjects"):
+        Personalization(backbone, [cat(), cat()], PROMPT, CONFIG)
+    with pytest.raises(ValueError, match=r"does not name the subject \[V2\]"):
+        Personalization(backbone, [cat(), cat(placeholder="[V2]")], PROMPT, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_word": " "}, "class_word of .* is empty"),
+        ({"class_word": "[V]"}, "holds a placeholder"),
+        ({"placeholder": "V"}, "square brackets"),
+        ({"images": ()}, "has no image"),
+        ({"images": (torch.zeros(1, 1, 3),)}, "too small"),
+        ({"images": (torch.full((64, 64, 3), float("nan")),)}, "not finite"),
+        ({"images": (torch.zeros(3, 64, 64),)}, "shape"),
+        ({"masks": (torch.zeros(64, 64),)}, "all black"),
+        ({"masks": (torch.ones(64, 32),)}, "32x64 pixels, but its image is 64x64"),
+        ({"masks": (torch.ones(64, 64),) * 2}, "1 images but 2 masks"),
+        ({"personalization_prompt": "a photo of a cat"}, "does not name its subject"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_subjects(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Subject(**{"images": pictures((64, 64)), "class_word": "cat", **arguments})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"rank": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"embedding_learning_rate": -1.0},
+        {"resolution": 32},
+        {"max_grad_norm": 0.0},
+        {"clean_prompt": "a sketch of [V]"},
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PersonalizationConfig(**wrong)
+
+
+def test_a_model_with_an_adapter_is_refused(backbone):
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), backbone.pipeline.unet, "mine")
+    with pytest.raises(ValueError, match="already carries a peft adapter"):
+        trained(backbone)
+
+
+def test_inference_mode_is_refused(backbone):
+    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        next(run.steps())
