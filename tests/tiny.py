@@ -1,8 +1,10 @@
-"""Tiny, seeded, real models of Stable Diffusion's architectures: seconds on a CPU, every code path of the large ones."""
+"""Seeded random models of Stable Diffusion's architectures: the tiny ones run every code path in seconds on a CPU."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,9 +17,33 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-HIDDEN = 32  # width of each text encoder
-TIME_WIDTH = 256  # of each number of SDXL's size conditioning; fixed in ComfyUI
 TOKENS = 154  # the tokenizer spells, so that a prompt needs more room than 77
+TIME_WIDTH = 256  # of each number of SDXL's size conditioning; fixed in ComfyUI
+TINY_TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What `random_pipeline` needs beside the family. Text configs: one, or SDXL's two."""
+
+    text: tuple[dict, ...]
+    unet: dict = field(default_factory=dict)
+    vae_channels: tuple[int, ...] = (32, 32, 32, 32)
+
+
+def tiny_architecture(family: str) -> Architecture:
+    """Two levels, cross-attention in both; SDXL's with several transformer layers."""
+    unet = {
+        "sample_size": 8,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 4,
+    }
+    if family == "sdxl":
+        return Architecture((TINY_TEXT, TINY_TEXT), {**unet, "transformer_layers_per_block": (1, 2)})
+    return Architecture((TINY_TEXT,), unet)
 
 
 def byte_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
@@ -27,20 +53,16 @@ def byte_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad_token, model_max_length=TOKENS
-    )
+    files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return CLIPTokenizer(*files, pad_token=pad_token, model_max_length=TOKENS)
 
 
-def _text_config(tokenizer: CLIPTokenizer, openclip: bool) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, openclip: bool, sizes: dict) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=max(len(tokenizer), 190),
-        hidden_size=HIDDEN,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
+        **sizes,
+        vocab_size=len(tokenizer),
         max_position_embeddings=tokenizer.model_max_length,
-        projection_dim=HIDDEN,
+        projection_dim=sizes["hidden_size"],
         hidden_act="gelu" if openclip else "quick_gelu",
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -48,36 +70,33 @@ def _text_config(tokenizer: CLIPTokenizer, openclip: bool) -> CLIPTextConfig:
     )
 
 
-def tiny_unet(family: str, context_width: int) -> UNet2DConditionModel:
-    """Two levels, cross-attention in both; SDXL's has linear projections and the size conditioning."""
+def _unet(family: str, architecture: Architecture) -> UNet2DConditionModel:
+    widths = [text["hidden_size"] for text in architecture.text]
     sdxl = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": TIME_WIDTH,
-        "projection_class_embeddings_input_dim": HIDDEN + 6 * TIME_WIDTH,
+        "projection_class_embeddings_input_dim": widths[-1] + 6 * TIME_WIDTH,
         "use_linear_projection": True,
-        "transformer_layers_per_block": (1, 2),
     }
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=context_width,
-        attention_head_dim=4,
-        **(sdxl if family == "sdxl" else {}),
-    )
+    extra = sdxl if family == "sdxl" else {}
+    return UNet2DConditionModel(**architecture.unet, cross_attention_dim=sum(widths), **extra)
 
 
-def tiny_pipeline(
-    family: str, folder: Path, prediction: str = "epsilon", seed: int = 0, make_tokenizer=byte_tokenizer
+def random_pipeline(
+    family: str,
+    architecture: Architecture,
+    folder: Path,
+    prediction: str = "epsilon",
+    seed: int = 0,
+    make_tokenizer: Callable[[Path, str], CLIPTokenizer] = byte_tokenizer,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """family: sd1, sd2 or sdxl. folder: where the tokenizer's files are written."""
     torch.manual_seed(seed)
+    levels = len(architecture.vae_channels)
     vae = AutoencoderKL(
-        block_out_channels=(32, 32, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=architecture.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=4,
         norm_num_groups=32,
         scaling_factor=0.13025 if family == "sdxl" else 0.18215,
@@ -92,16 +111,22 @@ def tiny_pipeline(
         steps_offset=1,
     )
     tokenizer = make_tokenizer(folder / "tokenizer", "!" if family == "sd2" else "<|endoftext|>")
-    text_encoder = CLIPTextModel(_text_config(tokenizer, openclip=family == "sd2"))
+    text_encoder = CLIPTextModel(_text_config(tokenizer, family == "sd2", architecture.text[0]))
     modules = {"vae": vae, "scheduler": scheduler, "tokenizer": tokenizer, "text_encoder": text_encoder}
+    unet = _unet(family, architecture)
     if family == "sdxl":
         modules["tokenizer_2"] = make_tokenizer(folder / "tokenizer_2", "!")
-        modules["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(modules["tokenizer_2"], openclip=True))
-        return StableDiffusionXLPipeline(**modules, unet=tiny_unet(family, 2 * HIDDEN), add_watermarker=False)
-    unet = tiny_unet(family, HIDDEN)
+        second = _text_config(modules["tokenizer_2"], True, architecture.text[1])
+        modules["text_encoder_2"] = CLIPTextModelWithProjection(second)
+        return StableDiffusionXLPipeline(**modules, unet=unet, add_watermarker=False)
     return StableDiffusionPipeline(
         **modules, unet=unet, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
+
+
+def tiny_pipeline(family: str, folder: Path, prediction: str = "epsilon", **options):
+    """`random_pipeline` in its smallest size."""
+    return random_pipeline(family, tiny_architecture(family), folder, prediction, **options)
 
 
 def pictures(*sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
