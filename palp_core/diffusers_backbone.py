@@ -21,7 +21,8 @@ from .backbone import (
     frozen,
     nearest_timestep,
 )
-from .prompts import PLACEHOLDER, mark_words, too_long, vector_numbers
+from .lora_file import LoraFile
+from .prompts import PLACEHOLDER, mark_words, substitute, too_long, vector_numbers
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -51,6 +52,28 @@ def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Pipel
     if not isinstance(pipeline, Pipeline):
         raise ValueError(f"{path} holds a {type(pipeline).__name__}; PALP trains Stable Diffusion 1.x, 2.x and SDXL.")
     return pipeline
+
+
+def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
+    """Load a saved run's LoRA and words by diffusers' own loaders; returns the prompt to draw.
+
+    Each word becomes a token of its name, and stays in the pipeline, as the LoRA does, until they are unloaded.
+    """
+    pipeline.load_lora_weights({key: tensor.float() for key, tensor in file.lora.items()})
+    parts = {"clip_l": ("tokenizer", "text_encoder"), "clip_h": ("tokenizer", "text_encoder")}
+    parts["clip_g"] = ("tokenizer_2", "text_encoder_2")
+    tokens = {}
+    for subject in file.info.subjects:
+        tokens[subject.placeholder] = f"<{subject.embedding}>"
+        for encoder, vectors in file.words[subject.embedding].items():
+            tokenizer, text_encoder = (getattr(pipeline, name) for name in parts[encoder])
+            pipeline.load_textual_inversion(
+                {tokens[subject.placeholder]: vectors},
+                token=tokens[subject.placeholder],
+                tokenizer=tokenizer,
+                text_encoder=text_encoder,
+            )
+    return substitute(file.info.target_prompt, tokens)
 
 
 class DiffusersBackbone(Backbone):
