@@ -11,7 +11,7 @@ from torch import Tensor
 from .personalization import TrainingStep
 
 DENOISING_COLOUR, ALIGNMENT_COLOUR = "#2f6fde", "#e4572e"
-SMOOTHING_SHARE = 0.05  # of the run, the width of the running mean
+SMOOTHING_SHARE = 0.05  # of the run, to either side of a step, that its running mean covers
 
 
 def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540) -> Tensor:
@@ -47,9 +47,9 @@ def _draw(axes, steps: list[int], values: list[float], colour: str, label: str):
 
 
 def running_mean(values: list[float]) -> np.ndarray:
-    """Centred mean over a window of 5 % of the run, narrower at both ends."""
+    """Centred mean over a tenth of the run, at least five steps; narrower at both ends."""
     values = np.asarray(values, dtype=float)
-    half = max(1, round(len(values) * SMOOTHING_SHARE)) // 2
+    half = max(2, round(len(values) * SMOOTHING_SHARE))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))

@@ -21,5 +21,5 @@ def test_running_mean_is_a_mean_of_neighbours_that_exist():
     values = list(range(100))
     smooth = running_mean(values)
     np.testing.assert_allclose(smooth[10:90], values[10:90])  # a line stays a line
-    assert smooth[0] == 1.0  # of 0, 1 and 2
+    assert smooth[0] == 2.5  # of 0 to 5
     np.testing.assert_allclose(running_mean([3.0]), [3.0])

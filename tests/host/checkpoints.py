@@ -1,0 +1,245 @@
+"""Checkpoint files with random weights, which the host's own CheckpointLoaderSimple takes for SD 1.5, SD 2.1 and SDXL.
+
+The text encoders and the VAE have their full size, which the host prescribes; the denoisers are as narrow and shallow as its
+detection admits. Only key names and shapes are written down here, so neither host nor diffusers is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+WIDTH = 320  # of every level; the host knows SD 1.5, 2.1 and SDXL by it
+TIME = 4 * WIDTH
+VAE_WIDTHS = (128, 256, 512, 512)
+VOCABULARY = 49408
+TOKENS = 77
+#: The encoder's last layer, so that latents of photos have a deviation of about 1 after the host's factor of 0.18215.
+GAIN = {"first_stage_model.encoder.conv_out.weight": 8.0}
+#: Where the host looks whether an SD 2 model predicts v: it does if this bias deviates by more than 0.09.
+V_PREDICTION_KEY = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What the host's detection reads from a UNet's weights."""
+
+    levels: tuple[tuple[int, ...], ...]  # transformer depth of each residual block, level by level
+    middle_depth: int
+    context: int  # width of the text encoder's output
+    linear_projections: bool  # else the transformers' proj_in and proj_out are 1x1 convolutions
+    label: int | None = None  # width of the pooled-text-and-size vector
+
+
+SD15 = Denoiser(levels=((1,), (1,)), middle_depth=1, context=768, linear_projections=False)
+SD21 = Denoiser(levels=((1,), (1,)), middle_depth=1, context=1024, linear_projections=True)
+#: Depths of Segmind Vega, the shallowest layout that the host handles by its SDXL class.
+SDXL = Denoiser(levels=((0, 0), (1, 1), (2, 2)), middle_depth=2, context=2048, linear_projections=True, label=2816)
+
+
+def write_sd15_checkpoint(path: Path, seed: int = 0) -> Path:
+    """SD 1.5: predicts the noise; CLIP-L."""
+    return _write(path, seed, _denoiser(SD15), _vae(), _hf_text_encoder("cond_stage_model.transformer.text_model", 768, 12))
+
+
+def write_sd21_checkpoint(path: Path, seed: int = 0) -> Path:
+    """SD 2.1 at 768: predicts v; OpenCLIP-H. The host logs one unexpected key, by which it sees the v prediction."""
+    text_encoder = _openclip_text_encoder("cond_stage_model.model", 1024, 24)
+    marker = iter([(V_PREDICTION_KEY, (WIDTH,))])
+    return _write(path, seed, _denoiser(SD21), _vae(), text_encoder, marker)
+
+
+def write_sdxl_checkpoint(path: Path, seed: int = 0) -> Path:
+    """SDXL: predicts the noise; CLIP-L and OpenCLIP-bigG, which makes up most of the file."""
+    clip_l = _hf_text_encoder("conditioner.embedders.0.transformer.text_model", 768, 12)
+    clip_g = _openclip_text_encoder("conditioner.embedders.1.model", 1280, 32)
+    return _write(path, seed, _denoiser(SDXL), _vae(), clip_l, clip_g)
+
+
+def _write(path: Path, seed: int, *parts: Shapes) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {key: _weight(key, shape, generator) for part in parts for key, shape in part}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, path, metadata={"format": "pt"})
+    return path
+
+
+def _weight(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Norms and biases neutral; embeddings 0.02; all else keeps the variance of what it is applied to."""
+    if key == V_PREDICTION_KEY:
+        return torch.randn(shape, generator=generator).half()
+    if len(shape) == 1:
+        return (torch.zeros if key.endswith("bias") else torch.ones)(shape, dtype=torch.float16)
+    std = 0.02 if "embedding" in key else GAIN.get(key, 1.0) / math.sqrt(math.prod(shape[1:]))
+    return torch.randn(shape, generator=generator).mul_(std).half()
+
+
+def _denoiser(layout: Denoiser, prefix: str = "model.diffusion_model") -> Shapes:
+    yield from _linear(f"{prefix}.time_embed.0", WIDTH, TIME)
+    yield from _linear(f"{prefix}.time_embed.2", TIME, TIME)
+    if layout.label:
+        yield from _linear(f"{prefix}.label_emb.0.0", layout.label, TIME)
+        yield from _linear(f"{prefix}.label_emb.0.2", TIME, TIME)
+    yield from _down_blocks(layout, f"{prefix}.input_blocks")
+    yield from _residual(f"{prefix}.middle_block.0", WIDTH)
+    yield from _transformer(f"{prefix}.middle_block.1", layout.middle_depth, layout)
+    yield from _residual(f"{prefix}.middle_block.2", WIDTH)
+    yield from _up_blocks(layout, f"{prefix}.output_blocks")
+    yield from _norm(f"{prefix}.out.0", WIDTH)
+    yield from _conv(f"{prefix}.out.2", WIDTH, 4, 3)
+
+
+def _down_blocks(layout: Denoiser, prefix: str) -> Shapes:
+    yield from _conv(f"{prefix}.0.0", 4, WIDTH, 3)
+    index = 1
+    for level, depths in enumerate(layout.levels):
+        if level > 0:
+            yield from _conv(f"{prefix}.{index}.0.op", WIDTH, WIDTH, 3)
+            index += 1
+        for depth in depths:
+            yield from _residual(f"{prefix}.{index}.0", WIDTH)
+            yield from _transformer(f"{prefix}.{index}.1", depth, layout)
+            index += 1
+
+
+def _up_blocks(layout: Denoiser, prefix: str) -> Shapes:
+    index = 0
+    for level, depths in reversed(list(enumerate(layout.levels))):
+        for depth in (*depths, depths[-1]):  # one more than on the way down, for the skip from the level's entrance
+            yield from _residual(f"{prefix}.{index}.0", 2 * WIDTH)
+            yield from _transformer(f"{prefix}.{index}.1", depth, layout)
+            index += 1
+        if level > 0:
+            place = 2 if depths[-1] else 1  # after the residual block and its transformer, if it has one
+            yield from _conv(f"{prefix}.{index - 1}.{place}.conv", WIDTH, WIDTH, 3)
+
+
+def _residual(prefix: str, width_in: int) -> Shapes:
+    yield from _norm(f"{prefix}.in_layers.0", width_in)
+    yield from _conv(f"{prefix}.in_layers.2", width_in, WIDTH, 3)
+    yield from _linear(f"{prefix}.emb_layers.1", TIME, WIDTH)
+    yield from _norm(f"{prefix}.out_layers.0", WIDTH)
+    yield from _conv(f"{prefix}.out_layers.3", WIDTH, WIDTH, 3)
+    if width_in != WIDTH:
+        yield from _conv(f"{prefix}.skip_connection", width_in, WIDTH, 1)
+
+
+def _transformer(prefix: str, depth: int, layout: Denoiser) -> Shapes:
+    """Nothing at depth 0."""
+    if depth == 0:
+        return
+    yield from _norm(f"{prefix}.norm", WIDTH)
+    for name in ("proj_in", "proj_out"):
+        if layout.linear_projections:
+            yield from _linear(f"{prefix}.{name}", WIDTH, WIDTH)
+        else:
+            yield from _conv(f"{prefix}.{name}", WIDTH, WIDTH, 1)
+    for block in (f"{prefix}.transformer_blocks.{index}" for index in range(depth)):
+        for attention, context in (("attn1", WIDTH), ("attn2", layout.context)):
+            for name, width in (("to_q", WIDTH), ("to_k", context), ("to_v", context)):
+                yield f"{block}.{attention}.{name}.weight", (WIDTH, width)
+            yield from _linear(f"{block}.{attention}.to_out.0", WIDTH, WIDTH)
+        yield from _linear(f"{block}.ff.net.0.proj", WIDTH, 8 * WIDTH)  # values and gates
+        yield from _linear(f"{block}.ff.net.2", 4 * WIDTH, WIDTH)
+        for name in ("norm1", "norm2", "norm3"):
+            yield from _norm(f"{block}.{name}", WIDTH)
+
+
+def _hf_text_encoder(prefix: str, width: int, layers: int) -> Shapes:
+    """CLIP's text encoder with the key names of transformers."""
+    yield f"{prefix}.embeddings.token_embedding.weight", (VOCABULARY, width)
+    yield f"{prefix}.embeddings.position_embedding.weight", (TOKENS, width)
+    for layer in (f"{prefix}.encoder.layers.{index}" for index in range(layers)):
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _linear(f"{layer}.self_attn.{name}", width, width)
+        yield from _linear(f"{layer}.mlp.fc1", width, 4 * width)
+        yield from _linear(f"{layer}.mlp.fc2", 4 * width, width)
+        yield from _norm(f"{layer}.layer_norm1", width)
+        yield from _norm(f"{layer}.layer_norm2", width)
+    yield from _norm(f"{prefix}.final_layer_norm", width)
+
+
+def _openclip_text_encoder(prefix: str, width: int, layers: int) -> Shapes:
+    """The same network with the key names of OpenCLIP, whose q, k and v are one matrix."""
+    yield f"{prefix}.token_embedding.weight", (VOCABULARY, width)
+    yield f"{prefix}.positional_embedding", (TOKENS, width)
+    for layer in (f"{prefix}.transformer.resblocks.{index}" for index in range(layers)):
+        yield f"{layer}.attn.in_proj_weight", (3 * width, width)
+        yield f"{layer}.attn.in_proj_bias", (3 * width,)
+        yield from _linear(f"{layer}.attn.out_proj", width, width)
+        yield from _linear(f"{layer}.mlp.c_fc", width, 4 * width)
+        yield from _linear(f"{layer}.mlp.c_proj", 4 * width, width)
+        yield from _norm(f"{layer}.ln_1", width)
+        yield from _norm(f"{layer}.ln_2", width)
+    yield from _norm(f"{prefix}.ln_final", width)
+    yield f"{prefix}.text_projection", (width, width)
+
+
+def _vae(prefix: str = "first_stage_model") -> Shapes:
+    """The KL autoencoder of Stable Diffusion: 8 times smaller, 4 channels."""
+    yield from _conv(f"{prefix}.encoder.conv_in", 3, VAE_WIDTHS[0], 3)
+    width_in = VAE_WIDTHS[0]
+    for level, width in enumerate(VAE_WIDTHS):
+        yield from _vae_level(f"{prefix}.encoder.down.{level}", width_in, width, blocks=2)
+        if level < len(VAE_WIDTHS) - 1:
+            yield from _conv(f"{prefix}.encoder.down.{level}.downsample.conv", width, width, 3)
+        width_in = width
+    yield from _vae_ends(f"{prefix}.encoder", VAE_WIDTHS[-1], 8)
+    yield from _conv(f"{prefix}.quant_conv", 8, 8, 1)
+    yield from _conv(f"{prefix}.post_quant_conv", 4, 4, 1)
+    yield from _conv(f"{prefix}.decoder.conv_in", 4, VAE_WIDTHS[-1], 3)
+    for level, width in reversed(list(enumerate(VAE_WIDTHS))):
+        yield from _vae_level(f"{prefix}.decoder.up.{level}", width_in, width, blocks=3)
+        if level > 0:
+            yield from _conv(f"{prefix}.decoder.up.{level}.upsample.conv", width, width, 3)
+        width_in = width
+    yield from _vae_ends(f"{prefix}.decoder", VAE_WIDTHS[0], 3)
+
+
+def _vae_level(prefix: str, width_in: int, width: int, blocks: int) -> Shapes:
+    for index in range(blocks):
+        yield from _vae_block(f"{prefix}.block.{index}", width_in if index == 0 else width, width)
+
+
+def _vae_ends(prefix: str, width_out: int, channels: int) -> Shapes:
+    """The middle, and the last layers of an encoder or a decoder."""
+    middle = VAE_WIDTHS[-1]
+    yield from _vae_block(f"{prefix}.mid.block_1", middle, middle)
+    yield from _norm(f"{prefix}.mid.attn_1.norm", middle)
+    for name in ("q", "k", "v", "proj_out"):
+        yield from _conv(f"{prefix}.mid.attn_1.{name}", middle, middle, 1)
+    yield from _vae_block(f"{prefix}.mid.block_2", middle, middle)
+    yield from _norm(f"{prefix}.norm_out", width_out)
+    yield from _conv(f"{prefix}.conv_out", width_out, channels, 3)
+
+
+def _vae_block(prefix: str, width_in: int, width: int) -> Shapes:
+    yield from _norm(f"{prefix}.norm1", width_in)
+    yield from _conv(f"{prefix}.conv1", width_in, width, 3)
+    yield from _norm(f"{prefix}.norm2", width)
+    yield from _conv(f"{prefix}.conv2", width, width, 3)
+    if width_in != width:
+        yield from _conv(f"{prefix}.nin_shortcut", width_in, width, 1)
+
+
+def _linear(prefix: str, width_in: int, width: int) -> Shapes:
+    yield f"{prefix}.weight", (width, width_in)
+    yield f"{prefix}.bias", (width,)
+
+
+def _conv(prefix: str, width_in: int, width: int, size: int) -> Shapes:
+    yield f"{prefix}.weight", (width, width_in, size, size)
+    yield f"{prefix}.bias", (width,)
+
+
+def _norm(prefix: str, width: int) -> Shapes:
+    yield f"{prefix}.weight", (width,)
+    yield f"{prefix}.bias", (width,)
