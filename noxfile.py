@@ -1,4 +1,4 @@
-"""Everything that a contributor runs, each in an environment of its own: `nox -s tests`, `nox -s lint`, `nox -s demo`."""
+"""What a contributor runs, each in its own environment: `nox -s tests`, `nox -s lint`, `nox -s demo`."""
 
 import os
 from pathlib import Path

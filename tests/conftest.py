@@ -19,4 +19,6 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 
     ran = count("passed", "failed", "xfailed", "xpassed", when=("call",))
     skipped = count("skipped", when=("setup", "call"))
-    terminalreporter.write_line(f"host tests: {ran} ran, {skipped} skipped")
+    broken = count("error", when=("setup",))
+    line = f"host tests: {ran} ran, {skipped} skipped"
+    terminalreporter.write_line(f"{line}, {broken} failed in setup" if broken else line)

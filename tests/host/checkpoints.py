@@ -1,7 +1,7 @@
 """Checkpoint files with random weights, which the host's own CheckpointLoaderSimple takes for SD 1.5, SD 2.1 and SDXL.
 
-The text encoders and the VAE have their full size, which the host prescribes; the denoisers are as narrow and shallow as its
-detection admits. Only key names and shapes are written down here, so neither host nor diffusers is imported.
+The text encoders and the VAE have their full size, which the host prescribes; the denoisers are as narrow and shallow as
+its detection admits. Only key names and shapes are written down here, so neither host nor diffusers is imported.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ class Denoiser:
 
 
 SD15 = Denoiser(levels=((1,), (1,)), middle_depth=1, context=768, linear_projections=False)
-SD21 = Denoiser(levels=((1,), (1,)), middle_depth=1, context=1024, linear_projections=True)
+SD2 = Denoiser(levels=((1,), (1,)), middle_depth=1, context=1024, linear_projections=True)
 #: Depths of Segmind Vega, the shallowest layout that the host handles by its SDXL class.
 SDXL = Denoiser(levels=((0, 0), (1, 1), (2, 2)), middle_depth=2, context=2048, linear_projections=True, label=2816)
 
 
 def write_sd15_checkpoint(path: Path, seed: int = 0) -> Path:
     """SD 1.5: predicts the noise; CLIP-L."""
-    return _write(path, seed, _denoiser(SD15), _vae(), _hf_text_encoder("cond_stage_model.transformer.text_model", 768, 12))
+    text_encoder = _hf_text_encoder("cond_stage_model.transformer.text_model", 768, 12)
+    return _write(path, seed, _denoiser(SD15), _vae(), text_encoder)
 
 
-def write_sd21_checkpoint(path: Path, seed: int = 0) -> Path:
+def write_sd2_checkpoint(path: Path, seed: int = 0) -> Path:
     """SD 2.1 at 768: predicts v; OpenCLIP-H. The host logs one unexpected key, by which it sees the v prediction."""
     text_encoder = _openclip_text_encoder("cond_stage_model.model", 1024, 24)
     marker = iter([(V_PREDICTION_KEY, (WIDTH,))])
-    return _write(path, seed, _denoiser(SD21), _vae(), text_encoder, marker)
+    return _write(path, seed, _denoiser(SD2), _vae(), text_encoder, marker)
 
 
 def write_sdxl_checkpoint(path: Path, seed: int = 0) -> Path:

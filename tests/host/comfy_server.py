@@ -23,8 +23,8 @@ import websocket
 REPO = Path(__file__).resolve().parents[2]
 PACK_FOLDER = "ComfyUI-PALP"  # the name under custom_nodes/
 SKIP_REASON = (
-    "ComfyUI is not found. Get it with `pip install comfy-cli && comfy install`, which puts it in ~/comfy/ComfyUI, or set "
-    "COMFYUI_PATH to the folder that has its main.py; its requirements.txt must be installed in this environment."
+    "ComfyUI is not found. Get it with `pip install comfy-cli && comfy install`, which puts it in ~/comfy/ComfyUI, or "
+    "set COMFYUI_PATH to the folder that has its main.py; its requirements.txt must be installed in this environment."
 )
 
 START_TIMEOUT = 180.0  # seconds; the imports of a cold disk take most of it
@@ -232,6 +232,16 @@ class ComfyServer:
             connection.close()
         result.outputs = self.get(f"/history/{result.prompt_id}")[result.prompt_id]["outputs"]
         return result
+
+    def wait(self, prompt_id: str, timeout: float = 600.0) -> dict[str, Any]:
+        """The history's entry (outputs, status) of a prompt that something else queued, once it has ended."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.2)
+        raise TimeoutError(f"The run did not end in time.\n{self._log_tail()}")
 
     def _submit(self, prompt: dict[str, Any]) -> str:
         try:
