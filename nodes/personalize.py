@@ -16,7 +16,7 @@ from ..palp_core.alignment import AlignmentConfig, Noise, Score
 from ..palp_core.backbone import Precision
 from ..palp_core.chart import loss_chart
 from ..palp_core.lora_file import check_file_name, load_lora_file, save_run
-from ..palp_core.personalization import NonFiniteLoss, Personalization, PersonalizationConfig
+from ..palp_core.personalization import NonFiniteLossError, Personalization, PersonalizationConfig
 from .apply_lora import apply_lora_file
 from .comfy_backbone import ComfyBackbone
 from .inputs import (
@@ -88,7 +88,7 @@ def _train(run: Personalization, progress: TrainingProgress, name: str) -> Path:
     try:
         for step in run.steps():
             progress.update(step)
-    except NonFiniteLoss as error:
+    except NonFiniteLossError as error:
         kept = _keep(run, folder, name)
         raise RuntimeError(f"{error} {kept}") from error
     except comfy.model_management.InterruptProcessingException:

@@ -9,13 +9,13 @@
 
 from .alignment import AlignmentConfig
 from .lora_file import LoraFile, load_lora_file, save_run
-from .personalization import NonFiniteLoss, Personalization, PersonalizationConfig, Subject, TrainingStep
+from .personalization import NonFiniteLossError, Personalization, PersonalizationConfig, Subject, TrainingStep
 from .version import __version__
 
 __all__ = [
     "AlignmentConfig",
     "LoraFile",
-    "NonFiniteLoss",
+    "NonFiniteLossError",
     "Personalization",
     "PersonalizationConfig",
     "Subject",

@@ -32,7 +32,7 @@ from .prompts import check_known, check_placeholder, find_placeholders, substitu
 WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """Training diverged. The weights of the step before are still good, and kept."""
 
     def __init__(self, step: int):
@@ -208,7 +208,7 @@ class Personalization:
     def steps(self) -> Iterator[TrainingStep]:
         """Train. The model is put back when the iteration ends, is closed or fails; `weights` then holds the result.
 
-        Raises NonFiniteLoss; the weights are those before the failing step.
+        Raises NonFiniteLossError; the weights are those before the failing step.
         """
         config, backbone = self.config, self.backbone
         if torch.is_inference_mode_enabled():
@@ -298,7 +298,7 @@ class _Trainer:
             surrogate = alignment_loss(delta, sample, self.config.alignment)
             loss, alignment, gap = denoising + surrogate, surrogate.item(), delta.square().mean().sqrt().item()
         if not math.isfinite(loss.item()):
-            raise NonFiniteLoss(index)
+            raise NonFiniteLossError(index)
         self._update(loss, index)
         return TrainingStep(
             index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap, denoised.detach()
@@ -352,7 +352,7 @@ class _Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_([p for p in self.trained if p.grad is not None], self.config.max_grad_norm)
         if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-            raise NonFiniteLoss(index)
+            raise NonFiniteLossError(index)
         self.scaler.step(self.optimizer)  # leaves out a step whose half-precision gradients overflowed
         self.scaler.update()
         self.done = index + 1

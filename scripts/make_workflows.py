@@ -19,29 +19,33 @@ sys.path.insert(0, str(REPO / "tests" / "host"))  # the server and the page, as 
 
 import frontend
 from comfy_server import ComfyServer, find_comfyui, make_base_directory
-from frontend import Node
 
 THUMBNAIL = (1400, 900)  # at most
 NAME = "my_cat_00001"
 
 
-def checkpoint(pos: tuple[int, int]) -> Node:
-    return Node("CheckpointLoaderSimple", pos, size=(330, 100))
+def node(kind: str, pos: tuple[int, int], widgets: dict | None = None, size=None, title: str | None = None) -> dict:
+    spec = {"type": kind, "pos": list(pos), "widgets": widgets, "size": size and list(size), "title": title}
+    return {key: value for key, value in spec.items() if value is not None}
 
 
-def photo(name: str, pos: tuple[int, int]) -> Node:
-    return Node("LoadImage", pos, {"image": name}, (330, 320))
+def checkpoint(pos: tuple[int, int]) -> dict:
+    return node("CheckpointLoaderSimple", pos, size=(330, 100))
 
 
-def sampling(x: int, y: int) -> dict[str, Node]:
+def photo(name: str, pos: tuple[int, int]) -> dict:
+    return node("LoadImage", pos, {"image": name}, (330, 320))
+
+
+def sampling(x: int, y: int) -> dict[str, dict]:
     """From a prompt to a saved picture."""
     return {
-        "positive": Node("CLIPTextEncode", (x, y), size=(330, 90), title="The target prompt"),
-        "negative": Node("CLIPTextEncode", (x, y + 150), {"text": ""}, (330, 110), "Negative prompt"),
-        "latent": Node("EmptyLatentImage", (x, y + 320), {"width": 512, "height": 512}, (330, 110)),
-        "sampler": Node("KSampler", (x + 370, y), {"steps": 25, "cfg": 7.5, "seed": 7}, (330, 270)),
-        "decode": Node("VAEDecode", (x + 370, y + 330), size=(330, 60)),
-        "save": Node("SaveImage", (x + 740, y), {"filename_prefix": "palp"}, (420, 430)),
+        "positive": node("CLIPTextEncode", (x, y), size=(330, 90), title="The target prompt"),
+        "negative": node("CLIPTextEncode", (x, y + 150), {"text": ""}, (330, 110), "Negative prompt"),
+        "latent": node("EmptyLatentImage", (x, y + 320), {"width": 512, "height": 512}, (330, 110)),
+        "sampler": node("KSampler", (x + 370, y), {"steps": 25, "cfg": 7.5, "seed": 7}, (330, 270)),
+        "decode": node("VAEDecode", (x + 370, y + 330), size=(330, 60)),
+        "save": node("SaveImage", (x + 740, y), {"filename_prefix": "palp"}, (420, 430)),
     }
 
 
@@ -64,12 +68,12 @@ def parts(checkpoint: str, node: str, names: str = "model clip vae") -> list[tup
     return [(checkpoint, name.upper(), node, name) for name in names.split()]
 
 
-def personalize() -> tuple[dict[str, Node], list, list]:
+def personalize() -> tuple[dict[str, dict], list, list]:
     nodes = {
         "checkpoint": checkpoint((0, 60)),
         "photo": photo("cat.png", (0, 220)),
-        "palp": Node("PALP_Personalize", (390, 60), {"file_name": "my_cat"}, (400, 860)),
-        "chart": Node("PreviewImage", (850, 560), size=(700, 360), title="Loss chart"),
+        "palp": node("PALP_Personalize", (390, 60), {"file_name": "my_cat"}, (400, 860)),
+        "chart": node("PreviewImage", (850, 560), size=(700, 360), title="Loss chart"),
         **sampling(850, 60),
     }
     links = [
@@ -86,13 +90,13 @@ def personalize() -> tuple[dict[str, Node], list, list]:
     return nodes, links, groups
 
 
-def two_subjects() -> tuple[dict[str, Node], list, list]:
+def two_subjects() -> tuple[dict[str, dict], list, list]:
     nodes = {
         "checkpoint": checkpoint((0, 60)),
         "photo": photo("cat.png", (0, 220)),
         "photo2": photo("cup.png", (0, 620)),
-        "subject": Node("PALP_Subject", (390, 620), {"class_word": "cup", "placeholder": "[V2]"}, (360, 260)),
-        "palp": Node(
+        "subject": node("PALP_Subject", (390, 620), {"class_word": "cup", "placeholder": "[V2]"}, (360, 260)),
+        "palp": node(
             "PALP_Personalize",
             (800, 60),
             {
@@ -120,10 +124,10 @@ def two_subjects() -> tuple[dict[str, Node], list, list]:
     return nodes, links, groups
 
 
-def load_lora() -> tuple[dict[str, Node], list, list]:
+def load_lora() -> tuple[dict[str, dict], list, list]:
     nodes = {
         "checkpoint": checkpoint((0, 60)),
-        "palp": Node("PALP_LoadLora", (0, 240), {"strength": 1.0}, (330, 160)),
+        "palp": node("PALP_LoadLora", (0, 240), {"strength": 1.0}, (330, 160)),
         **sampling(410, 60),
     }
     links = [*parts("checkpoint", "palp", "model clip"), *sampling_links("palp", "checkpoint")]
@@ -153,11 +157,16 @@ def base_directory(folder: Path) -> Path:
 
 def main() -> None:
     out = REPO / "example_workflows"
-    with tempfile.TemporaryDirectory() as folder, ComfyServer(find_comfyui(), base_directory(Path(folder))) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ComfyServer(find_comfyui(), base_directory(Path(folder))) as server,
+        frontend.open_browser(frontend.find_chromium()) as browser,
+    ):
         for name, make in WORKFLOWS.items():
             nodes, links, groups = make()
-            with frontend.open_page(server.url) as page:
-                workflow = frontend.build_graph(page, nodes, links, groups)
+            with frontend.open_page(browser, server) as page:
+                frontend.build_graph(page, nodes, links)
+                workflow = frontend.add_groups(page, groups)
                 (out / f"{name}.json").write_text(json.dumps(workflow, indent=1) + "\n")
                 picture = Image.open(io.BytesIO(frontend.picture_of_graph(page))).convert("RGB")
             picture.thumbnail(THUMBNAIL, Image.LANCZOS)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from palp_core import AlignmentConfig, NonFiniteLoss, Personalization, PersonalizationConfig, Subject
+from palp_core import AlignmentConfig, NonFiniteLossError, Personalization, PersonalizationConfig, Subject
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.personalization import denoising_loss, initial_vector
 from peft import LoraConfig, inject_adapter_in_model
@@ -265,7 +265,7 @@ def test_the_model_is_put_back(backbone, ending, checkpointing):
         steps.close()
     else:
         breaking(backbone, ending)
-        with pytest.raises(NonFiniteLoss if ending == "diverged" else KeyboardInterrupt):
+        with pytest.raises(NonFiniteLossError if ending == "diverged" else KeyboardInterrupt):
             list(steps)
         del backbone.denoise
     assert same(before, fingerprint(backbone))
@@ -289,7 +289,7 @@ def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone)
     steps = run.steps()
     next(steps), next(steps)
     breaking(backbone, "diverged")
-    with pytest.raises(NonFiniteLoss, match="step 2") as failure:
+    with pytest.raises(NonFiniteLossError, match="step 2") as failure:
         next(steps)
     assert failure.value.step == 2 and run.weights.steps == 2
     assert all(torch.isfinite(v).all() for v in run.weights.lora.values())

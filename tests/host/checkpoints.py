@@ -1,7 +1,7 @@
 """Checkpoint files with random weights, which the host's own CheckpointLoaderSimple takes for SD 1.5, SD 2.1 and SDXL.
 
-The text encoders and the VAE have their full size, which the host prescribes; the denoisers are as narrow and shallow as
-its detection admits. Only key names and shapes are written down here, so neither host nor diffusers is imported.
+The text encoders and the VAE have their full size, which the host prescribes; the denoisers are as narrow and shallow
+as its detection admits. Only key names and shapes are written down here, so neither host nor diffusers is imported.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
 import frontend
+import tiny_host
 from comfy_server import SKIP_REASON, ComfyServer, find_comfyui, make_base_directory
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ def comfyui_path() -> Path:
     if path is None:
         pytest.skip(SKIP_REASON)
     return path
+
+
+@pytest.fixture(scope="session")
+def host(comfyui_path: Path) -> None:
+    """The host inside the test process: `comfy`, and this pack as `palp_pack`."""
+    tiny_host.import_host(comfyui_path)
+    tiny_host.import_pack()
 
 
 @pytest.fixture(scope="session")

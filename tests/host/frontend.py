@@ -169,3 +169,50 @@ def screenshot(page: Page, path: Path) -> Path:
     fit_view(page)
     page.screenshot(path=path)
     return path
+
+
+ADD_GROUPS = """
+(groups) => {
+  for (const wanted of groups) {
+    const group = new LiteGraph.LGraphGroup(wanted.title);
+    group._bounding.set(wanted.bounding);
+    app.graph.add(group);
+  }
+  return JSON.parse(JSON.stringify(app.graph.serialize()));
+}
+"""
+
+SET_WIDGET = """
+({type, widget, value}) => {
+  for (const node of app.graph.nodes.filter((n) => n.type === type))
+    node.widgets.find((w) => w.name === widget).value = value;
+}
+"""
+
+GRAPH_BOX = """
+() => {
+  const boxes = [...app.graph.nodes.map((n) => n.getBounding()), ...app.graph._groups.map((g) => g._bounding)];
+  const corner = (x, y) => app.canvas.ds.convertOffsetToCanvas([x, y]);
+  const low = corner(Math.min(...boxes.map((b) => b[0])) - 15, Math.min(...boxes.map((b) => b[1])) - 15);
+  const high = corner(Math.max(...boxes.map((b) => b[0] + b[2])) + 15, Math.max(...boxes.map((b) => b[1] + b[3])) + 15);
+  return {x: low[0], y: low[1], width: high[0] - low[0], height: high[1] - low[1]};
+}
+"""
+
+
+def add_groups(page: Page, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Frames with a title, {"title": text, "bounding": [x, y, w, h]}; returns the workflow JSON."""
+    return page.evaluate(ADD_GROUPS, groups)
+
+
+def set_widget(page: Page, node_type: str, widget: str, value: Any) -> None:
+    """Set a widget, by name, of every node of a type."""
+    page.evaluate(SET_WIDGET, {"type": node_type, "widget": widget, "value": value})
+
+
+def picture_of_graph(page: Page) -> bytes:
+    """PNG of the graph alone, all of it in view."""
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
+    fit_view(page)
+    page.wait_for_timeout(1000)
+    return page.screenshot(clip=page.evaluate(GRAPH_BOX))

@@ -17,11 +17,9 @@ STEPS = 20
 
 
 @pytest.fixture(scope="module", params=[("sd1", "epsilon"), ("sd2", "v"), ("sdxl", "epsilon")], ids="-".join)
-def backbones(request, comfyui_path, tmp_path_factory):
+def backbones(request, host, comfyui_path, tmp_path_factory):
     """(diffusers backbone, host backbone) of one set of weights."""
     family, prediction = request.param
-    tiny_host.import_host(comfyui_path)
-    tiny_host.import_pack()
     from palp_pack.nodes.comfy_backbone import ComfyBackbone
 
     pipeline = tiny_pipeline(

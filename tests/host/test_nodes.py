@@ -1,0 +1,144 @@
+"""Bad input, cancel and repeated runs on a real server: a message on the node, and nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from comfy_server import ComfyServer
+from safetensors.torch import save_file
+
+pytestmark = pytest.mark.host
+
+WIDGETS = {
+    "class_word": "cat",
+    "target_prompt": "a sketch of [V] in Paris",
+    "steps": 2,
+    "learning_rate": 1e-3,
+    "rank": 2,
+    "alignment_weight": 0.25,
+    "seed": 1,
+    "file_name": "bad",
+    "placeholder": "[V]",
+    "personalization_prompt": "",
+    "clean_prompt": "",
+    "alpha": 15.0,
+    "beta": 7.5,
+    "score": "palp",
+    "noise": "same",
+    "rescale": True,
+    "batch_size": 1,
+    "resolution": 64,
+    "embedding_learning_rate": 1e-3,
+    "precision": "auto",
+    "gradient_checkpointing": False,
+    "max_grad_norm": 1.0,
+}
+
+
+def graph(checkpoint: str, links: dict | None = None, nodes: dict | None = None, **widgets) -> dict:
+    """PALP Personalize, node 10, on a checkpoint and a photo, with further nodes and links."""
+    inputs = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "images.image0": ["2", 0], **(links or {})}
+    return {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+        **(nodes or {}),
+        "10": {"class_type": "PALP_Personalize", "inputs": {**inputs, **WIDGETS, **widgets}},
+    }
+
+
+def saved(server: ComfyServer) -> set[str]:
+    return {path.name for path in (server.base_directory / "models/loras").iterdir()}
+
+
+def empty_image(width: int, height: int) -> dict:
+    return {"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": 1, "color": 0}}
+
+
+def solid_mask(value: float, width: int, height: int) -> dict:
+    return {"class_type": "SolidMask", "inputs": {"value": value, "width": width, "height": height}}
+
+
+BAD = {
+    "no placeholder": ({"target_prompt": "a sketch of a cat"}, "has no placeholder"),
+    "placeholder without a subject": ({"target_prompt": "[V] and [V2]"}, "no subject has this placeholder"),
+    "empty class word": ({"class_word": "  "}, "class_word of [V] is empty"),
+    "long prompt": ({"target_prompt": "[V] " + "in a very small town " * 20}, "the text encoder keeps 75"),
+    "path parts": ({"file_name": "../../etc/cat"}, "must be a plain name"),
+    "one pixel": ({"links": {"images.image0": ["3", 0]}, "nodes": {"3": empty_image(1, 1)}}, "1 x 1 pixels, too small"),
+    "black mask": (
+        {"links": {"masks.mask0": ["3", 0]}, "nodes": {"3": solid_mask(0.0, 451, 300)}},
+        "mask 1 of [V] is all black",
+    ),
+    "mask of another size": (
+        {"links": {"masks.mask0": ["3", 0]}, "nodes": {"3": solid_mask(1.0, 64, 64)}},
+        "mask 1 of [V] is 64x64 pixels, but its image is 451x300",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_on_the_node_before_any_training(server, sd15_checkpoint, case):
+    changes, message = BAD[case]
+    before = saved(server)
+    result = server.queue(graph(sd15_checkpoint, **changes))
+    assert result.status == "error" and result.error["node_id"] == "10"
+    assert message in result.error["exception_message"]
+    assert not any(node == "10" for node, _, _ in result.progress)
+    assert saved(server) == before
+
+
+def test_foreign_and_corrupt_files_are_named_by_the_loader(server, sd15_checkpoint):
+    loras = server.base_directory / "models/loras"
+    save_file({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, loras / "foreign.safetensors")
+    (loras / "corrupt.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{not json}")
+    for name, message in (("foreign", "was not made by PALP"), ("corrupt", "cannot be read")):
+        prompt = graph(sd15_checkpoint)
+        inputs = {"model": ["1", 0], "clip": ["1", 1], "lora_name": f"{name}.safetensors", "strength": 1.0}
+        prompt["10"] = {"class_type": "PALP_LoadLora", "inputs": inputs}
+        prompt["11"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["10", 1], "text": ["10", 2]}}
+        prompt["12"] = {"class_type": "PreviewAny", "inputs": {"source": ["11", 0]}}
+        result = server.queue(prompt)
+        assert result.error["node_id"] == "10" and message in result.error["exception_message"]
+
+
+def test_cancel_ends_the_run_within_a_step_and_keeps_what_was_learned(server, sd15_checkpoint):
+    def cancel(message):
+        if message.type == "progress" and message.data["node"] == "10" and message.data["value"] == 2:
+            server.interrupt()
+
+    before = saved(server)
+    prompt = graph(sd15_checkpoint, steps=500, file_name="cancelled")
+    result = server.queue(prompt, on_message=cancel)
+    assert result.status == "interrupted"
+    done = max(value for node, value, _ in result.progress if node == "10")
+    assert done <= 4  # no more than the step that was under way, and one whose message was on the way
+    (kept,) = saved(server) - before
+    assert kept == f"cancelled_step{done}_00001.safetensors"
+
+    after = server.queue(graph(sd15_checkpoint, file_name="after")).require_success()
+    assert after.status == "success" and Path(server.base_directory / "models/loras/after_00001.safetensors").exists()
+
+
+def test_photos_of_different_sizes_masks_and_every_option(server, sd15_checkpoint):
+    nodes = {
+        "3": {"class_type": "LoadImage", "inputs": {"image": "cat2.png"}},
+        "4": solid_mask(1.0, 451, 300),
+        "5": solid_mask(0.5, 240, 256),
+    }
+    links = {"images.image1": ["3", 0], "masks.mask0": ["4", 0], "masks.mask1": ["5", 0]}
+    options = {"score": "nfsd", "noise": "fresh", "rescale": False, "gradient_checkpointing": True, "precision": "bf16"}
+    prompt = graph(sd15_checkpoint, links, nodes, file_name="options", **options)
+    server.queue(prompt).require_success()
+    assert "options_00001.safetensors" in saved(server)
+
+
+def test_the_same_graph_is_not_trained_twice_and_a_new_seed_gets_a_new_file(server, sd15_checkpoint):
+    first = server.queue(graph(sd15_checkpoint, file_name="again")).require_success()
+    second = server.queue(graph(sd15_checkpoint, file_name="again")).require_success()
+    third = server.queue(graph(sd15_checkpoint, file_name="again", seed=2)).require_success()
+    trained = ["10" in result.executed for result in (first, second, third)]
+    assert trained == [True, False, True]
+    assert {"again_00001.safetensors", "again_00002.safetensors"} <= saved(server)
+    assert "again_00003.safetensors" not in saved(server)
