@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
 from palp_core.diffusers_backbone import DiffusersBackbone
 
@@ -47,7 +48,9 @@ def architecture(family: str, full_size: bool) -> Architecture:
     if family == "sdxl":
         channels, heads = ((320, 640, 1280), (5, 10, 20)) if full_size else ((96, 192, 384), (3, 6, 12))
         text = (CLIP_L, CLIP_G) if full_size else (SMALL_TEXT, SMALL_TEXT)
-        return Architecture(text, {**SDXL_LEVELS, "block_out_channels": channels, "attention_head_dim": heads}, VAE_CHANNELS)
+        return Architecture(
+            text, {**SDXL_LEVELS, "block_out_channels": channels, "attention_head_dim": heads}, VAE_CHANNELS
+        )
     channels = (320, 640, 1280, 1280) if full_size else (96, 192, 384, 384)
     text = (CLIP_L,) if full_size else (SMALL_TEXT,)
     return Architecture(text, {"block_out_channels": channels, "attention_head_dim": 8}, VAE_CHANNELS)
@@ -159,13 +162,18 @@ def main() -> None:
     if full_size:
         pipeline.to(torch.bfloat16)
     found = summary(measure(DiffusersBackbone(pipeline, args.device), args))
-    found["setting"] = f"{args.family} on {args.device}, batch {args.batch_size}, {args.resolution} pixels, torch {torch.__version__}"
+    found["setting"] = (
+        f"{args.family} on {args.device}, batch {args.batch_size}, {args.resolution} pixels, torch {torch.__version__}"
+    )
     print(found["setting"])
     print(f"{'':24}{'seconds':>10}{'peak MiB':>10}")
     labels = {"plain": "plain LoRA step", "palp": "PALP, alpha 15 beta 7.5", "palp_beta1": "PALP, alpha 7.5 beta 1"}
     for kind, label in labels.items():
         print(f"{label:24}{found[f'{kind}_seconds']:10.3f}{found[f'{kind}_bytes'] / 2**20:10.0f}")
-    print(f"ratios: {found['step_ratio']:.2f} and {found['step_ratio_beta1']:.2f} in time, {found['memory_ratio']:.2f} in memory")
+    print(
+        f"ratios: {found['step_ratio']:.2f} and {found['step_ratio_beta1']:.2f} in time, "
+        f"{found['memory_ratio']:.2f} in memory"
+    )
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -3,8 +3,8 @@
     python examples/headless.py --model path/to/sd15.safetensors --images my_cat/ --class-word cat \\
         --prompt "a sketch of [V] in Paris at night"
 
-Without --model a tiny random model is made on the spot and nothing is downloaded: its pictures are noise, but every step
-of the way is the real one.
+Without --model a tiny random model is made on the spot and nothing is downloaded: its pictures are noise, but every
+step of the way is the real one.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from tqdm import tqdm
+
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
 from palp_core.chart import loss_chart
 from palp_core.diffusers_backbone import DiffusersBackbone, load_file_into, load_pipeline
-from PIL import Image
-from tqdm import tqdm
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a diffusers folder or a .safetensors checkpoint; none: a tiny random one")
+    parser.add_argument(
+        "--model", type=Path, help="a diffusers folder or a .safetensors checkpoint; none: a tiny random one"
+    )
     parser.add_argument("--images", type=Path, help="a folder of photos; none: scikit-image's cat")
     parser.add_argument("--class-word", default="cat")
     parser.add_argument("--prompt", default="a sketch of [V] in Paris at night")
@@ -87,7 +90,9 @@ def main() -> None:
     prompt = load_file_into(pipeline, load_lora_file(path))
     pipeline.to(backbone.device)
     generator = torch.Generator(backbone.device).manual_seed(args.seed)
-    picture = pipeline(prompt, generator=generator, num_inference_steps=25, height=resolution, width=resolution).images[0]
+    picture = pipeline(prompt, generator=generator, num_inference_steps=25, height=resolution, width=resolution).images[
+        0
+    ]
     picture.save(path.with_suffix(".png"))
     print(f"saved {path}, its loss chart and a picture of {prompt!r}")
 

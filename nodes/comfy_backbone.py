@@ -196,7 +196,9 @@ def _without_dynamic_memory(patcher):
     if not patcher.is_dynamic():
         return patcher
     if "disable_dynamic" not in inspect.signature(patcher.clone).parameters:
-        raise ValueError("this ComfyUI cannot train with dynamic VRAM. Start it without --fast dynamic_vram, or update.")
+        raise ValueError(
+            "this ComfyUI cannot train with dynamic VRAM. Start it without --fast dynamic_vram, or update."
+        )
     return patcher.clone(disable_dynamic=True)
 
 

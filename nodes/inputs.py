@@ -43,7 +43,7 @@ def class_word_input(default: str) -> io.String.Input:
     return io.String.Input(
         "class_word",
         default=default,
-        tooltip="What the subject is, in a word the model knows: cat, dog, toy, man, oil painting. Learning starts from it.",
+        tooltip="What the subject is, in a word the model knows: cat, toy, man, painting. Learning starts from it.",
     )
 
 

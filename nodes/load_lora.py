@@ -40,7 +40,7 @@ class LoadPalpLora(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How strongly the LoRA changes the model: 1 as trained, 0 not at all. The word stays as it is.",
+                    tooltip="How strongly the LoRA changes the model: 1 as trained, 0 not at all. The word stays.",
                 ),
             ],
             outputs=[

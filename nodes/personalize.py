@@ -51,7 +51,9 @@ class PalpPersonalize(io.ComfyNode):
             is_output_node=True,
             inputs=_inputs(),
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The personalized model, for a KSampler in the same run."),
+                io.Model.Output(
+                    display_name="model", tooltip="The personalized model, for a KSampler in the same run."
+                ),
                 io.Clip.Output(display_name="clip", tooltip="Knows the learned word."),
                 io.String.Output(display_name="prompt", tooltip="The target prompt, ready for CLIP Text Encode."),
                 io.String.Output(display_name="file", tooltip="Name of the saved file in the loras folder."),
@@ -83,7 +85,7 @@ class PalpPersonalize(io.ComfyNode):
 
 
 def _train(run: Personalization, progress: TrainingProgress, name: str) -> Path:
-    """Train and save. What a cancelled or diverged run has learned until then is saved too, before the error goes on."""
+    """Train and save. What a cancelled or diverged run has learned is saved too, before the error goes on."""
     folder = folder_paths.get_folder_paths("loras")[0]
     try:
         for step in run.steps():
@@ -122,7 +124,9 @@ def _config(widgets: dict) -> PersonalizationConfig:
 def _inputs() -> list[io.Input]:
     """New ones go to the end: saved workflows hold widget values by position."""
     return [
-        io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is trained in place and left as it was."),
+        io.Model.Input(
+            "model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is trained in place and left as it was."
+        ),
         io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
         images_input(),
@@ -203,7 +207,7 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance scale of the personalized model. The paper: 7.5; 1 for several subjects, which is faster.",
+            tooltip="Guidance of the personalized model. The paper: 7.5; 1 for several subjects, which is faster.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(

@@ -37,5 +37,7 @@ class TrainingProgress:
             self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
         self.bar.update_absolute(step.index + 1, self.steps, preview)
         gap = f", score gap {step.score_gap:.3f}" if step.score_gap else ""
-        text = f"step {step.index + 1} of {self.steps}: {step.placeholder} denoising loss {step.denoising_loss:.4f}{gap}"
+        text = (
+            f"step {step.index + 1} of {self.steps}: {step.placeholder} denoising loss {step.denoising_loss:.4f}{gap}"
+        )
         show_text(self.node_id, text)

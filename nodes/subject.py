@@ -12,7 +12,6 @@ from .inputs import (
     make_subject,
     masks_input,
     personalization_prompt_input,
-    placeholder_input,
 )
 
 
@@ -42,7 +41,9 @@ class PalpSubject(io.ComfyNode):
                 masks_input(),
                 Subjects.Input("subjects", optional=True, tooltip="Further subjects, from another PALP Subject."),
             ],
-            outputs=[Subjects.Output(display_name="subjects", tooltip="For PALP Personalize, or one more PALP Subject.")],
+            outputs=[
+                Subjects.Output(display_name="subjects", tooltip="For PALP Personalize, or one more PALP Subject.")
+            ],
         )
 
     @classmethod

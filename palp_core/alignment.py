@@ -26,7 +26,9 @@ Score = Literal["palp", "sds", "nfsd"]
 Noise = Literal["same", "fresh"]
 
 #: What NFSD (arXiv 2310.17590, sec. 4) puts in the place of the data's own flaws.
-NEGATIVE_PROMPT = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+NEGATIVE_PROMPT = (
+    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+)
 #: Below this share of the noise levels NFSD takes E(null) itself as the correction towards the domain.
 NFSD_SMALL_NOISE = 0.2
 
@@ -54,7 +56,9 @@ class AlignmentConfig:
         if self.noise not in get_args(Noise):
             raise ValueError(f"noise is {self.noise!r}; it must be one of {', '.join(get_args(Noise))}.")
         if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"alignment weight is {self.weight}; it must be 0 (off) or a positive number, such as 0.25.")
+            raise ValueError(
+                f"alignment weight is {self.weight}; it must be 0 (off) or a positive number, such as 0.25."
+            )
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             if not 1 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}; a guidance scale must be 1 (no guidance) or more.")

@@ -136,7 +136,7 @@ def recomputed_in_backward(modules: list[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """No parameter of these modules asks for a gradient, and dropout is off; flags and modes are put back afterwards."""
+    """No parameter of these modules asks for a gradient, and dropout is off; flags and modes are put back."""
     flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
     modes = [(m, m.training) for module in modules for m in module.modules()]
     try:

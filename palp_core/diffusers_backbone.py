@@ -91,7 +91,9 @@ class DiffusersBackbone(Backbone):
         self.prediction = _prediction(pipeline)
         self.compute_dtype = pipeline.unet.dtype if precision == "auto" else DTYPES[precision]
         if self.compute_dtype == torch.float32 != pipeline.unet.dtype:
-            raise ValueError(f"precision is fp32, but the UNet's weights are {pipeline.unet.dtype}. Load it in float32.")
+            raise ValueError(
+                f"precision is fp32, but the UNet's weights are {pipeline.unet.dtype}. Load it in float32."
+            )
         alphas = pipeline.scheduler.alphas_cumprod.double().clamp(min=SMALLEST_ALPHA_CUMPROD)
         self.sigmas = ((1 - alphas) / alphas).sqrt().float()
         self.encoders = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}[self.family]
@@ -156,7 +158,9 @@ class DiffusersBackbone(Backbone):
         """Raw VAE latents -> those the UNet was trained on."""
         config = self.pipeline.vae.config
         if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
-            mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
+            mean, std = (
+                torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std)
+            )
             return (latents - mean) / std * config.scaling_factor
         return (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
 
@@ -209,7 +213,7 @@ class DiffusersBackbone(Backbone):
 
 
 def original_block_name(name: str, layers_per_block: int) -> str:
-    """diffusers' name of an attention module -> that of the original code: down_blocks.1.attentions.0 -> input_blocks.4.1."""
+    """diffusers' name of an attention module -> the original code's: down_blocks.1.attentions.0 -> input_blocks.4.1."""
     if name.startswith("mid_block.attentions.0."):
         return name.replace("mid_block.attentions.0.", "middle_block.1.", 1)
     part, block, layer, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.*)", name).groups()

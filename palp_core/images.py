@@ -18,7 +18,9 @@ def check_image(name: str, image: Tensor) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(image.shape)}; it must be (height, width, 3), colours in 0..1.")
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(f"{name} is {width} x {height} pixels, too small to learn from. Use a photo of 256 pixels or more.")
+        raise ValueError(
+            f"{name} is {width} x {height} pixels, too small to learn from. Use a photo of 256 pixels or more."
+        )
     if not torch.isfinite(image).all():
         raise ValueError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
     return image[..., :3].float().clamp(0, 1)
@@ -32,7 +34,9 @@ def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
     if not torch.isfinite(mask).all():
         raise ValueError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
     if mask.max() <= 0:
-        raise ValueError(f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or remove it.")
+        raise ValueError(
+            f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or remove it."
+        )
     return mask.float().clamp(0, 1)
 
 

@@ -209,16 +209,20 @@ def load_lora_file(path: str | Path) -> LoraFile:
     try:
         with safe_open(path, "pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.") from error
     if METADATA_KEY not in metadata:
-        raise ValueError(f"{path.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it.")
+        raise ValueError(
+            f"{path.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it."
+        )
     try:
         info = _info(json.loads(metadata[METADATA_KEY]))
         words = _words(tensors, info)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"the description inside {path.name} is damaged ({error!r}). Copy or download it again.") from error
+        raise ValueError(
+            f"the description inside {path.name} is damaged ({error!r}). Copy or download it again."
+        ) from error
     return LoraFile({k: v for k, v in tensors.items() if not k.startswith("bundle_emb.")}, words, info)
 
 

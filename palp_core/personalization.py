@@ -121,7 +121,8 @@ class PersonalizationConfig:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must lie between 0 and 1, typically 1e-4.")
         if not 0 <= self.embedding_learning_rate < 1:
             raise ValueError(
-                f"embedding_learning_rate is {self.embedding_learning_rate}; it must be 0 (frozen) or below 1, typically 1e-4."
+                f"embedding_learning_rate is {self.embedding_learning_rate}; it must be 0 (frozen) or below 1, "
+                "typically 1e-4."
             )
         if self.resolution < 64:
             raise ValueError(f"resolution is {self.resolution}; it must be 64 pixels or more, typically 512.")
@@ -129,7 +130,8 @@ class PersonalizationConfig:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive, typically 1.")
         if find_placeholders(self.clean_prompt):
             raise ValueError(
-                f"clean_prompt {self.clean_prompt!r} holds a placeholder. It is read by the untouched model: use class words."
+                f"clean_prompt {self.clean_prompt!r} holds a placeholder. It is read by the untouched model: "
+                "use class words."
             )
 
 

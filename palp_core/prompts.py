@@ -76,7 +76,7 @@ def mark_words(prompt: str, counts: Mapping[str, int], pattern: re.Pattern, mark
 
 
 def vector_numbers(words: list[str], counts: Mapping[str, int]) -> list[int]:
-    """For every marker of `mark_words`, which vector of its word it stands for: 0 .. count - 1, again per occurrence."""
+    """For every marker of `mark_words`, which vector of its word it stands for: 0 .. count - 1 per occurrence."""
     numbers: list[int] = []
     while len(numbers) < len(words):
         numbers.extend(range(counts[words[len(numbers)]]))

@@ -1,6 +1,6 @@
 """Make the example workflows in ComfyUI's own page, with a picture of each; run by hand after a node has changed.
 
-    python scripts/make_workflows.py      (ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI; Chromium; pip install .[test])
+python scripts/make_workflows.py      (ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI; Chromium; pip install .[test])
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from skimage import data
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO / "tests" / "host"))  # the server and the page, as the tests drive them
 
-import frontend
-from comfy_server import ComfyServer, find_comfyui, make_base_directory
+import frontend  # noqa: E402
+from comfy_server import ComfyServer, find_comfyui, make_base_directory  # noqa: E402
 
 THUMBNAIL = (1400, 900)  # at most
 NAME = "my_cat_00001"

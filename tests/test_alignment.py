@@ -1,4 +1,4 @@
-"""The PALP gradient against autograd through the written formula, its sign, and the cost of a step in denoiser calls."""
+"""The PALP gradient against autograd through the written formula, its sign, and a step's calls of the denoiser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
 from palp_core.alignment import AlignmentPrompts, NoisySample, alignment_loss, score_difference
 from palp_core.backbone import Conditioning

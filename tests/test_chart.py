@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from palp_core.chart import loss_chart, running_mean
 from palp_core.personalization import TrainingStep
 

@@ -2,13 +2,19 @@
 
 import pytest
 import torch
+
 from palp_core.images import latent_mask, resize_to_cover, training_size
 from tiny import pictures
 
 
 @pytest.mark.parametrize(
     ("size", "resolution", "expected"),
-    [((512, 512), 512, (512, 512)), ((1000, 500), 512, (704, 384)), ((30, 3000), 512, (64, 5120)), ((40, 40), 64, (64, 64))],
+    [
+        ((512, 512), 512, (512, 512)),
+        ((1000, 500), 512, (704, 384)),
+        ((30, 3000), 512, (64, 5120)),
+        ((40, 40), 64, (64, 64)),
+    ],
 )
 def test_training_size_keeps_area_and_aspect_in_steps_of_64(size, resolution, expected):
     assert training_size(*size, resolution) == expected

@@ -6,11 +6,12 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
 from palp_core import Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from tiny import pictures, tiny_pipeline
 
 PROMPT = "a sketch of [V], in Paris"
@@ -125,7 +126,9 @@ def test_a_failed_save_leaves_nothing(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b", "/cat", "..", "", ".hidden", "C:cat", "my cat", "ca\nt", "(cat)"])
+@pytest.mark.parametrize(
+    "name", ["../cat", "a/b", "a\\b", "/cat", "..", "", ".hidden", "C:cat", "my cat", "ca\nt", "(cat)"]
+)
 def test_names_with_path_parts_are_refused(run, tmp_path, name):
     with pytest.raises(ValueError, match="file_name"):
         save_run(run, tmp_path / "loras", name)
@@ -142,7 +145,7 @@ def test_foreign_and_damaged_files_are_named(run, tmp_path):
     save_file({"lora_unet_x.lora_up.weight": torch.zeros(1)}, foreign)
     corrupt.write_bytes(path.read_bytes()[:1000])
     save_file(load_file(path), damaged, metadata={"palp": "{}"})
-    with pytest.raises(ValueError, match="foreign.safetensors was not made by PALP"):
+    with pytest.raises(ValueError, match=r"foreign.safetensors was not made by PALP"):
         load_lora_file(foreign)
     with pytest.raises(ValueError, match=r"corrupt.safetensors cannot be read"):
         load_lora_file(corrupt)

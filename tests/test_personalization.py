@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+
 from palp_core import AlignmentConfig, NonFiniteLossError, Personalization, PersonalizationConfig, Subject
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.personalization import denoising_loss, initial_vector
-from peft import LoraConfig, inject_adapter_in_model
 from tiny import pictures, tiny_pipeline
 
 PROMPT = "a sketch of [V] in Paris"
@@ -37,9 +38,7 @@ def trained(backbone, subjects=None, prompt=PROMPT, config=CONFIG) -> Personaliz
 
 
 def equal(ours, theirs) -> bool:
-    return ours.lora.keys() == theirs.lora.keys() and all(
-        torch.equal(ours.lora[k], theirs.lora[k]) for k in ours.lora
-    )
+    return ours.lora.keys() == theirs.lora.keys() and all(torch.equal(ours.lora[k], theirs.lora[k]) for k in ours.lora)
 
 
 # --- what is learned ---
@@ -213,7 +212,9 @@ def test_denoising_loss_counts_only_the_mask():
     inside = denoising_loss(denoised, x0, weight, mask)
     assert denoising_loss(elsewhere, x0, weight, mask) == inside
     torch.testing.assert_close(inside, denoising_loss(denoised[:, :, :4], x0[:, :, :4], weight))
-    torch.testing.assert_close(denoising_loss(denoised, x0, weight, torch.ones_like(mask)), denoising_loss(denoised, x0, weight))
+    torch.testing.assert_close(
+        denoising_loss(denoised, x0, weight, torch.ones_like(mask)), denoising_loss(denoised, x0, weight)
+    )
 
 
 def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone):

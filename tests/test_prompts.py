@@ -1,8 +1,8 @@
 """Placeholders in prompts, as users write them and as ComfyUI reads the result."""
 
 import pytest
-from palp_core.prompts import embedding_prompt, find_placeholders, mark_words, substitute, vector_numbers
-from palp_core.prompts import PLACEHOLDER
+
+from palp_core.prompts import PLACEHOLDER, embedding_prompt, find_placeholders, mark_words, substitute, vector_numbers
 
 
 @pytest.mark.parametrize(

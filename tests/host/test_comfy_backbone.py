@@ -1,10 +1,11 @@
-"""The host's MODEL and CLIP: trained in place, left as they were found, and reproduced from the file by the host's loader."""
+"""The host's MODEL and CLIP: trained in place, left as found, and reproduced from the file by the host's loader."""
 
 from __future__ import annotations
 
 import pytest
-import tiny_host
 import torch
+
+import tiny_host
 from tiny import pictures, tiny_pipeline
 
 pytestmark = pytest.mark.host
@@ -161,8 +162,10 @@ def test_words_of_two_files_work_in_one_prompt(make):
     from palp_pack.nodes.learned_words import clip_with_words
 
     _, clip, _ = make()
-    words = {f"embedding:{name}": {"clip_l": torch.full((count, 32), value)} for name, count, value in
-             (("cat", 1, 1.0), ("cat_2", 2, 2.0))}
+    words = {
+        f"embedding:{name}": {"clip_l": torch.full((count, 32), value)}
+        for name, count, value in (("cat", 1, 1.0), ("cat_2", 2, 2.0))
+    }
     both = clip
     for word, vectors in words.items():
         both = clip_with_words(both, {word: vectors})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny_host
 import torch
+
+import tiny_host
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
 from palp_core.backbone import Conditioning
 from palp_core.diffusers_backbone import DiffusersBackbone

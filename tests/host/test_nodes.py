@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from comfy_server import ComfyServer
 from safetensors.torch import save_file
+
+from comfy_server import ComfyServer
+from palp_core import load_lora_file
 
 pytestmark = pytest.mark.host
 
@@ -104,18 +107,20 @@ def test_foreign_and_corrupt_files_are_named_by_the_loader(server, sd15_checkpoi
 
 
 def test_cancel_ends_the_run_within_a_step_and_keeps_what_was_learned(server, sd15_checkpoint):
-    def cancel(message):
-        if message.type == "progress" and message.data["node"] == "10" and message.data["value"] == 2:
+    seen = []
+
+    def cancel(message):  # the host leaves out some progress messages when steps are quick
+        if message.type == "progress" and message.data["node"] == "10" and not seen and message.data["value"] >= 2:
+            seen.append(message.data["value"])
             server.interrupt()
 
     before = saved(server)
-    prompt = graph(sd15_checkpoint, steps=500, file_name="cancelled")
-    result = server.queue(prompt, on_message=cancel)
+    result = server.queue(graph(sd15_checkpoint, steps=500, file_name="cancelled"), on_message=cancel)
     assert result.status == "interrupted"
-    done = max(value for node, value, _ in result.progress if node == "10")
-    assert done <= 4  # no more than the step that was under way, and one whose message was on the way
     (kept,) = saved(server) - before
-    assert kept == f"cancelled_step{done}_00001.safetensors"
+    steps = int(re.fullmatch(r"cancelled_step(\d+)_00001.safetensors", kept)[1])
+    assert seen[0] <= steps <= seen[0] + 5  # those that ended while the request was on its way
+    assert load_lora_file(server.base_directory / "models/loras" / kept).info.steps == steps
 
     after = server.queue(graph(sd15_checkpoint, file_name="after")).require_success()
     assert after.status == "success" and Path(server.base_directory / "models/loras/after_00001.safetensors").exists()

@@ -1,4 +1,4 @@
-"""The shipped workflows, opened in ComfyUI's page and run by a real server, from a checkpoint file to a saved picture."""
+"""The shipped workflows, opened in ComfyUI's page and run by a real server: from a checkpoint to a saved picture."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-import frontend
 import numpy as np
 import pytest
+from PIL import Image
+
+import frontend
 from comfy_server import ComfyServer
 from palp_core import load_lora_file
-from PIL import Image
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
@@ -39,7 +40,7 @@ def picture(server: ComfyServer, result) -> np.ndarray:
 
 
 def stock_workflow(prompt: dict, lora: str) -> dict:
-    """The shipped loading workflow with the host's own Load LoRA in the place of ours, and the word from its own folder."""
+    """The loading workflow with the host's own Load LoRA in the place of ours, and the word from its own folder."""
     (ours,) = (key for key, node in prompt.items() if node["class_type"] == "PALP_LoadLora")
     stock = {"strength_model": 1.0, "strength_clip": 1.0, "lora_name": f"{lora}.safetensors"}
     links = {name: prompt[ours]["inputs"][name] for name in ("model", "clip")}

@@ -1,4 +1,4 @@
-"""The host inside the test process: our pack loaded from its path, and the weights of a tiny pipeline as MODEL, CLIP, VAE."""
+"""The host inside the test process: our pack loaded by path, and a tiny pipeline's weights as MODEL, CLIP and VAE."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def host_tokenizer(comfyui: Path):
     """A maker of diffusers tokenizers with the host's own vocabulary."""
 
     def make(_folder: Path, pad_token: str) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(comfyui / "comfy" / "sd1_tokenizer", pad_token=pad_token, model_max_length=77)
+        return CLIPTokenizer.from_pretrained(
+            comfyui / "comfy" / "sd1_tokenizer", pad_token=pad_token, model_max_length=77
+        )
 
     return make
 
@@ -56,7 +58,11 @@ def _model(pipeline, family: str, prediction: str):
     import comfy.supported_models
     import comfy.utils
 
-    kinds = {"sd1": comfy.supported_models.SD15, "sd2": comfy.supported_models.SD20, "sdxl": comfy.supported_models.SDXL}
+    kinds = {
+        "sd1": comfy.supported_models.SD15,
+        "sd2": comfy.supported_models.SD20,
+        "sdxl": comfy.supported_models.SDXL,
+    }
     config = kinds[family](_unet_config(pipeline.unet, family))
     config.unet_config |= {"num_heads": 4, "num_head_channels": -1}  # the family's own heads do not fit tiny widths
     config.set_inference_dtype(torch.float32, None)
