@@ -39,12 +39,13 @@ class ComfyBackbone(Backbone):
 
     def __init__(self, model, clip, vae, precision: Precision = "auto"):
         self.vae = vae
-        self.clip = clip.clone(disable_dynamic=True) if clip.patcher.is_dynamic() else clip
         self.encoder_keys, self.family = _family(model, clip)
         self.encoders = tuple(f"clip_{key}" for key in self.encoder_keys)
         self.prediction = _prediction(model)
         self.patcher = _with_precision(_without_dynamic_memory(model), precision)
-        self.borrowed = self.patcher is model
+        self.clip = _clip_without_dynamic_memory(clip)
+        #: Copies of our making (other precision, plain memory), which nobody else will take off the device.
+        self._copies = [p for p, given in ((self.patcher, model), (self.clip.patcher, clip.patcher)) if p is not given]
         self.device = self.patcher.load_device
         self.model = self.patcher.model
         self.denoiser = self.model.diffusion_model
@@ -127,11 +128,11 @@ class ComfyBackbone(Backbone):
             yield
 
     def _release(self) -> None:
-        """A MODEL of our own making (other precision, plain memory) is taken off the device, with its patches."""
         self._loaded_for_training = False
-        if not self.borrowed:
-            others = [m for m in comfy.model_management.current_loaded_models if m.model is not self.patcher]
-            comfy.model_management.free_memory(ALL_MEMORY, self.device, keep_loaded=others)
+        loaded = comfy.model_management.current_loaded_models
+        others = [m for m in loaded if not any(m.model is copy for copy in self._copies)]
+        for copy in self._copies:
+            comfy.model_management.free_memory(ALL_MEMORY, copy.load_device, keep_loaded=others)
 
 
 def replace_inference_tensors(module: nn.Module) -> None:
@@ -199,7 +200,21 @@ def _without_dynamic_memory(patcher):
         raise ValueError(
             "this ComfyUI cannot train with dynamic VRAM. Start it without --fast dynamic_vram, or update."
         )
+    if patcher.cached_patcher_init is None:
+        raise ValueError(
+            "the node that loaded this model does not say how to load it again, which training with dynamic VRAM "
+            "needs. Use ComfyUI's own loader, or start ComfyUI with --disable-dynamic-vram."
+        )
     return patcher.clone(disable_dynamic=True)
+
+
+def _clip_without_dynamic_memory(clip):
+    patcher = _without_dynamic_memory(clip.patcher)
+    if patcher is clip.patcher:
+        return clip
+    plain = clip.clone()
+    plain.patcher, plain.cond_stage_model = patcher, patcher.model
+    return plain
 
 
 def _inference_dtype(base) -> torch.dtype:

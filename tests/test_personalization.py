@@ -154,11 +154,13 @@ def test_gradient_checkpointing_changes_nothing_but_memory(backbone):
         torch.testing.assert_close(value, checkpointed.weights.lora[key], rtol=1e-3, atol=1e-5)
 
 
-def test_half_precision_trains_float32_weights(tmp_path):
-    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu", precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_float32_weights(tmp_path, precision):
+    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu", precision=precision)
     run = trained(backbone)
     assert {v.dtype for v in run.weights.lora.values()} == {torch.float32}
     assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
+    assert any(v.abs().max() > 0 for k, v in run.weights.lora.items() if "lora_up" in k)
 
 
 def test_half_precision_model_trains(tmp_path):
@@ -367,6 +369,13 @@ def test_bad_settings_are_named(wrong):
 def test_a_model_with_an_adapter_is_refused(backbone):
     inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), backbone.pipeline.unet, "mine")
     with pytest.raises(ValueError, match="already carries a peft adapter"):
+        trained(backbone)
+
+
+def test_attention_that_cannot_carry_lora_is_refused(backbone):
+    """A quantised checkpoint has layers of its own in the place of linear ones."""
+    backbone.pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q = torch.nn.Identity()
+    with pytest.raises(ValueError, match="Use an unquantised checkpoint"):
         trained(backbone)
 
 

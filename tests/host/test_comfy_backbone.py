@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -208,3 +210,45 @@ def test_a_lora_that_the_user_had_loaded_takes_part_and_stays(make):
     losses = [next(iter(run.steps())).denoising_loss for run in (first, second)]
     assert losses[0] != losses[1]
     assert len(patched.patches) == 1 and len(model.patches) == 0
+
+
+def test_a_file_of_another_family_is_refused_by_the_loader(make, tmp_path):
+    from palp_pack.nodes.apply_lora import apply_lora_file
+    from palp_pack.palp_core import load_lora_file, save_run
+
+    run = personalization(*make("sdxl"))
+    list(run.steps())
+    file = load_lora_file(save_run(run, tmp_path, "xl"))
+    model, clip, _ = make("sd1")
+    unfit = dataclasses.replace(file, lora={key.replace("unet", "dit"): v for key, v in file.lora.items()})
+    with pytest.raises(ValueError, match=f"none of the file's {file.projections} LoRA keys fits this model"):
+        apply_lora_file(model, clip, unfit, 1.0)
+    xl_model, _, _ = make("sdxl")
+    with pytest.raises(ValueError, match="clip does not fit: .*clip_g"):
+        apply_lora_file(xl_model, clip, file, 1.0)
+
+
+@pytest.mark.parametrize("good_steps", [0, 2])
+def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, monkeypatch, good_steps):
+    import folder_paths
+    from palp_pack.nodes import personalize
+    from palp_pack.nodes.progress import TrainingProgress
+    from palp_pack.palp_core import load_lora_file
+
+    run = personalization(*make())
+    denoise, calls = run.backbone.denoise, []
+
+    def diverging(*args):
+        calls.append(args)
+        return denoise(*args) * (float("nan") if len(calls) > 3 * good_steps else 1)
+
+    run.backbone.denoise = diverging
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path)])
+    with pytest.raises(
+        RuntimeError, match=f"not finite at step {good_steps}.*{'kept in' if good_steps else 'nothing'}"
+    ):
+        personalize._train(run, TrainingProgress(None, 3), "cat")
+    kept = [path.name for path in tmp_path.glob("*.safetensors*")]
+    assert kept == (["cat_step2_00001.safetensors"] if good_steps else [])
+    for name in kept:
+        assert all(v.isfinite().all() for v in load_lora_file(tmp_path / name).lora.values())

@@ -124,8 +124,9 @@ def _clip(pipeline, family: str):
         weights = {k.removeprefix("text_model."): v.clone() for k, v in encoder.state_dict().items()}
         part = getattr(model, name).transformer
         part.text_model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("text_projection")})
-        if "text_projection.weight" in weights:
-            part.text_projection.load_state_dict({"weight": weights["text_projection.weight"]})
+        width = part.text_projection.weight.shape[0]
+        projection = weights.get("text_projection.weight", torch.eye(width))  # the host leaves an absent one unset
+        part.text_projection.load_state_dict({"weight": projection})
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = model
     clip.tokenizer = tokenizer()
