@@ -224,7 +224,7 @@ def test_a_file_of_another_family_is_refused_by_the_loader(make, tmp_path):
     with pytest.raises(ValueError, match=f"none of the file's {file.projections} LoRA keys fits this model"):
         apply_lora_file(model, clip, unfit, 1.0)
     xl_model, _, _ = make("sdxl")
-    with pytest.raises(ValueError, match="clip does not fit: .*clip_g"):
+    with pytest.raises(ValueError, match=r"clip does not fit: .*clip_g"):
         apply_lora_file(xl_model, clip, file, 1.0)
 
 
