@@ -33,7 +33,7 @@ WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training diverged. The weights of the step before are still good, and kept."""
+    """Training diverged in this step, counted from 1. The weights before it are still good, and kept."""
 
     def __init__(self, step: int):
         super().__init__(
@@ -300,7 +300,7 @@ class _Trainer:
             surrogate = alignment_loss(delta, sample, self.config.alignment)
             loss, alignment, gap = denoising + surrogate, surrogate.item(), delta.square().mean().sqrt().item()
         if not math.isfinite(loss.item()):
-            raise NonFiniteLossError(index)
+            raise NonFiniteLossError(index + 1)
         self._update(loss, index)
         return TrainingStep(
             index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap, denoised.detach()
@@ -354,7 +354,7 @@ class _Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_([p for p in self.trained if p.grad is not None], self.config.max_grad_norm)
         if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-            raise NonFiniteLossError(index)
+            raise NonFiniteLossError(index + 1)
         self.scaler.step(self.optimizer)  # leaves out a step whose half-precision gradients overflowed
         self.scaler.update()
         self.done = index + 1

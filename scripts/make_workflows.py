@@ -43,7 +43,12 @@ def sampling(x: int, y: int) -> dict[str, dict]:
         "positive": node("CLIPTextEncode", (x, y), size=(330, 90), title="The target prompt"),
         "negative": node("CLIPTextEncode", (x, y + 150), {"text": ""}, (330, 110), "Negative prompt"),
         "latent": node("EmptyLatentImage", (x, y + 320), {"width": 512, "height": 512}, (330, 110)),
-        "sampler": node("KSampler", (x + 370, y), {"steps": 25, "cfg": 7.5, "seed": 7}, (330, 270)),
+        "sampler": node(
+            "KSampler",
+            (x + 370, y),
+            {"steps": 25, "cfg": 7.5, "seed": 7, "control_after_generate": "fixed"},
+            (330, 270),
+        ),
         "decode": node("VAEDecode", (x + 370, y + 330), size=(330, 60)),
         "save": node("SaveImage", (x + 740, y), {"filename_prefix": "palp"}, (420, 430)),
     }
@@ -73,7 +78,7 @@ def personalize() -> tuple[dict[str, dict], list, list]:
         "checkpoint": checkpoint((0, 60)),
         "photo": photo("cat.png", (0, 220)),
         "palp": node("PALP_Personalize", (390, 60), {"file_name": "my_cat"}, (400, 860)),
-        "chart": node("PreviewImage", (850, 560), size=(700, 360), title="Loss chart"),
+        "chart": node("PreviewImage", (850, 560), size=(700, 480), title="Loss chart"),
         **sampling(850, 60),
     }
     links = [
@@ -84,8 +89,8 @@ def personalize() -> tuple[dict[str, dict], list, list]:
     ]
     groups = [
         {"title": "1. Checkpoint and photos", "bounding": [-20, -20, 370, 580]},
-        {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 960]},
-        {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 960]},
+        {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 1140]},
+        {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 1140]},
     ]
     return nodes, links, groups
 
@@ -117,9 +122,9 @@ def two_subjects() -> tuple[dict[str, dict], list, list]:
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [
-        {"title": "1. Photos of [V] above, of [V2] below", "bounding": [-20, -20, 790, 980]},
-        {"title": "2. One prompt names both", "bounding": [780, -20, 440, 980]},
-        {"title": "3. Both in one picture", "bounding": [1240, -20, 1200, 980]},
+        {"title": "1. Photos of [V] above, of [V2] below", "bounding": [-20, -20, 790, 1140]},
+        {"title": "2. One prompt names both", "bounding": [780, -20, 440, 1140]},
+        {"title": "3. Both in one picture", "bounding": [1240, -20, 1200, 1140]},
     ]
     return nodes, links, groups
 

@@ -292,9 +292,9 @@ def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone)
     steps = run.steps()
     next(steps), next(steps)
     breaking(backbone, "diverged")
-    with pytest.raises(NonFiniteLossError, match="step 2") as failure:
+    with pytest.raises(NonFiniteLossError, match="step 3") as failure:
         next(steps)
-    assert failure.value.step == 2 and run.weights.steps == 2
+    assert failure.value.step == 3 and run.weights.steps == 2
     assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
     del backbone.denoise
     two = trained(backbone, config=configured(steps=2))
