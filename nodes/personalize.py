@@ -15,7 +15,7 @@ from comfy_api.latest import io, ui
 from ..palp_core.alignment import AlignmentConfig, Noise, Score
 from ..palp_core.backbone import Precision
 from ..palp_core.chart import loss_chart
-from ..palp_core.lora_file import check_file_name, load_lora_file, save_run
+from ..palp_core.lora_file import check_can_save, load_lora_file, save_run
 from ..palp_core.personalization import NonFiniteLossError, Personalization, PersonalizationConfig
 from .apply_lora import apply_lora_file
 from .comfy_backbone import ComfyBackbone
@@ -66,7 +66,8 @@ class PalpPersonalize(io.ComfyNode):
     def execute(cls, model, clip, vae, images, masks=None, subjects=None, **widgets):
         model, clip, vae = model[0], clip[0], vae[0]
         widgets = {name: value[0] for name, value in widgets.items()}
-        name = check_file_name(widgets["file_name"])
+        folder, name = folder_paths.get_folder_paths("loras")[0], widgets["file_name"]
+        check_can_save(folder, name)
         with torch.inference_mode(False):
             subject = make_subject(
                 images, widgets["class_word"], widgets["placeholder"], widgets["personalization_prompt"], masks
@@ -75,7 +76,7 @@ class PalpPersonalize(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
             run = Personalization(backbone, [subject, *further], widgets["target_prompt"], _config(widgets))
             progress = TrainingProgress(cls.hidden.unique_id, run.config.steps)
-            path = _train(run, progress, name)
+            path = _train(run, progress, folder, name)
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")
@@ -84,9 +85,8 @@ class PalpPersonalize(io.ComfyNode):
         return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=preview)
 
 
-def _train(run: Personalization, progress: TrainingProgress, name: str) -> Path:
+def _train(run: Personalization, progress: TrainingProgress, folder: str, name: str) -> Path:
     """Train and save. What a cancelled or diverged run has learned is saved too, before the error goes on."""
-    folder = folder_paths.get_folder_paths("loras")[0]
     try:
         for step in run.steps():
             progress.update(step)
@@ -103,7 +103,7 @@ def _keep(run: Personalization, folder: str, name: str) -> str:
     """Save what there is of an unfinished run; says where."""
     if run.weights is None or run.weights.steps == 0:
         return "No step was completed, so nothing was saved."
-    path = save_run(run, folder, f"{name}_step{run.weights.steps}")
+    path = save_run(run, folder, name)
     return f"What was learned in {run.weights.steps} steps is kept in {path.name}."
 
 

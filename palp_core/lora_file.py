@@ -25,7 +25,7 @@ from .version import __version__
 
 METADATA_KEY = "palp"
 SINGLE_ENCODER_KEY = "string_to_param.*"
-FILE_NAME = re.compile(r"[^\W_][\w.-]*")
+FILE_NAME = re.compile(r"[^\W_][\w.-]{0,99}")
 SAVED_DTYPE = torch.float16
 
 #: family -> (modelspec.architecture, ss_base_model_version), as the tools that read them spell it.
@@ -84,20 +84,35 @@ def check_file_name(name: str) -> str:
     name = name.strip().removesuffix(".safetensors")
     if not FILE_NAME.fullmatch(name):
         raise ValueError(
-            f"file_name {name!r} must be a plain name of letters, digits, '_', '-' and '.', which starts with a letter "
-            "or a digit. It cannot name a folder: the file is saved in the loras folder."
+            f"file_name {name!r} must be a plain name of at most 100 letters, digits, '_', '-' and '.', which starts with "
+            "a letter or a digit. It cannot name a folder: the file is saved in the loras folder."
         )
     return name
+
+
+def check_can_save(folder: str | Path, name: str) -> None:
+    """Before a long run: raise ValueError where `save_run` to this folder and name would fail."""
+    name = check_file_name(name)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        _, part = _claim(Path(folder), name)
+        part.unlink()
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be written to ({error}). Make it writable.") from error
 
 
 def save_run(run: Personalization, folder: str | Path, name: str) -> Path:
     """Write what a run has learned to folder/NAME_00001.safetensors, at the first free number; returns the path.
 
+    A run that ended early has the number of its steps in the name: NAME_step123_00001.safetensors.
     The file appears whole or not at all and never replaces another. Raises ValueError for a name with path parts.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    target, part = _claim(folder, check_file_name(name))
+    name = check_file_name(name)
+    if run.weights.steps < run.config.steps:
+        name = f"{name}_step{run.weights.steps}"
+    target, part = _claim(folder, name)
     try:
         content = describe(run, target.stem)
         save_file(_tensors(content), part, metadata=_metadata(content, run, target.stem))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from palp_core import Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
+from palp_core.lora_file import check_can_save
 from tiny import pictures, tiny_pipeline
 
 PROMPT = "a sketch of [V], in Paris"
@@ -126,8 +127,26 @@ def test_a_failed_save_leaves_nothing(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_named_before_the_run(tmp_path):
+    check_can_save(tmp_path / "loras", "cat")
+    assert list((tmp_path / "loras").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written to"):
+        check_can_save(tmp_path / "file" / "loras", "cat")
+
+
+def test_an_unfinished_run_has_its_steps_in_the_name(tmp_path):
+    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu")
+    run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], PROMPT, CONFIG)
+    steps = run.steps()
+    next(steps), next(steps)
+    steps.close()
+    path = save_run(run, tmp_path, "cat.safetensors")
+    assert path.name == "cat_step2_00001.safetensors" and load_lora_file(path).info.steps == 2
+
+
 @pytest.mark.parametrize(
-    "name", ["../cat", "a/b", "a\\b", "/cat", "..", "", ".hidden", "C:cat", "my cat", "ca\nt", "(cat)"]
+    "name", ["../cat", "a/b", "a\\b", "/cat", "..", "", ".hidden", "C:cat", "my cat", "ca\nt", "(cat)", "c" * 101]
 )
 def test_names_with_path_parts_are_refused(run, tmp_path, name):
     with pytest.raises(ValueError, match="file_name"):

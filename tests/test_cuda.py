@@ -1,0 +1,32 @@
+"""On a GPU: mixed precision trains, the model goes back to where it was, and the result is near the CPU's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from palp_core import Personalization, PersonalizationConfig, Subject
+from palp_core.diffusers_backbone import DiffusersBackbone
+from tiny import pictures, tiny_pipeline
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no NVIDIA GPU that this torch can use."),
+]
+
+CONFIG = PersonalizationConfig(steps=5, resolution=64, rank=4, learning_rate=1e-3, embedding_learning_rate=1e-3)
+
+
+def learned(family: str, folder, device: str, precision: str) -> torch.Tensor:
+    backbone = DiffusersBackbone(tiny_pipeline(family, folder), device, precision)
+    run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", CONFIG)
+    list(run.steps())
+    assert backbone.denoiser.device.type == backbone.pipeline.text_encoder.device.type == "cpu"
+    return torch.cat([run.weights.lora[k].flatten() for k in sorted(run.weights.lora) if "lora_up" in k])
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(("precision", "nearness"), [("fp32", 0.99), ("bf16", 0.9)])
+def test_training_on_the_gpu_learns_what_the_cpu_learns(tmp_path, family, precision, nearness):
+    cpu, gpu = (learned(family, tmp_path, device, p) for device, p in (("cpu", "fp32"), ("cuda", precision)))
+    assert torch.nn.functional.cosine_similarity(cpu, gpu, dim=0) > nearness
