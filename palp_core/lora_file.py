@@ -84,8 +84,8 @@ def check_file_name(name: str) -> str:
     name = name.strip().removesuffix(".safetensors")
     if not FILE_NAME.fullmatch(name):
         raise ValueError(
-            f"file_name {name!r} must be a plain name of at most 100 letters, digits, '_', '-' and '.', which starts with "
-            "a letter or a digit. It cannot name a folder: the file is saved in the loras folder."
+            f"file_name {name!r} must be a plain name of at most 100 letters, digits, '_', '-' and '.', which starts "
+            "with a letter or a digit. It cannot name a folder: the file is saved in the loras folder."
         )
     return name
 
@@ -98,7 +98,7 @@ def check_can_save(folder: str | Path, name: str) -> None:
         _, part = _claim(Path(folder), name)
         part.unlink()
     except OSError as error:
-        raise ValueError(f"the folder {folder} cannot be written to ({error}). Make it writable.") from error
+        raise ValueError(f"the folder {folder} cannot be written to: {error}. Make it writable.") from error
 
 
 def save_run(run: Personalization, folder: str | Path, name: str) -> Path:
