@@ -141,7 +141,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for module in modules for m in module.modules()]
     try:
         for module in modules:
-            module.requires_grad_(False).eval()
+            module.requires_grad_(False).train(False)
         yield
     finally:
         for parameter, flag in flags:
