@@ -30,6 +30,8 @@ def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
 
 
 def _check_encoders(clip, file: LoraFile) -> None:
+    if clip is None:
+        raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
     for word in file.words.values():
         for encoder, vectors in word.items():
             part = getattr(clip.cond_stage_model, encoder, None)

@@ -38,6 +38,8 @@ class ComfyBackbone(Backbone):
     """Raises ValueError for a model family that is not supported, or parts that do not belong together."""
 
     def __init__(self, model, clip, vae, precision: Precision = "auto"):
+        if vae is None:
+            raise ValueError("vae is missing: the checkpoint has none. Load one, and connect it.")
         self.vae = vae
         self.encoder_keys, self.family = _family(model, clip)
         self.encoders = tuple(f"clip_{key}" for key in self.encoder_keys)
@@ -50,7 +52,7 @@ class ComfyBackbone(Backbone):
         self.model = self.patcher.model
         self.denoiser = self.model.diffusion_model
         self.sigmas = self.patcher.get_model_object("model_sampling").sigmas.clone()
-        self.compute_dtype = DTYPES[precision] if precision != "auto" else _inference_dtype(self.model)
+        self.compute_dtype = DTYPES[precision] if precision != "auto" else _inference_dtype(self.patcher)
         self._names = _diffusers_names(self.model.model_config.unet_config)
         self._loaded_for_training = False
 
@@ -88,6 +90,12 @@ class ComfyBackbone(Backbone):
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> Tensor:
         latents = self.vae.encode(image[None])
+        channels = self.model.latent_format.latent_channels
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise ValueError(
+                f"vae makes latents of shape {tuple(latents.shape)}, but the model takes {channels} channels. "
+                "Connect the VAE of the same checkpoint."
+            )
         return self.model.process_latent_in(latents.float())
 
     def word_vectors(self, word: str) -> dict[str, Tensor]:
@@ -96,6 +104,8 @@ class ComfyBackbone(Backbone):
         for key in self.encoder_keys:
             tokenizer = getattr(self.clip.tokenizer, f"clip_{key}")
             row = [token for token, *_ in tokens[key][0][1:]]
+            if not all(isinstance(token, int) for token in row):
+                raise ValueError(f"class_word {word!r} names an embedding. Use a plain word that the model knows.")
             numbers = torch.tensor(row[: row.index(tokenizer.end_token)])
             weight = self._token_embedding(key).weight.detach()
             vectors[f"clip_{key}"] = weight[numbers.to(weight.device)].to("cpu", torch.float32)
@@ -119,11 +129,13 @@ class ComfyBackbone(Backbone):
         with ExitStack() as stack:
             stack.callback(self._release)
             comfy.model_management.load_models_gpu(patchers, memory_required=ALL_MEMORY, force_full_load=True)
+            if any(p.device.type != self.device.type for p in self.denoiser.parameters()):
+                raise ValueError("model was not loaded onto the GPU as a whole. Start ComfyUI without --novram.")
             for module in modules:
                 replace_inference_tensors(module)
             stack.enter_context(frozen(*modules))
             if learn_words:
-                stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model, gradient_checkpointing))
+                stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model))
             self._loaded_for_training = learn_words
             yield
 
@@ -154,10 +166,11 @@ def replace_inference_tensors(module: nn.Module) -> None:
 
 
 @contextmanager
-def differentiable_text_encoder(encoder: nn.Module, recompute: bool) -> Iterator[None]:
+def differentiable_text_encoder(encoder: nn.Module) -> Iterator[None]:
     """The host's CLIP layers add to their input in place, which autograd forbids: give them copies to work on.
 
-    recompute: keep only each layer's input for the backward pass.
+    Layers run again in the backward pass: the host casts their weights to float32 as it goes, and autograd would keep
+    that second copy of all of them.
     """
     norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
     layers = [m for m in encoder.modules() if type(m).__name__ == "CLIPLayer"]
@@ -169,7 +182,7 @@ def differentiable_text_encoder(encoder: nn.Module, recompute: bool) -> Iterator
             return forward(x.clone(), *args)
 
         def run(x: Tensor, *args) -> Tensor:
-            return checkpoint(on_copy, x, *args, use_reentrant=False) if recompute else on_copy(x, *args)
+            return checkpoint(on_copy, x, *args, use_reentrant=False)
 
         layer.forward = run
 
@@ -217,13 +230,13 @@ def _clip_without_dynamic_memory(clip):
     return plain
 
 
-def _inference_dtype(base) -> torch.dtype:
-    """What the host computes in when it samples. (Its own method for this is newer than the oldest host.)"""
-    return base.manual_cast_dtype or base.get_dtype()
+def _inference_dtype(patcher) -> torch.dtype:
+    """What the host computes in when it samples, a choice of the user's included."""
+    return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
 
 
 def _with_precision(patcher, precision: Precision):
-    if precision == "auto" or DTYPES[precision] == _inference_dtype(patcher.model):
+    if precision == "auto" or DTYPES[precision] == _inference_dtype(patcher):
         return patcher
     clone = patcher.clone()
     clone.set_model_compute_dtype(DTYPES[precision])
@@ -232,6 +245,8 @@ def _with_precision(patcher, precision: Precision):
 
 def _family(model, clip) -> tuple[tuple[str, ...], Family]:
     """The keys of the CLIP's encoders (l, g, h), and the family that CLIP and MODEL agree on."""
+    if clip is None:
+        raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
     encoder, base = clip.cond_stage_model, model.model
     keys = tuple(key for key in "lgh" if hasattr(encoder, f"clip_{key}"))
     kind = {comfy.model_base.BaseModel: "sd", comfy.model_base.SDXL: "sdxl"}.get(type(base))

@@ -29,9 +29,15 @@ class LearnedWordsTokenizer:
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list[list[tuple]]]:
         """Rows of (token number or vector (C,), weight, ...) for each encoder, as the host makes them."""
+        if not self.pattern.search(text):
+            return self.tokenizer.tokenize_with_weights(text, return_word_ids, **kwargs)
         counts = {word: len(next(iter(vectors.values()))) for word, vectors in self.words.items()}
         key, encoder = next(iter(_encoders(self.tokenizer).items()))
         marker = encoder.tokenizer.bos_token
+        if marker in text:
+            raise ValueError(
+                f"the prompt {text!r} holds {marker}, which cannot stand beside a learned word. Remove it."
+            )
         marked, found = mark_words(text, counts, self.pattern, marker)
         rows = self.tokenizer.tokenize_with_weights(marked, return_word_ids, **kwargs)
         numbers = vector_numbers(found, counts)
@@ -62,6 +68,9 @@ def _put_vectors(rows: list[list[tuple]], marker: int, vectors: list[Tensor]) ->
     """Replace every marker but a row's own first token by the next vector."""
     waiting = iter(vectors)
     return [
-        [(next(waiting), *entry[1:]) if at and entry[0] == marker else entry for at, entry in enumerate(row)]
+        [
+            (next(waiting), *entry[1:]) if at and isinstance(entry[0], int) and entry[0] == marker else entry
+            for at, entry in enumerate(row)
+        ]
         for row in rows
     ]

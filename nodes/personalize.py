@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -16,7 +17,7 @@ from ..palp_core.alignment import AlignmentConfig, Noise, Score
 from ..palp_core.backbone import Precision
 from ..palp_core.chart import loss_chart
 from ..palp_core.lora_file import check_can_save, load_lora_file, save_run
-from ..palp_core.personalization import NonFiniteLossError, Personalization, PersonalizationConfig
+from ..palp_core.personalization import Personalization, PersonalizationConfig, check_subjects
 from .apply_lora import apply_lora_file
 from .comfy_backbone import ComfyBackbone
 from .inputs import (
@@ -33,6 +34,7 @@ from .inputs import (
 from .progress import TrainingProgress, show_text
 
 DEFAULT = PersonalizationConfig()
+OUT_OF_MEMORY = "Out of memory. Switch on gradient_checkpointing, then lower batch_size, then resolution."
 
 
 class PalpPersonalize(io.ComfyNode):
@@ -72,9 +74,11 @@ class PalpPersonalize(io.ComfyNode):
             subject = make_subject(
                 images, widgets["class_word"], widgets["placeholder"], widgets["personalization_prompt"], masks
             )
-            further = subjects[0] if subjects else []
+            everyone = [subject, *(subjects[0] if subjects else [])]
+            config = _config(widgets)
+            check_subjects(everyone, widgets["target_prompt"])  # before a model is touched
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
-            run = Personalization(backbone, [subject, *further], widgets["target_prompt"], _config(widgets))
+            run = Personalization(backbone, everyone, widgets["target_prompt"], config)
             progress = TrainingProgress(cls.hidden.unique_id, run.config.steps)
             path = _train(run, progress, folder, name)
         file = load_lora_file(path)
@@ -86,16 +90,19 @@ class PalpPersonalize(io.ComfyNode):
 
 
 def _train(run: Personalization, progress: TrainingProgress, folder: str, name: str) -> Path:
-    """Train and save. What a cancelled or diverged run has learned is saved too, before the error goes on."""
+    """Train and save. What a cancelled or failed run has learned is saved too, before the error goes on."""
     try:
-        for step in run.steps():
-            progress.update(step)
-    except NonFiniteLossError as error:
-        kept = _keep(run, folder, name)
-        raise RuntimeError(f"{error} {kept}") from error
+        with closing(run.steps()) as steps:
+            for step in steps:
+                progress.update(step)
     except comfy.model_management.InterruptProcessingException:
         logging.info("PALP Personalize was cancelled. %s", _keep(run, folder, name))
         raise
+    except comfy.model_management.OOM_EXCEPTION as error:
+        kept = _keep(run, folder, name)
+        raise RuntimeError(f"{OUT_OF_MEMORY} {kept}") from error
+    except Exception as error:
+        raise RuntimeError(f"{error} {_keep(run, folder, name)}") from error
     return save_run(run, folder, name)
 
 
@@ -124,9 +131,7 @@ def _config(widgets: dict) -> PersonalizationConfig:
 def _inputs() -> list[io.Input]:
     """New ones go to the end: saved workflows hold widget values by position."""
     return [
-        io.Model.Input(
-            "model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is trained in place and left as it was."
-        ),
+        io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
         io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
         images_input(),
@@ -174,7 +179,7 @@ def _inputs() -> list[io.Input]:
             min=0,
             max=2**63 - 1,
             control_after_generate=False,
-            tooltip="Same seed, same photos, same machine: same result.",
+            tooltip="Same seed, same photos, same machine: same result, on a GPU up to rounding.",
         ),
         io.String.Input(
             "file_name",

@@ -117,7 +117,7 @@ class DiffusersBackbone(Backbone):
         return {"text_embeds": pooled.to(self.denoiser.dtype), "time_ids": sizes.expand(len(x), -1)}
 
     def encode_prompt(self, prompt: str, placeholders: Placeholders) -> Conditioning:
-        with self._on_device(*self._text_encoders()):
+        with _placed(self.device, self._text_encoders()):
             outputs = [self._encode(name, prompt, placeholders) for name in self.encoders]
         context = torch.cat([context for context, _ in outputs], dim=-1)
         return Conditioning(context, outputs[-1][1] if self.family == "sdxl" else None)
@@ -147,7 +147,7 @@ class DiffusersBackbone(Backbone):
         try:
             if overflows:
                 vae.to(torch.float32)
-            with self._on_device(vae):
+            with _placed(self.device, [vae]):
                 mean = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
         finally:
             if overflows:
@@ -186,22 +186,12 @@ class DiffusersBackbone(Backbone):
     def training(self, learn_words: bool, gradient_checkpointing: bool) -> Iterator[None]:
         encoders = self._text_encoders()
         needed = [self.denoiser, *(encoders if learn_words else [])]
+        idle = [self.pipeline.vae, *([] if learn_words else encoders)]
         with ExitStack() as stack:
             stack.enter_context(frozen(self.denoiser, *encoders))
-            stack.enter_context(self._on_device(*needed))
+            stack.enter_context(_placed(torch.device("cpu"), idle))
+            stack.enter_context(_placed(self.device, needed))
             yield
-
-    @contextmanager
-    def _on_device(self, *modules: nn.Module) -> Iterator[None]:
-        """Modules are on the training device inside, and go back to where each of them was."""
-        homes = [next(m.parameters()).device for m in modules]
-        try:
-            for module in modules:
-                module.to(self.device)
-            yield
-        finally:
-            for module, home in zip(modules, homes, strict=True):
-                module.to(home)
 
     def _text_encoders(self) -> list[nn.Module]:
         return [self._encoder(name)[1] for name in self.encoders]
@@ -219,6 +209,19 @@ def original_block_name(name: str, layers_per_block: int) -> str:
     part, block, layer, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.*)", name).groups()
     index = int(block) * (layers_per_block + 1) + int(layer)
     return f"input_blocks.{index + 1}.1.{rest}" if part == "down" else f"output_blocks.{index}.1.{rest}"
+
+
+@contextmanager
+def _placed(device: torch.device, modules: list[nn.Module]) -> Iterator[None]:
+    """Modules are on this device inside, and go back to where each of them was."""
+    homes = [next(m.parameters()).device for m in modules]
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module, home in zip(modules, homes, strict=True):
+            module.to(home)
 
 
 @contextmanager

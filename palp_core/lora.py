@@ -7,6 +7,7 @@ the same seed gives the same initial weights, and the exported file loads in Com
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,24 +66,30 @@ def attached_lora(
     if any(isinstance(module, LoraLayer) for module in denoiser.modules()):
         raise ValueError("the model already carries a peft adapter. Fuse or unload it before training another one.")
     flags = [(p, p.requires_grad) for p in denoiser.parameters()]
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS)
+    projections = {name: m for name, m in denoiser.named_modules() if re.fullmatch(TARGETS, name)}
     try:
-        tuner = LoraModel(denoiser, config, ADAPTER)
+        _attach(denoiser, rank, alpha)
+        layers = {kohya_name(n): m for n, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
+        for name, layer in layers.items():
+            _initialise(name, layer, seed)
+        yield LoraAdapters(layers, alpha)
+    finally:  # not peft's unload, which cannot undo an attach that failed half-way
+        for name, module in projections.items():
+            parent, _, child = name.rpartition(".")
+            setattr(denoiser.get_submodule(parent), child, module)
+        denoiser.__dict__.pop("peft_config", None)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _attach(denoiser: nn.Module, rank: int, alpha: float) -> None:
+    try:
+        LoraModel(denoiser, LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS), ADAPTER)
     except ValueError as error:
         raise ValueError(
             f"LoRA cannot be attached to this model's attention ({error}). Use an unquantised checkpoint (fp32, fp16, "
             "bf16, or plain fp8 weights) of Stable Diffusion 1.x, 2.x or SDXL."
         ) from error
-    try:
-        layers = {kohya_name(n): m for n, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
-        for name, layer in layers.items():
-            _initialise(name, layer, seed)
-        yield LoraAdapters(layers, alpha)
-    finally:
-        tuner.unload()
-        denoiser.__dict__.pop("peft_config", None)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def _initialise(name: str, layer: LoraLayer, seed: int) -> None:

@@ -25,7 +25,7 @@ from .version import __version__
 
 METADATA_KEY = "palp"
 SINGLE_ENCODER_KEY = "string_to_param.*"
-FILE_NAME = re.compile(r"[^\W_][\w.-]{0,99}")
+FILE_NAME = re.compile(r"[^\W_][\w-]{0,99}")  # no dot: A1111 would end the word's name there
 SAVED_DTYPE = torch.float16
 
 #: family -> (modelspec.architecture, ss_base_model_version), as the tools that read them spell it.
@@ -84,7 +84,7 @@ def check_file_name(name: str) -> str:
     name = name.strip().removesuffix(".safetensors")
     if not FILE_NAME.fullmatch(name):
         raise ValueError(
-            f"file_name {name!r} must be a plain name of at most 100 letters, digits, '_', '-' and '.', which starts "
+            f"file_name {name!r} must be a plain name of at most 100 letters, digits, '_' and '-', which starts "
             "with a letter or a digit. It cannot name a folder: the file is saved in the loras folder."
         )
     return name
@@ -183,6 +183,7 @@ def _metadata(content: LoraFile, run: Personalization, name: str) -> dict[str, s
     """Ours under one key, and the fields in which other tools look for trigger words and settings."""
     info, config = content.info, run.config
     architecture, base_version = BASE_NAMES[info.family]
+    architecture = architecture.format(size="768-v" if info.prediction == "v" else "512")
     words = list(content.words)
     now = datetime.now(timezone.utc)
     return {
@@ -234,7 +235,7 @@ def load_lora_file(path: str | Path) -> LoraFile:
     try:
         info = _info(json.loads(metadata[METADATA_KEY]))
         words = _words(tensors, info)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"the description inside {path.name} is damaged ({error!r}). Copy or download it again."
         ) from error

@@ -144,7 +144,6 @@ class TrainingStep(NamedTuple):
     denoising_loss: float  # the model's own training loss on the subject's images
     alignment_loss: float  # the surrogate, weight included; 0 with the branch off
     score_gap: float  # rms of Delta: how far the two guided predictions are apart; 0 with the branch off
-    x0_hat: Tensor  # (B, C, H, W) the model's estimate of the images, latent units, no gradients
 
 
 class Weights(NamedTuple):
@@ -177,32 +176,15 @@ class Personalization:
         self.target_prompt = target_prompt
         self.config = config
         self.weights: Weights | None = None
-        self._check(subjects)
+        #: The latest step's estimate of its images, (B, C, H, W) in latent units, for a preview.
+        self.x0_hat: Tensor | None = None
+        check_subjects(subjects, target_prompt)
         classes = {p: s.class_word.strip() for p, s in self.subjects.items()}
         self.clean_prompt = config.clean_prompt.strip() or substitute(target_prompt, classes)
         self._initial = {p: initial_vector(backbone, word) for p, word in classes.items()}
         with torch.no_grad():
             for prompt in self._prompts():
                 backbone.encode_prompt(prompt, self._initial)  # raises where one is too long
-
-    def _check(self, subjects: list[Subject]) -> None:
-        if len(self.subjects) != len(subjects):
-            names = [s.placeholder for s in subjects]
-            twice = next(n for n in names if names.count(n) > 1)
-            raise ValueError(f"placeholder {twice} belongs to two subjects. Give each its own, such as [V] and [V2].")
-        if not find_placeholders(self.target_prompt):
-            raise ValueError(
-                f"target_prompt {self.target_prompt!r} has no placeholder. Name the subject in it, for example "
-                f'"a sketch of {next(iter(self.subjects))} in Paris".'
-            )
-        check_known("target_prompt", self.target_prompt, self.subjects)
-        for placeholder, subject in self.subjects.items():
-            check_known(f"personalization_prompt of {placeholder}", subject.personalization_prompt, self.subjects)
-            if placeholder not in find_placeholders(self.target_prompt):
-                raise ValueError(
-                    f"target_prompt {self.target_prompt!r} does not name the subject {placeholder}. Put it into the "
-                    "prompt, or remove the subject."
-                )
 
     def _prompts(self) -> list[str]:
         return [self.target_prompt, self.clean_prompt, *(s.personalization_prompt for s in self.subjects.values())]
@@ -302,9 +284,8 @@ class _Trainer:
         if not math.isfinite(loss.item()):
             raise NonFiniteLossError(index + 1)
         self._update(loss, index)
-        return TrainingStep(
-            index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap, denoised.detach()
-        )
+        self.run.x0_hat = denoised.detach()
+        return TrainingStep(index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap)
 
     def _personal(self, placeholder: str) -> Conditioning:
         """y_P, with the word as it is now."""
@@ -357,6 +338,8 @@ class _Trainer:
             raise NonFiniteLossError(index + 1)
         self.scaler.step(self.optimizer)  # leaves out a step whose half-precision gradients overflowed
         self.scaler.update()
+        if self.scaler.get_scale() < 1:  # halved again and again: half precision overflows in every step
+            raise NonFiniteLossError(index + 1)
         self.done = index + 1
 
     def weights(self) -> Weights:
@@ -365,6 +348,27 @@ class _Trainer:
             for placeholder, word in self.words.items()
         }
         return Weights(self.lora.state_dict(), words, self.done)
+
+
+def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
+    """Raise ValueError where subjects and target prompt do not fit together; needs no model."""
+    names = [subject.placeholder for subject in subjects]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"placeholder {name} belongs to two subjects. Give each its own, such as [V] and [V2].")
+    if not find_placeholders(target_prompt):
+        raise ValueError(
+            f"target_prompt {target_prompt!r} has no placeholder. Name the subject in it, for example "
+            f'"a sketch of {names[0]} in Paris".'
+        )
+    check_known("target_prompt", target_prompt, names)
+    for subject in subjects:
+        check_known(f"personalization_prompt of {subject.placeholder}", subject.personalization_prompt, names)
+        if subject.placeholder not in find_placeholders(target_prompt):
+            raise ValueError(
+                f"target_prompt {target_prompt!r} does not name the subject {subject.placeholder}. Put it into the "
+                "prompt, or remove the subject."
+            )
 
 
 def denoising_loss(denoised: Tensor, x0: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -59,7 +59,7 @@ def embedding_prompt(prompt: str, names: Mapping[str, str]) -> str:
 
 
 def mark_words(prompt: str, counts: Mapping[str, int], pattern: re.Pattern, marker: str) -> tuple[str, list[str]]:
-    """Put `marker` in place of each learned word, once per vector, for a tokenizer to see.
+    """Put `marker` in place of each learned word, once per vector and set apart by a space, for a tokenizer to see.
 
     counts: word as `pattern` finds it -> number of its vectors; other matches stay. Returns the marked text and, for
     every marker in order, the word that it stands for.
@@ -70,7 +70,7 @@ def mark_words(prompt: str, counts: Mapping[str, int], pattern: re.Pattern, mark
         if match[0] not in counts:
             return match[0]
         words.extend([match[0]] * counts[match[0]])
-        return marker * counts[match[0]]
+        return f" {marker}" * counts[match[0]]
 
     return pattern.sub(mark, prompt), words
 

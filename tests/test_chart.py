@@ -8,7 +8,7 @@ from palp_core.personalization import TrainingStep
 
 
 def history(steps: int, gap: float) -> list[TrainingStep]:
-    return [TrainingStep(i, "[V]", 1.0, 1 / (1 + i), -0.1, gap, torch.empty(0)) for i in range(steps)]
+    return [TrainingStep(i, "[V]", 1.0, 1 / (1 + i), -0.1, gap) for i in range(steps)]
 
 
 def test_chart_is_a_picture_that_shows_the_losses():
