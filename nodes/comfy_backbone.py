@@ -24,6 +24,7 @@ from ..palp_core.backbone import (
     Precision,
     Prediction,
     frozen,
+    restore_forwards,
 )
 from ..palp_core.prompts import too_long
 from .learned_words import LearnedWordsTokenizer
@@ -174,6 +175,7 @@ def differentiable_text_encoder(encoder: nn.Module) -> Iterator[None]:
     """
     norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
     layers = [m for m in encoder.modules() if type(m).__name__ == "CLIPLayer"]
+    own = [layer.__dict__.get("forward") for layer in layers]
 
     def wrap(layer: nn.Module) -> None:
         forward = layer.forward
@@ -196,8 +198,7 @@ def differentiable_text_encoder(encoder: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
+        restore_forwards(layers, own)
 
 
 def _differentiable_attention(_chosen, *args, **kwargs) -> Tensor:

@@ -121,6 +121,8 @@ def nearest_timestep(sigma: Tensor, sigmas: Tensor) -> Tensor:
 def recomputed_in_backward(modules: list[nn.Module]) -> Iterator[None]:
     """Gradient checkpointing for any module tree: each module keeps its inputs only and runs again in the backward."""
 
+    own = [module.__dict__.get("forward") for module in modules]  # another extension's, if there is one
+
     def wrap(module: nn.Module) -> None:
         forward = module.forward
         module.forward = lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
@@ -130,8 +132,15 @@ def recomputed_in_backward(modules: list[nn.Module]) -> Iterator[None]:
             wrap(module)
         yield
     finally:
-        for module in modules:
-            module.__dict__.pop("forward", None)
+        restore_forwards(modules, own)
+
+
+def restore_forwards(modules: list[nn.Module], own: list) -> None:
+    """Give each module the `forward` that it had on the instance, or none."""
+    for module, forward in zip(modules, own, strict=True):
+        module.__dict__.pop("forward", None)
+        if forward is not None:
+            module.forward = forward
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class PersonalizationConfig:
     max_grad_norm: float = 1.0
     #: Recompute activations in the backward pass: about 30 % slower, far less memory.
     gradient_checkpointing: bool = False
-    #: Of everything random: same seed, same machine, same result.
+    #: Of everything random: same seed, same machine, same result (on a GPU up to the rounding of its kernels).
     seed: int = 0
     #: The scene in the model's own words, y_c; empty for the target prompt with class words for placeholders.
     clean_prompt: str = ""

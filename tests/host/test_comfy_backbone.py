@@ -152,7 +152,9 @@ def test_a_word_reads_the_same_from_our_clip_as_from_the_hosts_embeddings_folder
     for key, width in (("l", 32), ("g", 32)):
         tokenizer = getattr(clip.tokenizer, f"clip_{key}")
         tokenizer.embedding_directory, tokenizer.embedding_size = [str(tmp_path)], width
-    for prompt in (f"a sketch of {name} in Paris", f"({name}:1.3) and {name}, a hat", name, "no word"):
+    (tmp_path / "stock.safetensors").write_bytes((tmp_path / "cat_00001.safetensors").read_bytes())
+    prompts = (f"a sketch of {name} in Paris", f"({name}:1.3) and {name}, a hat", name, "no word")
+    for prompt in (*prompts, "embedding:stock alone", f"embedding:stock, {name} and (embedding:stock:0.8)"):
         with torch.no_grad():
             expected = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
             found = ours.encode_from_tokens(ours.tokenize(prompt), return_pooled=True)
@@ -195,6 +197,14 @@ def test_models_that_cannot_be_trained_are_named(make):
     flow.add_object_patch("model_sampling", Flow())
     with pytest.raises(ValueError, match="neither eps- nor v-prediction"):
         ComfyBackbone(flow, clip, vae)
+    with pytest.raises(ValueError, match="clip is missing"):
+        ComfyBackbone(model, None, vae)
+    with pytest.raises(ValueError, match="vae is missing"):
+        ComfyBackbone(model, clip, None)
+    flux = ComfyBackbone(model, clip, vae)
+    flux.vae.encode = lambda image: torch.zeros(1, 16, 8, 8)
+    with pytest.raises(ValueError, match=r"vae makes latents of shape .1, 16, 8, 8."):
+        flux.encode_image(torch.zeros(64, 64, 3))
     model.model.model_config.unet_config["in_channels"] = 9
     with pytest.raises(ValueError, match="inpainting"):
         ComfyBackbone(model, clip, vae)
@@ -250,3 +260,23 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
     assert kept == (["cat_step2_00001.safetensors"] if good_steps else [])
     for name in kept:
         assert all(v.isfinite().all() for v in load_lora_file(tmp_path / name).lora.values())
+
+
+def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
+    import comfy.model_management
+    from palp_pack.nodes import personalize
+    from palp_pack.nodes.progress import TrainingProgress
+
+    run = personalization(*make())
+    progress = TrainingProgress(None, 3)
+    denoise = run.backbone.denoise
+
+    def full(*args):
+        if len(progress.history) == 2:
+            raise comfy.model_management.OOM_EXCEPTION("no memory left")
+        return denoise(*args)
+
+    run.backbone.denoise = full
+    with pytest.raises(RuntimeError, match=r"Out of memory. Switch on gradient_checkpointing.*cat_step2_00001"):
+        personalize._train(run, progress, str(tmp_path), "cat")
+    assert [path.name for path in tmp_path.iterdir()] == ["cat_step2_00001.safetensors"]
