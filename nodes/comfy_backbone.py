@@ -124,7 +124,7 @@ class ComfyBackbone(Backbone):
         return [m for m in self.denoiser.modules() if type(m).__name__ in ("BasicTransformerBlock", "ResBlock")]
 
     @contextmanager
-    def training(self, learn_words: bool, gradient_checkpointing: bool) -> Iterator[None]:
+    def training(self, learn_words: bool) -> Iterator[None]:
         patchers = [self.patcher, self.clip.patcher] if learn_words else [self.patcher]
         modules = [patcher.model for patcher in patchers]
         with ExitStack() as stack:

@@ -94,7 +94,7 @@ class Backbone(ABC):
         """Blocks of the denoiser to recompute in the backward pass when memory is short."""
 
     @abstractmethod
-    def training(self, learn_words: bool, gradient_checkpointing: bool) -> AbstractContextManager[None]:
+    def training(self, learn_words: bool) -> AbstractContextManager[None]:
         """Make the model ready for gradients and put all that is not needed out of the way; undo both at the end.
 
         learn_words: the text encoders are needed in every step.

@@ -183,7 +183,7 @@ class DiffusersBackbone(Backbone):
         return [m for m in self.denoiser.modules() if type(m).__name__ in kinds]
 
     @contextmanager
-    def training(self, learn_words: bool, gradient_checkpointing: bool) -> Iterator[None]:
+    def training(self, learn_words: bool) -> Iterator[None]:
         encoders = self._text_encoders()
         needed = [self.denoiser, *(encoders if learn_words else [])]
         idle = [self.pipeline.vae, *([] if learn_words else encoders)]

@@ -201,7 +201,7 @@ class Personalization:
         fixed = self._encode_fixed_prompts()
         learn_words = config.embedding_learning_rate > 0
         with (
-            backbone.training(learn_words, config.gradient_checkpointing),
+            backbone.training(learn_words),
             attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.rank, config.seed) as lora,
             recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
         ):

@@ -1,21 +1,17 @@
 """A running ComfyUI, its page and checkpoint files, once per test session.
 
-pytest runs with --import-mode=importlib, which leaves sys.path alone; this folder is added so that tests can import the
-helpers beside them (comfy_server, checkpoints, frontend). The repo's root must stay off it: its `nodes/` would hide the
-host's nodes.py.
+The helpers beside the tests (comfy_server, checkpoints, frontend, tiny_host) are importable by `pythonpath` in
+pyproject.toml. The repo's root must stay off the path: its `nodes/` would hide the host's nodes.py.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
 import frontend
