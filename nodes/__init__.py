@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .demo_world import PalpDemoWorld
 from .load_lora import LoadPalpLora
 from .personalize import PalpPersonalize
 from .subject import PalpSubject
@@ -9,4 +10,4 @@ from .subject import PalpSubject
 
 class PalpExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [PalpPersonalize, PalpSubject, LoadPalpLora]
+        return [PalpPersonalize, PalpSubject, LoadPalpLora, PalpDemoWorld]

@@ -1,0 +1,72 @@
+"""PALP Demo World: a small model of a small world, to try the other nodes on any machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..palp_core.toyworld import MODEL_FOLDER, scenes
+from ..palp_core.toyworld.drawing import render
+from ..palp_core.toyworld.scenes import caption, random_individual, reference_scenes
+from .demo_model import load_clip, load_model, load_vae
+from .inputs import CATEGORY
+
+NONE = "none"
+
+
+class PalpDemoWorld(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PALP_DemoWorld",
+            display_name="PALP Demo World",
+            category=CATEGORY,
+            description=(
+                "A tiny diffusion model that comes with this pack, and photos of one of its inhabitants: everything to "
+                "try PALP in two minutes, on any machine, with nothing to download. It draws 64 x 64 pixels of a world "
+                "of its own and understands no other words than those of this node's choices."
+            ),
+            search_aliases=["palp", "demo", "toy world", "try", "example"],
+            inputs=[
+                io.Combo.Input("subject", options=list(scenes.CLASSES), tooltip="What kind of thing the photos show."),
+                io.Int.Input(
+                    "individual",
+                    default=1,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="Which one of its kind: another number is another colour, pattern and shape.",
+                ),
+                io.Combo.Input("style", options=list(scenes.STYLES), default="sketch", tooltip="For the prompt."),
+                io.Combo.Input(
+                    "accessory", options=[NONE, *scenes.ACCESSORIES], default="hat", tooltip="For the prompt."
+                ),
+                io.Combo.Input("place", options=[NONE, *scenes.PLACES], default="beach", tooltip="For the prompt."),
+                io.Int.Input("photos", default=4, min=1, max=4, tooltip="How many photos of the subject to make."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip"),
+                io.Vae.Output(display_name="vae"),
+                io.Image.Output(display_name="images", tooltip="Photos of the individual, 64 x 64 pixels."),
+                io.String.Output(display_name="class_word", tooltip="For PALP Personalize."),
+                io.String.Output(
+                    display_name="target_prompt", tooltip="For PALP Personalize: with [V] for the subject."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, subject, individual, style, accessory, place, photos):
+        who = random_individual(np.random.default_rng(individual), subject)
+        images = np.stack([render(scene) for scene in reference_scenes(who, photos)])
+        named = [None if choice == NONE else choice for choice in (style, place, accessory)]
+        return io.NodeOutput(
+            load_model(MODEL_FOLDER),
+            load_clip(MODEL_FOLDER),
+            load_vae(MODEL_FOLDER),
+            torch.from_numpy(images).float() / 255,
+            subject,
+            caption("a [V]", *named),
+        )

@@ -1,0 +1,36 @@
+"""Unfinished trainings on disk: an optimizer's state as named tensors, and files that are never half written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step counts by name; nothing before the first step."""
+    states = optimizer.state_dict()["state"]
+    return {f"optimizer.{number}.{key}": value for number, state in states.items() for key, value in state.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The opposite of `optimizer_tensors`; other names are passed over. Learning rates stay."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            states.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a .safetensors file, which replaces an earlier one at once and whole."""
+    partial = file.with_name(f"{file.name}.part")
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

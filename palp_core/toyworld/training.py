@@ -1,0 +1,314 @@
+"""Trains the embedded model from nothing: `python -m palp_core.toyworld.training --work FOLDER --out FOLDER`.
+
+Pictures are drawn, the VAE learns on crops of them, their latents are cached, and the UNet learns together with its
+text encoder. Everything comes from one seed, and every stage goes on from its last checkpoint in the work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..checkpoint import load_optimizer_tensors, optimizer_tensors, save_tensors
+from . import scenes
+from .drawing import SIZE, render
+from .model import new_pipeline, save_model, standardise_latents
+from .scenes import Scene, random_scene
+
+PICTURES_PER_JOB = 500
+CROP = 32  # pixels; the VAE's convolutions do not care, and four times as many steps fit in the same time
+SAVE_EVERY = 250  # steps
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    seed: int = 0
+    #: How many are drawn, once.
+    pictures: int = 24_000
+    #: The VAE's first steps see crops, because many fit in the time of one picture.
+    vae_crop_steps: int = 4_000
+    #: The rest see whole pictures, half as many a step: the statistics of its normalisations are those of a picture.
+    vae_steps: int = 5_200
+    vae_batch: int = 8
+    vae_learning_rate: float = 1.5e-3
+    kl_weight: float = 1e-6
+    unet_steps: int = 30_000
+    unet_batch: int = 16
+    unet_learning_rate: float = 5e-4
+    #: Steps in which a learning rate rises.
+    warmup: int = 200
+    #: Share of the UNet's steps, at the end, in which its learning rate falls to 0.
+    cooldown: float = 0.15
+    ema_decay: float = 0.9995
+    #: gamma of min-SNR weighting (arXiv 2303.09556, sec. 3.4).
+    snr_limit: float = 5.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """pictures: (N, 64, 64, 3) uint8. labels: (N, 4), the numbers of style, class, accessory and place; -1 for none."""
+
+    pictures: np.ndarray
+    labels: np.ndarray
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def scene_labels(scene: Scene) -> tuple[int, int, int, int]:
+    return (
+        scenes.STYLES.index(scene.style),
+        scenes.CLASSES.index(scene.individual.class_word),
+        scenes.ACCESSORIES.index(scene.accessory) if scene.accessory else -1,
+        scenes.PLACES.index(scene.place) if scene.place else -1,
+    )
+
+
+def draw_some(seed: tuple[int, int], count: int = PICTURES_PER_JOB) -> Drawn:
+    rng = np.random.default_rng(seed)
+    some = [random_scene(rng) for _ in range(count)]
+    return Drawn(np.stack([render(scene) for scene in some]), np.array([scene_labels(scene) for scene in some]))
+
+
+def draw_pictures(count: int, seed: int) -> Drawn:
+    seeds = [(seed, job) for job in range(-(-count // PICTURES_PER_JOB))]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        parts = list(tqdm(pool.map(draw_some, seeds), "drawing", len(seeds), mininterval=10))
+    return Drawn(np.concatenate([p.pictures for p in parts])[:count], np.concatenate([p.labels for p in parts])[:count])
+
+
+def drawn_pictures(plan: TrainingPlan, work: Path) -> Drawn:
+    file = work / "pictures.npz"
+    if not file.exists():
+        drawn = draw_pictures(plan.pictures, plan.seed)
+        np.savez(file, pictures=drawn.pictures, labels=drawn.labels)
+    with np.load(file) as arrays:
+        return Drawn(arrays["pictures"], arrays["labels"])
+
+
+def as_pixels(pictures: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) in -1..1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(file: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    save_tensors(file, {**tensors, **optimizer_tensors(optimizer), "step": torch.tensor(step)})
+
+
+def load_checkpoint(file: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
+    """The step to go on with: 0 where there is no checkpoint."""
+    if not file.exists():
+        return 0
+    tensors = load_file(file)
+    for name, module in modules.items():
+        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    load_optimizer_tensors(optimizer, tensors)
+    return int(tensors["step"])
+
+
+def step_generators(seed: int, stage: int, steps: range) -> Iterator[tuple[int, np.random.Generator, torch.Generator]]:
+    """Random numbers that depend on the step alone, so that a resumed training is the same training."""
+    for step in steps:
+        yield (
+            step,
+            np.random.default_rng((seed, stage, step)),
+            torch.Generator().manual_seed((seed << 40) + (stage << 32) + step),
+        )
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int, cooldown: float) -> float:
+    """Up, level, and linearly down to 0 at the end."""
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, cooldown * steps))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+# --- the VAE ---------------------------------------------------------------------------------------------------------
+
+
+def train_vae(vae: AutoencoderKL, pictures: np.ndarray, plan: TrainingPlan, work: Path) -> None:
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
+    file = work / "vae.safetensors"
+    start = load_checkpoint(file, {"vae": vae}, optimizer)
+    progress = tqdm(total=plan.vae_steps, initial=start, desc="VAE", mininterval=30)
+    for step, rng, torch_rng in step_generators(plan.seed, 1, range(start, plan.vae_steps)):
+        pixels = vae_batch(pictures, step, plan, rng)
+        latents = vae.encode(pixels).latent_dist
+        decoded = vae.decode(latents.sample(torch_rng)).sample
+        loss = F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + plan.kl_weight * latents.kl().mean()
+        take_step(optimizer, loss, vae_learning_rate(step, plan))
+        progress.update()
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == plan.vae_steps:
+            save_checkpoint(file, step + 1, {"vae": vae}, optimizer)
+            tqdm.write(f"VAE {step + 1}: loss {loss.item():.4f}, {psnr(vae, pictures[-64:]):.2f} dB")
+
+
+def vae_batch(pictures: np.ndarray, step: int, plan: TrainingPlan, rng: np.random.Generator) -> Tensor:
+    if step >= plan.vae_crop_steps:
+        return as_pixels(pictures[rng.integers(len(pictures), size=plan.vae_batch // 2)])
+    chosen = rng.integers(len(pictures), size=plan.vae_batch)
+    y, x = rng.integers(SIZE - CROP + 1, size=2)
+    return as_pixels(pictures[chosen, y : y + CROP, x : x + CROP])
+
+
+def vae_learning_rate(step: int, plan: TrainingPlan) -> float:
+    """Each part of the training ends at 0; the second starts lower."""
+    first, second = plan.vae_crop_steps, plan.vae_steps - plan.vae_crop_steps
+    if step < first:
+        return plan.vae_learning_rate * learning_rate_factor(step, first, plan.warmup, 0.5)
+    return plan.vae_learning_rate * 0.4 * learning_rate_factor(step - first, second, plan.warmup, 0.7)
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    set_learning_rate(optimizer, rate)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> float:
+    """Mean over pictures of the reconstruction's peak signal-to-noise ratio, dB."""
+    pixels = as_pixels(pictures)
+    decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    errors = ((decoded - pixels) / 2).square().mean(dim=(1, 2, 3))
+    return float((-10 * errors.log10()).mean())
+
+
+@torch.no_grad()
+def encode_pictures(vae: AutoencoderKL, pictures: np.ndarray) -> Tensor:
+    """(N, C, 16, 16) float16, standardised; the VAE is changed so that it gives these."""
+    parts = [
+        vae.encode(as_pixels(pictures[at : at + 50])).latent_dist.mode()
+        for at in tqdm(range(0, len(pictures), 50), "encoding", mininterval=10)
+    ]
+    latents = torch.cat(parts)
+    means, stds = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    standardise_latents(vae, means, stds)
+    return ((latents - means.view(1, -1, 1, 1)) / stds.view(1, -1, 1, 1)).half()
+
+
+def cached_latents(vae: AutoencoderKL, pictures: np.ndarray, work: Path) -> Tensor:
+    file = work / "latents.safetensors"
+    if not file.exists():
+        latents = encode_pictures(vae, pictures)
+        save_tensors(file, {"latents": latents, **vae.state_dict()})
+    tensors = load_file(file)
+    latents = tensors.pop("latents")
+    vae.load_state_dict(tensors)
+    return latents
+
+
+# --- the UNet and its text encoder -----------------------------------------------------------------------------------
+
+
+def random_captions(labels: np.ndarray, rng: np.random.Generator) -> list[str]:
+    """Each caption names the class, most name the rest; one of ten is empty, for classifier-free guidance."""
+    captions = []
+    for style, class_word, accessory, place in labels:
+        named = rng.random(3) < (0.9, 0.85, 0.9)
+        caption = scenes.caption(
+            f"a {scenes.CLASSES[class_word]}",
+            scenes.STYLES[style] if named[0] else None,
+            scenes.PLACES[place] if named[1] and place >= 0 else None,
+            scenes.ACCESSORIES[accessory] if named[2] and accessory >= 0 else None,
+        )
+        captions.append("" if rng.random() < 0.1 else caption)
+    return captions
+
+
+def denoising_loss(pipeline: StableDiffusionPipeline, latents: Tensor, captions: list[str], plan: TrainingPlan, rng):
+    """Noise prediction, weighted by min(SNR, gamma) / SNR (arXiv 2303.09556, eq. 8)."""
+    ids = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    context = pipeline.text_encoder(ids).last_hidden_state
+    timesteps = torch.randint(0, len(pipeline.scheduler.alphas_cumprod), (len(latents),), generator=rng)
+    noise = torch.randn(latents.shape, generator=rng)
+    noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
+    error = (pipeline.unet(noisy, timesteps, context).sample - noise).square().mean(dim=(1, 2, 3))
+    alphas = pipeline.scheduler.alphas_cumprod[timesteps]
+    snr = alphas / (1 - alphas)
+    return (error * snr.clamp(max=plan.snr_limit) / snr).mean()
+
+
+@torch.no_grad()
+def follow(averages: dict[str, nn.Module], modules: dict[str, nn.Module], step: int, decay: float) -> None:
+    """Exponential moving average of the weights, quick at the start."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, module in modules.items():
+        theirs, ours = list(averages[name].parameters()), list(module.parameters())
+        torch._foreach_lerp_(theirs, ours, 1 - decay)
+
+
+def train_unet(
+    pipeline: StableDiffusionPipeline, latents: Tensor, labels: np.ndarray, plan: TrainingPlan, work: Path
+) -> None:
+    modules = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in modules.items()}
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
+    kept = {**modules, **{f"ema_{name}": module for name, module in averages.items()}}
+    file = work / "unet.safetensors"
+    start = load_checkpoint(file, kept, optimizer)
+    progress = tqdm(total=plan.unet_steps, initial=start, desc="UNet", mininterval=60)
+    recent = []
+    for step, rng, torch_rng in step_generators(plan.seed, 2, range(start, plan.unet_steps)):
+        chosen = rng.integers(len(latents), size=plan.unet_batch)
+        batch = latents[torch.from_numpy(chosen)].float()
+        loss = denoising_loss(pipeline, batch, random_captions(labels[chosen], rng), plan, torch_rng)
+        factor = learning_rate_factor(step, plan.unet_steps, plan.warmup, plan.cooldown)
+        take_step(optimizer, loss, plan.unet_learning_rate * factor)
+        follow(averages, modules, step, plan.ema_decay)
+        recent.append(loss.item())
+        progress.update()
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == plan.unet_steps:
+            save_checkpoint(file, step + 1, kept, optimizer)
+            tqdm.write(f"UNet {step + 1}: loss {np.mean(recent):.4f}")
+            recent.clear()
+    pipeline.unet.load_state_dict(averages["unet"].state_dict())
+    pipeline.text_encoder.load_state_dict(averages["text_encoder"].state_dict())
+
+
+def train(plan: TrainingPlan, work: Path, out: Path) -> None:
+    """work: checkpoints and caches, some 1 GB. out: where the finished model is written, in half precision."""
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(plan.seed)
+    pipeline = new_pipeline(work / "tokenizer")
+    drawn = drawn_pictures(plan, work)
+    train_vae(pipeline.vae, drawn.pictures, plan, work)
+    latents = cached_latents(pipeline.vae, drawn.pictures, work)
+    train_unet(pipeline, latents, drawn.labels, plan, work)
+    save_model(pipeline, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and caches, some 1 GB")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--unet-steps", type=int, default=TrainingPlan.unet_steps)
+    arguments = parser.parse_args()
+    train(TrainingPlan(unet_steps=arguments.unet_steps), arguments.work, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

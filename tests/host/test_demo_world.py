@@ -1,0 +1,101 @@
+"""PALP Demo World: the embedded model is the same in the host as in diffusers, and a first graph runs on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from comfy_server import ComfyServer
+from palp_core.diffusers_backbone import load_pipeline
+from palp_core.toyworld import MODEL_FOLDER
+from test_nodes import WIDGETS
+from tiny_host import PACK_NAME
+
+pytestmark = pytest.mark.host
+
+PROMPT = "a sketch of a cat with a hat on the beach"
+WORLD = {"subject": "cat", "individual": 1, "style": "sketch", "accessory": "hat", "place": "beach", "photos": 2}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline(MODEL_FOLDER)
+
+
+@pytest.fixture(scope="module")
+def demo_model(host):
+    import importlib
+
+    return importlib.import_module(f"{PACK_NAME}.nodes.demo_model")
+
+
+@torch.inference_mode()
+def test_text_encoder_is_that_of_diffusers(demo_model, pipeline):
+    clip = demo_model.load_clip(MODEL_FOLDER)
+    ours = clip.encode_from_tokens(clip.tokenize(PROMPT))
+    ids = pipeline.tokenizer(PROMPT, padding="max_length", return_tensors="pt").input_ids
+    theirs = pipeline.text_encoder(ids).last_hidden_state
+    torch.testing.assert_close(ours.cpu(), theirs, atol=1e-4, rtol=1e-3)
+
+
+@torch.inference_mode()
+def test_denoiser_is_that_of_diffusers(demo_model, pipeline):
+    model = demo_model.load_model(MODEL_FOLDER)
+    generator = torch.Generator().manual_seed(0)
+    noisy, context = torch.randn(2, 8, 16, 16, generator=generator), torch.randn(2, 32, 128, generator=generator)
+    timesteps = torch.tensor([20, 700])
+    ours = model.model.diffusion_model(noisy, timesteps, context=context)
+    torch.testing.assert_close(ours, pipeline.unet(noisy, timesteps, context).sample, atol=1e-4, rtol=1e-3)
+    alphas = pipeline.scheduler.alphas_cumprod
+    sigmas = ((1 - alphas) / alphas).sqrt()
+    torch.testing.assert_close(model.model.model_sampling.sigmas, sigmas, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_vae_is_that_of_diffusers(demo_model, pipeline):
+    vae = demo_model.load_vae(MODEL_FOLDER)
+    pixels = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    latents = vae.encode(pixels.clone())
+    theirs = pipeline.vae.encode(pixels.movedim(-1, 1) * 2 - 1).latent_dist.mode()
+    torch.testing.assert_close(latents.cpu(), theirs, atol=1e-3, rtol=1e-3)
+    shown = (pipeline.vae.decode(theirs).sample.movedim(1, -1) + 1) / 2
+    torch.testing.assert_close(vae.decode(theirs).cpu(), shown.clamp(0, 1), atol=1e-3, rtol=1e-3)
+
+
+def first_graph(steps: int, **world) -> dict:
+    """What the template "Try PALP in two minutes" does, without its second sampler."""
+    personalize = {**WIDGETS, "class_word": ["1", 4], "target_prompt": ["1", 5], "steps": steps, "file_name": "demo"}
+    links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "images.image0": ["1", 3]}
+    sampling = {"seed": 1, "steps": 4, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "normal", "denoise": 1.0}
+    return {
+        "1": {"class_type": "PALP_DemoWorld", "inputs": {**WORLD, **world}},
+        "10": {"class_type": "PALP_Personalize", "inputs": {**personalize, **links}},
+        "11": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["10", 1], "text": ["10", 2]}},
+        "12": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["10", 1], "text": ""}},
+        "13": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
+        "14": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["10", 0],
+                "positive": ["11", 0],
+                "negative": ["12", 0],
+                "latent_image": ["13", 0],
+                **sampling,
+            },
+        },
+        "15": {"class_type": "VAEDecode", "inputs": {"samples": ["14", 0], "vae": ["1", 2]}},
+        "16": {"class_type": "SaveImage", "inputs": {"images": ["15", 0], "filename_prefix": "demo"}},
+    }
+
+
+def test_the_newcomers_graph_trains_and_draws_pictures_of_the_models_size(server: ComfyServer):
+    from PIL import Image
+
+    result = server.queue(first_graph(steps=2))
+    assert result.status == "success", result.error
+    sizes = []
+    for image in result.outputs["16"]["images"]:
+        with Image.open(server.base_directory / "output" / image["filename"]) as picture:
+            sizes.append(picture.size)
+    assert sizes == [(64, 64)] * 2
+    assert list((server.base_directory / "models/loras").glob("demo_0*.safetensors"))

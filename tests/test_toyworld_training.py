@@ -1,0 +1,68 @@
+"""The embedded model's training in miniature: seeded, resumable, and ending in a model that diffusers loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from palp_core.diffusers_backbone import load_pipeline
+from palp_core.toyworld import training
+from palp_core.toyworld.model import new_vae, standardise_latents
+from palp_core.toyworld.training import TrainingPlan, as_pixels, draw_some, learning_rate_factor
+
+TINY = TrainingPlan(
+    pictures=12, vae_crop_steps=1, vae_steps=2, vae_batch=2, unet_steps=2, unet_batch=2, warmup=1, cooldown=0.0
+)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    monkeypatch.setattr(training, "PICTURES_PER_JOB", 12)
+    monkeypatch.setattr(training, "draw_pictures", lambda count, seed: draw_some((seed, 0), count))
+
+
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
+    training.train(TINY, tmp_path / "whole", tmp_path / "whole_model")
+    training.train(replace(TINY, vae_steps=1, unet_steps=0), tmp_path / "parts", tmp_path / "model")
+    (tmp_path / "parts" / "latents.safetensors").unlink()  # of the unfinished VAE
+    training.train(replace(TINY, unet_steps=1), tmp_path / "parts", tmp_path / "model")
+    training.train(TINY, tmp_path / "parts", tmp_path / "model")
+    for part in ("vae", "unet"):
+        whole, parts = (load_file(tmp_path / folder / f"{part}.safetensors") for folder in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        for key in whole:
+            assert torch.equal(whole[key], parts[key]), key
+
+
+def test_the_finished_model_draws_in_diffusers(tmp_path):
+    training.train(TINY, tmp_path / "work", tmp_path / "model")
+    pipeline = load_pipeline(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a sketch of a cat", num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3) and np.isfinite(picture).all()
+
+
+def test_standardised_latents_decode_to_the_same_picture():
+    torch.manual_seed(0)
+    vae = new_vae()
+    pixels = as_pixels(draw_some((0, 0), 6).pictures)
+    with torch.no_grad():
+        before = vae.encode(pixels).latent_dist
+        means, stds = before.mean.mean(dim=(0, 2, 3)), before.mean.std(dim=(0, 2, 3))
+        shown = vae.decode(before.mean).sample
+        standardise_latents(vae, means, stds)
+        after = vae.encode(pixels).latent_dist
+        torch.testing.assert_close(after.mean.mean(dim=(0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
+        torch.testing.assert_close(after.mean.std(dim=(0, 2, 3)), torch.ones(8), atol=1e-4, rtol=0)
+        torch.testing.assert_close(after.std, before.std / stds.view(1, -1, 1, 1), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(vae.decode(after.mean).sample, shown, atol=1e-4, rtol=1e-3)
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    rates = [learning_rate_factor(step, 100, 10, 0.2) for step in range(100)]
+    assert rates[0] == 0.1 and set(rates[10:80]) == {1.0} and rates[80:] == sorted(rates[80:], reverse=True)
+    assert 0 < rates[-1] < 0.1
