@@ -49,6 +49,6 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """palp_core without ComfyUI: a short training on a diffusers model; its pictures go to demo_output/."""
-    session.install("-e", ".[headless]", "scikit-image", "pooch")
-    session.run("python", "examples/headless.py", "--out", "demo_output", *session.posargs)
+    """PALP beside plain training on the embedded model, without ComfyUI; its pictures go to demo_output/."""
+    session.install("-e", ".[headless]")
+    session.run("palp", "demo", "--out", "demo_output", *session.posargs)

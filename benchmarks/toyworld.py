@@ -48,7 +48,7 @@ METHODS: dict[str, AlignmentConfig | None] = {
     "palp": AlignmentConfig(),
     "palp_composition": AlignmentConfig(alpha=7.5, beta=1.0),
     "sds": AlignmentConfig(score="sds"),
-    "nfsd": AlignmentConfig(score="nfsd"),
+    "nfsd": AlignmentConfig(score="nfsd", negative_prompt=""),  # this world has no words for what is ugly
     "fresh_noise": AlignmentConfig(noise="fresh"),
     "no_rescale": AlignmentConfig(rescale=False),
 }
@@ -198,6 +198,47 @@ def mean_and_error(values: list[float]) -> str:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Print how a method differs from a baseline, pair by pair, at the step where the baseline's fidelity is best.
+
+    The method is taken at its earliest step with no less subject fidelity, or at its own best.
+    """
+
+    method: str = "palp"
+    baseline: str = "ti_db"
+    pairs: Literal["test", "tuning"] = "test"
+    results: Path = RESULTS
+
+    def run(self) -> None:
+        rows = [row for row in read_rows(self.results) if row["pairs"] == self.pairs]
+        ours, theirs = (by_step([row for row in rows if row["method"] == m]) for m in (self.method, self.baseline))
+        fidelity = {
+            m: {s: mean_of(p, "subject_fidelity") for s, p in of.items()} for m, of in (("o", ours), ("t", theirs))
+        }
+        their_step = max(fidelity["t"], key=fidelity["t"].get)
+        enough = [s for s, value in sorted(fidelity["o"].items()) if value >= fidelity["t"][their_step]]
+        our_step = enough[0] if enough else max(fidelity["o"], key=fidelity["o"].get)
+        print(f"{self.method} at {our_step} steps minus {self.baseline} at {their_step} steps, paired:")
+        shared = sorted(ours[our_step].keys() & theirs[their_step].keys())
+        for name in AXES:
+            differences = [ours[our_step][pair][name] - theirs[their_step][pair][name] for pair in shared]
+            print(f"{name:18} {mean_and_error(differences)}  ({len(shared)} pairs)")
+
+
+def by_step(rows: list[dict]) -> dict[int, dict[str, dict]]:
+    """step -> pair of individual, prompt and seed -> row."""
+    steps: dict[int, dict[str, dict]] = {}
+    for row in rows:
+        pair = json.dumps([row["individual"], row["prompt"], row["seed"]])
+        steps.setdefault(row["step"], {})[pair] = row
+    return steps
+
+
+def mean_of(pairs: dict[str, dict], name: str) -> float:
+    return float(np.mean([row[name] for row in pairs.values()]))
+
+
+@dataclass(frozen=True)
 class Chart:
     """Draw both axes against each other, a curve over the steps for each method (the paper's Fig. 6)."""
 
@@ -253,7 +294,7 @@ def read_rows(results: Path) -> list[dict]:
 
 def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    commands = {"run": Run, "table": Table, "figure": Chart, "range": Range}
+    commands = {"run": Run, "table": Table, "compare": Compare, "figure": Chart, "range": Range}
     tyro.extras.subcommand_cli_from_dict(commands, description=__doc__).run()
 
 

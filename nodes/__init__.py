@@ -2,12 +2,24 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .attention import AttentionHeatmap, RecordAttention
 from .demo_world import PalpDemoWorld
 from .load_lora import LoadPalpLora
 from .personalize import PalpPersonalize
+from .pick_and_draw import PickAndDrawGuidance
 from .subject import PalpSubject
+from .textual_inversion import TextualInversionTrain
 
 
 class PalpExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [PalpPersonalize, PalpSubject, LoadPalpLora, PalpDemoWorld]
+        return [
+            PalpPersonalize,
+            PalpSubject,
+            LoadPalpLora,
+            PalpDemoWorld,
+            TextualInversionTrain,
+            PickAndDrawGuidance,
+            RecordAttention,
+            AttentionHeatmap,
+        ]

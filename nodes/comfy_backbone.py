@@ -26,11 +26,11 @@ from ..palp_core.backbone import (
     frozen,
     restore_forwards,
 )
-from ..palp_core.prompts import too_long
-from .learned_words import LearnedWordsTokenizer
+from ..palp_core.prompts import too_long, unknown_word
+from .learned_words import LearnedWordsTokenizer, token_positions
 
 FAMILIES: dict[tuple[str, ...], Family] = {("l",): "sd1", ("h",): "sd2", ("l", "g"): "sdxl"}
-SUPPORTED = "PALP trains Stable Diffusion 1.x, 2.x and SDXL text-to-image models"
+SUPPORTED = "PALP works with Stable Diffusion 1.x, 2.x and SDXL text-to-image models"
 #: More than any card has: the host then moves every other model off it.
 ALL_MEMORY = 1e20
 
@@ -88,6 +88,9 @@ class ComfyBackbone(Backbone):
             words = sum(not (isinstance(token, int) and token == end) for row in rows for token, *_ in row[1:])
             raise too_long(prompt, words, len(rows[0]) - 2)
 
+    def token_positions(self, prompt: str, word: str, placeholders: Placeholders) -> tuple[int, ...]:
+        return token_positions(LearnedWordsTokenizer(self.clip.tokenizer, placeholders), prompt, word)
+
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> Tensor:
         latents = self.vae.encode(image[None])
@@ -106,11 +109,16 @@ class ComfyBackbone(Backbone):
             tokenizer = getattr(self.clip.tokenizer, f"clip_{key}")
             row = [token for token, *_ in tokens[key][0][1:]]
             if not all(isinstance(token, int) for token in row):
-                raise ValueError(f"class_word {word!r} names an embedding. Use a plain word that the model knows.")
+                raise ValueError(f"the word {word!r} names an embedding. Use a plain word that the model knows.")
             numbers = torch.tensor(row[: row.index(tokenizer.end_token)])
+            if len(numbers) == 0:  # a small vocabulary has the end token for what it does not know
+                raise unknown_word(word)
             weight = self._token_embedding(key).weight.detach()
             vectors[f"clip_{key}"] = weight[numbers.to(weight.device)].to("cpu", torch.float32)
         return vectors
+
+    def token_embeddings(self) -> dict[str, Tensor]:
+        return {f"clip_{key}": self._token_embedding(key).weight.detach() for key in self.encoder_keys}
 
     def _token_embedding(self, key: str) -> nn.Module:
         return getattr(self.clip.cond_stage_model, f"clip_{key}").transformer.get_input_embeddings()
@@ -278,7 +286,7 @@ def _prediction(model) -> Prediction:
         if same and isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
             return prediction
     raise ValueError(
-        "model samples in a way that PALP does not train (neither eps- nor v-prediction on discrete noise levels). "
+        "model samples in a way that PALP does not know (neither eps- nor v-prediction on discrete noise levels). "
         "Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
     )
 

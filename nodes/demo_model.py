@@ -1,4 +1,4 @@
-"""The embedded model, which lies in diffusers' layout, as the host's own MODEL, CLIP and VAE; diffusers is not needed."""
+"""The embedded model, in diffusers' layout, as the host's own MODEL, CLIP and VAE; diffusers is not needed."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def load_model(folder: Path, disable_dynamic: bool = False):
     """MODEL. disable_dynamic: as the host's own loaders have it; this model is never loaded dynamically."""
     described = _config(folder / "unet")
     config = ToyWorldModel(_unet_config(described))
-    config.unet_config |= {"num_heads": described["attention_head_dim"], "num_head_channels": -1}
+    head_channels = described["block_out_channels"][0] // described["attention_head_dim"][0]  # the latter: heads
+    config.unet_config |= {"num_heads": -1, "num_head_channels": head_channels}
     config.set_inference_dtype(torch.float32, None)
-    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS)
+    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.V_PREDICTION)
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = _weights(folder / "unet")
     model.diffusion_model.load_state_dict({names[key]: value for key, value in weights.items()})

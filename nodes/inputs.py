@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..palp_core.embedding_file import Embedding, load_embedding
 from ..palp_core.personalization import Subject
 
 CATEGORY = "PALP"
 MOST_IMAGES = 16
 ADVANCED = {"advanced": True}
+NO_EMBEDDING = "none"
 
 Subjects = io.Custom("PALP_SUBJECTS")
 
@@ -68,22 +71,43 @@ def personalization_prompt_input() -> io.String.Input:
     )
 
 
+def initial_embedding_input(word: str) -> io.Combo.Input:
+    """word: what learning starts from where none is chosen. Optional, for workflows that were saved before it was."""
+    return io.Combo.Input(
+        "initial_embedding",
+        options=[NO_EMBEDDING, *folder_paths.get_filename_list("embeddings")],
+        default=NO_EMBEDDING,
+        optional=True,
+        tooltip=f"A word learned before, from the embeddings folder, to start from in place of the {word}.",
+        extra_dict=ADVANCED,
+    )
+
+
+def initial_embedding(file_name: str) -> Embedding | None:
+    """What was chosen in `initial_embedding_input`. Raises ValueError for a file that is no embedding, or not safe."""
+    if file_name == NO_EMBEDDING:
+        return None
+    return load_embedding(folder_paths.get_full_path_or_raise("embeddings", file_name))
+
+
 def make_subject(
     images: dict[str, list[Tensor]],
     class_word: str,
     placeholder: str,
     personalization_prompt: str,
     masks: dict[str, list[Tensor]] | None,
+    embedding_file: str,
 ) -> Subject:
     """The core's subject from what the sockets hold: each a list of batches, (B, H, W, C) or (B, H, W)."""
     return Subject(
-        images=tuple(_unbatch(images)),
+        images=tuple(unbatch(images)),
         class_word=class_word,
         placeholder=placeholder.strip(),
         personalization_prompt=personalization_prompt,
-        masks=tuple(_unbatch(masks or {})),
+        masks=tuple(unbatch(masks or {})),
+        initial_embedding=initial_embedding(embedding_file),
     )
 
 
-def _unbatch(sockets: dict[str, list[Tensor]]) -> list[Tensor]:
+def unbatch(sockets: dict[str, list[Tensor]]) -> list[Tensor]:
     return [item for batches in sockets.values() for batch in batches for item in batch]

@@ -8,10 +8,12 @@ token by the vector once the host has split the text.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from torch import Tensor
 
-from ..palp_core.prompts import mark_words, vector_numbers
+from ..palp_core.attention import find_tokens, word_not_found
+from ..palp_core.prompts import embedding_prompt, find_placeholders, mark_words, vector_numbers
 
 Words = dict[str, dict[str, Tensor]]  # text in the prompt -> encoder (clip_l, clip_g, clip_h) -> (N, C)
 
@@ -57,6 +59,69 @@ def clip_with_words(clip, words: Words):
     clone = clip.clone()
     clone.tokenizer = LearnedWordsTokenizer(clip.tokenizer, words)
     return clone
+
+
+def check_clip(clip) -> None:
+    """Raise ValueError where a checkpoint had no text encoder."""
+    if clip is None:
+        raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
+
+
+def spelled_out(tokenizer, text: str) -> str:
+    """A text with the learned word in the place of each placeholder for which the tokenizer has one.
+
+    That is its only `embedding:NAME`, or the one whose name ends as the placeholder: NAME_V2 for [V2].
+    """
+    words = tokenizer.words if isinstance(tokenizer, LearnedWordsTokenizer) else {}
+    names = [word.removeprefix("embedding:") for word in words if word.startswith("embedding:")]
+    found = {}
+    for placeholder in find_placeholders(text):
+        fitting = names if len(names) == 1 else [n for n in names if n.endswith(f"_{placeholder.strip('[]')}")]
+        if len(fitting) == 1:
+            found[placeholder] = fitting[0]
+    return embedding_prompt(text, found)
+
+
+def token_positions(tokenizer, prompt: str, word: str) -> tuple[int, ...]:
+    """Where the tokens of a word stand in the prompt's conditioning, over all windows of the text encoder.
+
+    The word may be an `embedding:NAME`. Raises ValueError when it is not in the prompt, or the tokenizer is not CLIP's.
+    """
+    prompts, words = (_content(tokenizer, text) for text in (prompt, word))
+    found = set()
+    for key, content in prompts.items():
+        matches = find_tokens([token for _, token in content], [token for _, token in words[key]])
+        found.update(content[at][0] for at in matches)
+    if not found:
+        raise word_not_found(word, prompt)
+    return tuple(sorted(found))
+
+
+def content_positions(tokenizer, prompt: str) -> tuple[int, ...]:
+    """Where a prompt's own tokens stand in its conditioning: neither start, nor end, nor padding."""
+    return tuple(sorted({at for content in _content(tokenizer, prompt).values() for at, _ in content}))
+
+
+def _content(tokenizer, text: str) -> dict[str, list[tuple[int, int | Tensor]]]:
+    """Encoder key -> (position, token number or vector) of all between each window's start and its end token."""
+    encoders = _encoders(tokenizer)
+    if not encoders:
+        raise ValueError(
+            f"clip ({type(tokenizer).__name__}) does not read prompts as Stable Diffusion 1.x, 2.x and SDXL do. Load a "
+            "checkpoint of these, and connect its CLIP."
+        )
+    rows = tokenizer.tokenize_with_weights(text)
+    return {key: list(_between_ends(rows[key], encoder.end_token)) for key, encoder in encoders.items()}
+
+
+def _between_ends(rows: list[list[tuple]], end: int) -> Iterator[tuple[int, int | Tensor]]:
+    start = 0
+    for row in rows:
+        for at, (token, *_) in enumerate(row[1:], start + 1):
+            if isinstance(token, int) and token == end:
+                break
+            yield at, token
+        start += len(row)
 
 
 def _encoders(tokenizer) -> dict:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-import comfy.model_management
 import folder_paths
 import torch
 from comfy_api.latest import io, ui
@@ -23,18 +20,20 @@ from .comfy_backbone import ComfyBackbone
 from .inputs import (
     ADVANCED,
     CATEGORY,
+    NO_EMBEDDING,
     Subjects,
     class_word_input,
     images_input,
+    initial_embedding_input,
     make_subject,
     masks_input,
     personalization_prompt_input,
     placeholder_input,
 )
 from .progress import TrainingProgress, show_text
+from .training import train
 
 DEFAULT = PersonalizationConfig()
-OUT_OF_MEMORY = "Out of memory. Switch on gradient_checkpointing, then lower batch_size, then resolution."
 
 
 class PalpPersonalize(io.ComfyNode):
@@ -72,7 +71,12 @@ class PalpPersonalize(io.ComfyNode):
         check_can_save(folder, name)
         with torch.inference_mode(False):
             subject = make_subject(
-                images, widgets["class_word"], widgets["placeholder"], widgets["personalization_prompt"], masks
+                images,
+                widgets["class_word"],
+                widgets["placeholder"],
+                widgets["personalization_prompt"],
+                masks,
+                widgets.get("initial_embedding", NO_EMBEDDING),
             )
             everyone = [subject, *(subjects[0] if subjects else [])]
             config = _config(widgets)
@@ -90,28 +94,7 @@ class PalpPersonalize(io.ComfyNode):
 
 
 def _train(run: Personalization, progress: TrainingProgress, folder: str, name: str) -> Path:
-    """Train and save. What a cancelled or failed run has learned is saved too, before the error goes on."""
-    try:
-        with closing(run.steps()) as steps:
-            for step in steps:
-                progress.update(step)
-    except comfy.model_management.InterruptProcessingException:
-        logging.info("PALP Personalize was cancelled. %s", _keep(run, folder, name))
-        raise
-    except comfy.model_management.OOM_EXCEPTION as error:
-        kept = _keep(run, folder, name)
-        raise RuntimeError(f"{OUT_OF_MEMORY} {kept}") from error
-    except Exception as error:
-        raise RuntimeError(f"{error} {_keep(run, folder, name)}") from error
-    return save_run(run, folder, name)
-
-
-def _keep(run: Personalization, folder: str, name: str) -> str:
-    """Save what there is of an unfinished run; says where."""
-    if run.weights is None or run.weights.steps == 0:
-        return "No step was completed, so nothing was saved."
-    path = save_run(run, folder, name)
-    return f"What was learned in {run.weights.steps} steps is kept in {path.name}."
+    return train(run, progress, lambda: save_run(run, folder, name), "PALP Personalize")
 
 
 def _config(widgets: dict) -> PersonalizationConfig:
@@ -284,4 +267,5 @@ def _inputs() -> list[io.Input]:
             tooltip="Longer gradients are cut to this length.",
             extra_dict=ADVANCED,
         ),
+        initial_embedding_input("class word"),
     ]

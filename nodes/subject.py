@@ -6,9 +6,11 @@ from comfy_api.latest import io
 
 from .inputs import (
     CATEGORY,
+    NO_EMBEDDING,
     Subjects,
     class_word_input,
     images_input,
+    initial_embedding_input,
     make_subject,
     masks_input,
     personalization_prompt_input,
@@ -40,6 +42,7 @@ class PalpSubject(io.ComfyNode):
                 personalization_prompt_input(),
                 masks_input(),
                 Subjects.Input("subjects", optional=True, tooltip="Further subjects, from another PALP Subject."),
+                initial_embedding_input("class word"),
             ],
             outputs=[
                 Subjects.Output(display_name="subjects", tooltip="For PALP Personalize, or one more PALP Subject.")
@@ -47,6 +50,17 @@ class PalpSubject(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, class_word, placeholder, personalization_prompt, masks=None, subjects=None):
-        subject = make_subject(images, class_word[0], placeholder[0], personalization_prompt[0], masks)
+    def execute(
+        cls,
+        images,
+        class_word,
+        placeholder,
+        personalization_prompt,
+        masks=None,
+        subjects=None,
+        initial_embedding=(NO_EMBEDDING,),
+    ):
+        subject = make_subject(
+            images, class_word[0], placeholder[0], personalization_prompt[0], masks, initial_embedding[0]
+        )
         return io.NodeOutput([*(subjects[0] if subjects else []), subject])

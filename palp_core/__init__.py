@@ -8,19 +8,28 @@ path = save_run(run, "loras", "my_cat")
 """
 
 from .alignment import AlignmentConfig
+from .denoising import NonFiniteLossError
+from .embedding_file import Embedding, load_embedding
 from .lora_file import LoraFile, load_lora_file, save_run
-from .personalization import NonFiniteLossError, Personalization, PersonalizationConfig, Subject, TrainingStep
+from .personalization import Personalization, PersonalizationConfig, Subject, TrainingStep
+from .textual_inversion import Concept, TextualInversion, TextualInversionConfig, save_word
 from .version import __version__
 
 __all__ = [
     "AlignmentConfig",
+    "Concept",
+    "Embedding",
     "LoraFile",
     "NonFiniteLossError",
     "Personalization",
     "PersonalizationConfig",
     "Subject",
+    "TextualInversion",
+    "TextualInversionConfig",
     "TrainingStep",
     "__version__",
+    "load_embedding",
     "load_lora_file",
     "save_run",
+    "save_word",
 ]

@@ -49,6 +49,8 @@ class AlignmentConfig:
     noise: Noise = "same"
     #: Divide the gradient by sigma, which the paper found better and stabler.
     rescale: bool = True
+    #: What NFSD moves away from; of no use to the other scores.
+    negative_prompt: str = NEGATIVE_PROMPT
 
     def __post_init__(self) -> None:
         if self.score not in get_args(Score):

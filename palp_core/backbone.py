@@ -78,12 +78,23 @@ class Backbone(ABC):
         """
 
     @abstractmethod
+    def token_positions(self, prompt: str, word: str, placeholders: Placeholders) -> tuple[int, ...]:
+        """Where the tokens of a word, or of a placeholder, stand in the prompt's conditioning; all occurrences.
+
+        Raises ValueError when the prompt does not hold the word.
+        """
+
+    @abstractmethod
     def encode_image(self, image: Tensor) -> Tensor:
         """(H, W, 3) in 0..1, sides multiples of 64 -> latents (1, C, h, w); deterministic (mean of the posterior)."""
 
     @abstractmethod
     def word_vectors(self, word: str) -> dict[str, Tensor]:
         """The frozen embedding rows of a word's tokens: encoder name -> (N, C), float32."""
+
+    @abstractmethod
+    def token_embeddings(self) -> dict[str, Tensor]:
+        """The whole table of each text encoder, not to be changed: encoder name -> (vocabulary, C), in its own type."""
 
     @abstractmethod
     def kohya_name(self, module_name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
+from .attention import find_tokens, word_not_found
 from .backbone import (
     DTYPES,
     Backbone,
@@ -22,7 +23,7 @@ from .backbone import (
     nearest_timestep,
 )
 from .lora_file import LoraFile
-from .prompts import PLACEHOLDER, mark_words, substitute, too_long, vector_numbers
+from .prompts import PLACEHOLDER, mark_words, substitute, too_long, unknown_word, vector_numbers
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -123,6 +124,19 @@ class DiffusersBackbone(Backbone):
         return Conditioning(context, outputs[-1][1] if self.family == "sdxl" else None)
 
     def _encode(self, name: str, prompt: str, placeholders: Placeholders) -> tuple[Tensor, Tensor]:
+        _, encoder = self._encoder(name)
+        ids, learned = self._tokenize(name, prompt, placeholders)
+        rows = {at: placeholders[word][name][number] for at, (word, number) in learned.items()}
+        with _embedding_rows(encoder, rows):
+            out = encoder(ids.to(self.device), output_hidden_states=self.family == "sdxl")
+        if self.family == "sdxl":  # the layer before the last, without the final norm
+            return out.hidden_states[-2].float(), out[0].float()
+        return out.last_hidden_state.float(), out.pooler_output
+
+    def _tokenize(
+        self, name: str, prompt: str, placeholders: Placeholders
+    ) -> tuple[Tensor, dict[int, tuple[str, int]]]:
+        """Token numbers (1, T), and for each position of a learned vector its placeholder and its number there."""
         tokenizer, encoder = self._encoder(name)
         counts = {placeholder: len(vectors[name]) for placeholder, vectors in placeholders.items()}
         text, words = mark_words(prompt, counts, PLACEHOLDER, tokenizer.bos_token)
@@ -131,13 +145,21 @@ class DiffusersBackbone(Backbone):
         if ids.shape[1] > longest:
             raise too_long(prompt, ids.shape[1] - 2, longest - 2)
         marked = (ids[0] == tokenizer.bos_token_id).nonzero()[1:, 0]
-        numbers = vector_numbers(words, counts)
-        rows = {int(at): placeholders[w][name][n] for at, w, n in zip(marked, words, numbers, strict=True)}
-        with _embedding_rows(encoder, rows):
-            out = encoder(ids.to(self.device), output_hidden_states=self.family == "sdxl")
-        if self.family == "sdxl":  # the layer before the last, without the final norm
-            return out.hidden_states[-2].float(), out[0].float()
-        return out.last_hidden_state.float(), out.pooler_output
+        return ids, dict(zip(marked.tolist(), zip(words, vector_numbers(words, counts), strict=True), strict=True))
+
+    def token_positions(self, prompt: str, word: str, placeholders: Placeholders) -> tuple[int, ...]:
+        positions = find_tokens(*(self._content(text, placeholders) for text in (prompt, word)))
+        if not positions:
+            raise word_not_found(word, prompt)
+        return tuple(at + 1 for at in positions)  # behind the start token
+
+    def _content(self, text: str, placeholders: Placeholders) -> list[int | tuple[str, int]]:
+        """What stands between the start token and the first end token; the encoders of a model agree on it."""
+        name = self.encoders[0]
+        ids, learned = self._tokenize(name, text, placeholders)
+        tokens = ids[0].tolist()
+        end = tokens.index(self._encoder(name)[0].eos_token_id)
+        return [learned.get(at, tokens[at]) for at in range(1, end)]
 
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> Tensor:
@@ -169,9 +191,14 @@ class DiffusersBackbone(Backbone):
         for name in self.encoders:
             tokenizer, encoder = self._encoder(name)
             ids = tokenizer(word, add_special_tokens=False, return_tensors="pt").input_ids[0]
+            if tokenizer.unk_token_id in ids.tolist():
+                raise unknown_word(word)
             weight = encoder.get_input_embeddings().weight
             rows[name] = weight.detach()[ids.to(weight.device)].float()
         return rows
+
+    def token_embeddings(self) -> dict[str, Tensor]:
+        return {name: self._encoder(name)[1].get_input_embeddings().weight.detach() for name in self.encoders}
 
     def kohya_name(self, module_name: str) -> str:
         if self.family == "sdxl":  # kohya names SDXL's blocks as the original code does

@@ -40,6 +40,21 @@ def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
     return mask.float().clamp(0, 1)
 
 
+def check_pictures(
+    owner: str, images: tuple[Tensor, ...], masks: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Images and masks of what is learned, each checked; masks may be none. Raises ValueError that names the owner."""
+    if not images:
+        raise ValueError(f"images: {owner} has no image. Connect 1 to 8 photos of it.")
+    if masks and len(masks) != len(images):
+        raise ValueError(
+            f"masks: {owner} has {len(images)} images but {len(masks)} masks. Connect one mask for each image, or none."
+        )
+    images = tuple(check_image(f"image {i} of {owner}", image) for i, image in enumerate(images, 1))
+    pairs = enumerate(zip(masks, images, strict=False), 1)
+    return images, tuple(check_mask(f"mask {i} of {owner}", mask, image) for i, (mask, image) in pairs)
+
+
 def training_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     """Sides (height, width) near the image's aspect, of about resolution^2 pixels, multiples of 64, none below 64."""
     scale = resolution / math.sqrt(height * width)

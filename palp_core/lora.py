@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -51,6 +51,13 @@ class LoraAdapters:
             state[f"{name}.lora_up.weight"] = _copy(_up(layer))
             state[f"{name}.alpha"] = torch.tensor(float(self.alpha))
         return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """What `state_dict` gave; other keys are passed over. Raises KeyError where a projection is missing."""
+        for name, layer in self.layers.items():
+            _down(layer).copy_(state[f"{name}.lora_down.weight"])
+            _up(layer).copy_(state[f"{name}.lora_up.weight"])
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,21 +17,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .backbone import Family
+from .backbone import Family, Prediction
+from .file_name import check_file_name
 from .personalization import Personalization
 from .prompts import embedding_prompt
 from .version import __version__
 
 METADATA_KEY = "palp"
 SINGLE_ENCODER_KEY = "string_to_param.*"
-FILE_NAME = re.compile(r"[^\W_][\w-]{0,99}")  # no dot: A1111 would end the word's name there
 SAVED_DTYPE = torch.float16
 
 #: family -> (modelspec.architecture, ss_base_model_version), as the tools that read them spell it.
 BASE_NAMES = {
-    "sd1": ("stable-diffusion-v1/lora", "sd_v1"),
-    "sd2": ("stable-diffusion-v2-{size}/lora", "sd_v2"),
-    "sdxl": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0"),
+    "sd1": ("stable-diffusion-v1", "sd_v1"),
+    "sd2": ("stable-diffusion-v2-{size}", "sd_v2"),
+    "sdxl": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
 }
 
 
@@ -77,17 +76,6 @@ class LoraFile:
     def projections(self) -> int:
         """How many projections of the denoiser it changes."""
         return sum(key.endswith(".lora_up.weight") for key in self.lora)
-
-
-def check_file_name(name: str) -> str:
-    """The name without `.safetensors`. Raises ValueError unless it is a plain name that is safe everywhere."""
-    name = name.strip().removesuffix(".safetensors")
-    if not FILE_NAME.fullmatch(name):
-        raise ValueError(
-            f"file_name {name!r} must be a plain name of at most 100 letters, digits, '_' and '-', which starts "
-            "with a letter or a digit. It cannot name a folder: the file is saved in the loras folder."
-        )
-    return name
 
 
 def check_can_save(folder: str | Path, name: str) -> None:
@@ -179,18 +167,21 @@ def _tensors(content: LoraFile) -> dict[str, Tensor]:
     return {key: tensor.to(SAVED_DTYPE).contiguous() for key, tensor in tensors.items()}
 
 
+def architecture(family: Family, prediction: Prediction, kind: str) -> str:
+    """What the ModelSpec standard calls a file of this kind (lora, textual-inversion) for a model."""
+    return f"{BASE_NAMES[family][0].format(size='768-v' if prediction == 'v' else '512')}/{kind}"
+
+
 def _metadata(content: LoraFile, run: Personalization, name: str) -> dict[str, str]:
     """Ours under one key, and the fields in which other tools look for trigger words and settings."""
     info, config = content.info, run.config
-    architecture, base_version = BASE_NAMES[info.family]
-    architecture = architecture.format(size="768-v" if info.prediction == "v" else "512")
     words = list(content.words)
     now = datetime.now(timezone.utc)
     return {
         "format": "pt",
         METADATA_KEY: json.dumps(asdict(info), ensure_ascii=False),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture,
+        "modelspec.architecture": architecture(info.family, info.prediction, "lora"),
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
         "modelspec.description": f"PALP personalization for: {info.target_prompt}",
@@ -204,7 +195,7 @@ def _metadata(content: LoraFile, run: Personalization, name: str) -> dict[str, s
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(info.rank),
         "ss_network_alpha": str(info.alpha),
-        "ss_base_model_version": base_version,
+        "ss_base_model_version": BASE_NAMES[info.family][1],
         "ss_v2": str(info.family == "sd2"),
         "ss_steps": str(info.steps),
         "ss_max_train_steps": str(config.steps),

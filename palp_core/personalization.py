@@ -7,8 +7,7 @@ alignment loss, which keeps the target prompt (alignment.py). One backward pass 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from .alignment import (
-    NEGATIVE_PROMPT,
     NFSD_SMALL_NOISE,
     AlignmentConfig,
     AlignmentPrompts,
@@ -25,22 +23,24 @@ from .alignment import (
     score_difference,
 )
 from .backbone import Backbone, Conditioning, recomputed_in_backward
-from .images import check_image, check_mask, latent_mask, resize_to_cover, training_size
+from .checkpoint import load_optimizer_tensors, optimizer_tensors
+from .denoising import (
+    Example,
+    denoising_loss,
+    draw_batch,
+    draw_noise,
+    encode_examples,
+    loss_scaler,
+    optimizer_step,
+    random_index,
+    stack_batch,
+)
+from .embedding_file import Embedding, fitting_vectors
+from .images import check_pictures
 from .lora import LoraAdapters, attached_lora
 from .prompts import check_known, check_placeholder, find_placeholders, substitute
 
 WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
-
-
-class NonFiniteLossError(RuntimeError):
-    """Training diverged in this step, counted from 1. The weights before it are still good, and kept."""
-
-    def __init__(self, step: int):
-        super().__init__(
-            f"the loss is not finite at step {step}. Lower the learning rate or the alignment weight, or choose "
-            "precision bf16 or fp32."
-        )
-        self.step = step
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Subject:
     personalization_prompt: str = ""
     #: For each image a mask (H, W) in 0..1, white where the subject is; empty where all of each image counts.
     masks: tuple[Tensor, ...] = ()
+    #: A word learned before, to start from in place of the class word's embedding.
+    initial_embedding: Embedding | None = None
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder)
@@ -64,8 +66,7 @@ class Subject:
             raise ValueError(f"class_word of {self.placeholder} is empty. Say what the subject is, for example: cat.")
         if find_placeholders(self.class_word):
             raise ValueError(f"class_word {self.class_word!r} holds a placeholder. Use a word the model knows.")
-        if not self.images:
-            raise ValueError(f"images: {self.placeholder} has no image. Connect 1 to 8 photos of the subject.")
+        images, masks = check_pictures(self.placeholder, self.images, self.masks)
         if not self.personalization_prompt.strip():
             object.__setattr__(self, "personalization_prompt", f"a photo of {self.placeholder}")
         if self.placeholder not in find_placeholders(self.personalization_prompt):
@@ -73,18 +74,8 @@ class Subject:
                 f"personalization_prompt {self.personalization_prompt!r} does not name its subject {self.placeholder}. "
                 f'Write for example "a photo of {self.placeholder}".'
             )
-        if self.masks and len(self.masks) != len(self.images):
-            raise ValueError(
-                f"masks: {self.placeholder} has {len(self.images)} images but {len(self.masks)} masks. "
-                "Connect one mask for each image, or none."
-            )
-        images = [check_image(f"image {i} of {self.placeholder}", im) for i, im in enumerate(self.images, 1)]
-        masks = [
-            check_mask(f"mask {i} of {self.placeholder}", mask, image)
-            for i, (mask, image) in enumerate(zip(self.masks, images, strict=False), 1)
-        ]
-        object.__setattr__(self, "images", tuple(images))
-        object.__setattr__(self, "masks", tuple(masks))
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "masks", masks)
 
 
 @dataclass(frozen=True)
@@ -154,11 +145,6 @@ class Weights(NamedTuple):
     steps: int  # optimisation steps behind them
 
 
-class _Example(NamedTuple):
-    latents: Tensor  # (1, C, h, w)
-    mask: Tensor | None  # (1, 1, h, w)
-
-
 class _FixedPrompts(NamedTuple):
     alignment: AlignmentPrompts | None  # None with the branch off
     personal: dict[str, Conditioning]  # placeholder -> y_P; empty where the words learn
@@ -178,10 +164,11 @@ class Personalization:
         self.weights: Weights | None = None
         #: The latest step's estimate of its images, (B, C, H, W) in latent units, for a preview.
         self.x0_hat: Tensor | None = None
+        self._trainer: _Trainer | None = None
         check_subjects(subjects, target_prompt)
         classes = {p: s.class_word.strip() for p, s in self.subjects.items()}
         self.clean_prompt = config.clean_prompt.strip() or substitute(target_prompt, classes)
-        self._initial = {p: initial_vector(backbone, word) for p, word in classes.items()}
+        self._initial = {p: initial_vectors(backbone, subject) for p, subject in self.subjects.items()}
         with torch.no_grad():
             for prompt in self._prompts():
                 backbone.encode_prompt(prompt, self._initial)  # raises where one is too long
@@ -189,15 +176,18 @@ class Personalization:
     def _prompts(self) -> list[str]:
         return [self.target_prompt, self.clean_prompt, *(s.personalization_prompt for s in self.subjects.values())]
 
-    def steps(self) -> Iterator[TrainingStep]:
+    def steps(self, resume: Mapping[str, Tensor] | None = None) -> Iterator[TrainingStep]:
         """Train. The model is put back when the iteration ends, is closed or fails; `weights` then holds the result.
 
-        Raises NonFiniteLossError; the weights are those before the failing step.
+        resume: `state()` of an unfinished run with the same subjects and settings, to go on from; the result is that
+        of a run that was never interrupted. Raises NonFiniteLossError; the weights are those before the failing step.
         """
         config, backbone = self.config, self.backbone
         if torch.is_inference_mode_enabled():
             raise RuntimeError("training needs gradients: call it inside torch.inference_mode(False).")
-        examples = {p: self._encode(subject) for p, subject in self.subjects.items()}
+        examples = {
+            p: encode_examples(backbone, s.images, s.masks, config.resolution) for p, s in self.subjects.items()
+        }
         fixed = self._encode_fixed_prompts()
         learn_words = config.embedding_learning_rate > 0
         with (
@@ -205,12 +195,28 @@ class Personalization:
             attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.rank, config.seed) as lora,
             recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
         ):
-            trainer = _Trainer(self, lora, examples, fixed)
+            self._trainer = trainer = _Trainer(self, lora, examples, fixed)
+            if resume is not None:
+                trainer.load_state(resume)
             try:
-                for index in range(config.steps):
+                for index in range(trainer.done, config.steps):
                     yield trainer.step(index)
             finally:
                 self.weights = trainer.weights()
+                self._trainer = None
+
+    def snapshot(self) -> Weights:
+        """What has been learned until now, while `steps()` is being iterated."""
+        return self._running().weights()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `steps(resume)` needs to go on after the latest step, while `steps()` is being iterated."""
+        return self._running().state()
+
+    def _running(self) -> _Trainer:
+        if self._trainer is None:
+            raise RuntimeError("there is no training under way: ask between two steps of `steps()`.")
+        return self._trainer
 
     @torch.no_grad()
     def _encode_fixed_prompts(self) -> _FixedPrompts:
@@ -218,31 +224,18 @@ class Personalization:
         encode, alignment = self.backbone.encode_prompt, self.config.alignment
         prompts, personal = None, {}
         if alignment.weight > 0:
-            negative = encode(NEGATIVE_PROMPT, {}) if alignment.score == "nfsd" else None
+            negative = encode(alignment.negative_prompt, {}) if alignment.score == "nfsd" else None
             prompts = AlignmentPrompts(encode("", {}), encode(self.clean_prompt, {}), negative)
         if self.config.embedding_learning_rate == 0:
             personal = {p: encode(s.personalization_prompt, self._initial) for p, s in self.subjects.items()}
         return _FixedPrompts(prompts, personal)
-
-    @torch.no_grad()
-    def _encode(self, subject: Subject) -> list[_Example]:
-        """Latents and masks of a subject's images, once for all steps."""
-        examples = []
-        for i, image in enumerate(subject.images):
-            size = training_size(*image.shape[:2], self.config.resolution)
-            latents = self.backbone.encode_image(resize_to_cover(image, size))
-            mask = None
-            if subject.masks:
-                mask = latent_mask(resize_to_cover(subject.masks[i][..., None], size)[..., 0], latents)
-            examples.append(_Example(latents, mask))
-        return examples
 
 
 class _Trainer:
     """The state of a run between two steps: optimizer, words, random numbers."""
 
     def __init__(
-        self, run: Personalization, lora: LoraAdapters, examples: dict[str, list[_Example]], fixed: _FixedPrompts
+        self, run: Personalization, lora: LoraAdapters, examples: dict[str, list[Example]], fixed: _FixedPrompts
     ):
         self.run, self.lora, self.examples = run, lora, examples
         self.backbone, self.config = run.backbone, run.config
@@ -256,20 +249,17 @@ class _Trainer:
         }
         self.learn_words = run.config.embedding_learning_rate > 0
         self.fixed = fixed
-        self.trained = lora.parameters()
         groups = [{"params": lora.parameters(), "lr": run.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.learn_words:
             vectors = [v for word in self.words.values() for v in word.values()]
-            self.trained += vectors
             groups.append({"params": vectors, "lr": run.config.embedding_learning_rate, "weight_decay": 0.0})
         self.optimizer = torch.optim.AdamW(groups)
-        half = run.backbone.compute_dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(run.backbone.device.type, enabled=half)
+        self.scaler = loss_scaler(run.backbone)
 
     @torch.enable_grad()
     def step(self, index: int) -> TrainingStep:
         placeholder, x0, mask = self._draw_batch()
-        sigma, noise = self._draw_noise(x0)
+        sigma, noise = draw_noise(self.backbone, x0, self.random)
         column = sigma.view(-1, 1, 1, 1)
         personal = self._personal(placeholder)
         x = x0 + column * noise
@@ -281,9 +271,8 @@ class _Trainer:
             delta = self._score_difference(sample, personal)
             surrogate = alignment_loss(delta, sample, self.config.alignment)
             loss, alignment, gap = denoising + surrogate, surrogate.item(), delta.square().mean().sqrt().item()
-        if not math.isfinite(loss.item()):
-            raise NonFiniteLossError(index + 1)
-        self._update(loss, index)
+        optimizer_step(self.optimizer, self.scaler, loss, self.config.max_grad_norm, index + 1)
+        self.done = index + 1
         self.run.x0_hat = denoised.detach()
         return TrainingStep(index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap)
 
@@ -311,36 +300,35 @@ class _Trainer:
 
     def _draw_batch(self) -> tuple[str, Tensor, Tensor | None]:
         """A subject and a batch of its images of one size, as latents (B, C, h, w) and masks (B, 1, h, w)."""
-        placeholder = list(self.examples)[self._randint(len(self.examples))]
-        examples = self.examples[placeholder]
-        first = examples[self._randint(len(examples))]
-        alike = [e for e in examples if e.latents.shape == first.latents.shape]
-        batch = [first] + [alike[self._randint(len(alike))] for _ in range(self.config.batch_size - 1)]
-        x0 = torch.cat([e.latents for e in batch]).to(self.backbone.device, torch.float32)
-        mask = None if first.mask is None else torch.cat([e.mask for e in batch]).to(x0)
-        return placeholder, x0, mask
+        placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
+        batch = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
+        return placeholder, *stack_batch(batch, self.backbone.device)
 
-    def _draw_noise(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise levels uniform over those of the model's training, (B,), and noise like x0."""
-        levels = torch.randint(len(self.backbone.sigmas), (len(x0),), generator=self.random)
-        noise = torch.randn(x0.shape, generator=self.random)
-        return self.backbone.sigmas[levels.to(self.backbone.sigmas.device)].to(x0), noise.to(x0)
+    def _named_vectors(self) -> dict[str, nn.Parameter]:
+        return {f"word.{p}.{encoder}": v for p, word in self.words.items() for encoder, v in word.items()}
 
-    def _randint(self, high: int) -> int:
-        return int(torch.randint(high, (), generator=self.random))
+    def state(self) -> dict[str, Tensor]:
+        return {
+            **self.lora.state_dict(),
+            **{name: vector.detach().clone() for name, vector in self._named_vectors().items()},
+            **optimizer_tensors(self.optimizer),
+            **{f"scaler.{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()},
+            "random": self.random.get_state(),
+            "alignment_random": self.alignment_random.get_state(),
+            "steps": torch.tensor(self.done),
+        }
 
-    def _update(self, loss: Tensor, index: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_([p for p in self.trained if p.grad is not None], self.config.max_grad_norm)
-        if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-            raise NonFiniteLossError(index + 1)
-        self.scaler.step(self.optimizer)  # leaves out a step whose half-precision gradients overflowed
-        self.scaler.update()
-        if self.scaler.get_scale() < 1:  # halved again and again: half precision overflows in every step
-            raise NonFiniteLossError(index + 1)
-        self.done = index + 1
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.lora.load_state_dict(state)
+        for name, vector in self._named_vectors().items():
+            vector.copy_(state[name])
+        load_optimizer_tensors(self.optimizer, state)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict({key: state[f"scaler.{key}"].item() for key in self.scaler.state_dict()})
+        self.random.set_state(state["random"])
+        self.alignment_random.set_state(state["alignment_random"])
+        self.done = int(state["steps"])
 
     def weights(self) -> Weights:
         words = {
@@ -371,17 +359,11 @@ def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
             )
 
 
-def denoising_loss(denoised: Tensor, x0: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The model's own training loss, PALP eq. 1: mean of weight * (D - x0)^2, over the masked part if there is a mask.
-
-    denoised, x0: (B, C, H, W); weight: (B,); mask: (B, 1, H, W) in 0..1, each sample counting the same; returns ().
-    """
-    error = (denoised - x0).square()
-    if mask is None:
-        per_sample = error.mean(dim=(1, 2, 3))
-    else:
-        per_sample = (error * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * error.shape[1])
-    return (weight * per_sample).mean()
+def initial_vectors(backbone: Backbone, subject: Subject) -> dict[str, Tensor]:
+    """Where a subject's word starts: its embedding learned before, else its class word. Encoder -> (N, C)."""
+    if subject.initial_embedding is not None:
+        return fitting_vectors(subject.initial_embedding, backbone)
+    return initial_vector(backbone, subject.class_word.strip())
 
 
 def initial_vector(backbone: Backbone, class_word: str) -> dict[str, Tensor]:

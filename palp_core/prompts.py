@@ -83,6 +83,11 @@ def vector_numbers(words: list[str], counts: Mapping[str, int]) -> list[int]:
     return numbers
 
 
+def unknown_word(word: str) -> ValueError:
+    """The error for a word that the text encoder's vocabulary does not have."""
+    return ValueError(f"the text encoder does not know the word {word!r}. Use a common word that the model knows.")
+
+
 def too_long(prompt: str, tokens: int, limit: int) -> ValueError:
     """The error for a prompt of which the text encoder would lose the end."""
     return ValueError(

@@ -1,6 +1,6 @@
 """Make the example workflows in ComfyUI's own page, with a picture of each; run by hand after a node has changed.
 
-python scripts/make_workflows.py      (ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI; Chromium; pip install .[test])
+python scripts/make_workflows.py [NAME ...]   (ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI; Chromium; pip install .[test])
 """
 
 from __future__ import annotations
@@ -143,10 +143,158 @@ def load_lora() -> tuple[dict[str, dict], list, list]:
     return nodes, links, groups
 
 
+def try_palp() -> tuple[dict[str, dict], list, list]:
+    """The embedded model: plain training and PALP on the same photos, side by side."""
+    small = {"steps": 200, "learning_rate": 1e-3, "rank": 16, "batch_size": 4, "resolution": 64}
+    nodes = {
+        "world": node("PALP_DemoWorld", (0, 60), size=(330, 270)),
+        "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photos"),
+        "latent": node("EmptyLatentImage", (0, 820), {"width": 64, "height": 64, "batch_size": 4}, (330, 110)),
+    }
+    links = [("world", "images", "photos", "images")]
+    kinds = {"plain": ("Plain training", 0.0), "palp": ("PALP: the prompt is kept", 0.25)}
+    for row, (name, (title, weight)) in enumerate(kinds.items()):
+        y = 60 + row * 960
+        widgets = {**small, "alignment_weight": weight, "file_name": f"demo_{name}"}
+        encode, negative, sampler, decode, scale, save = (
+            f"{name}_{part}" for part in ("encode", "negative", "sampler", "decode", "scale", "save")
+        )
+        steps = {"steps": 16, "cfg": 4.0, "seed": 7, "control_after_generate": "fixed", "sampler_name": "dpmpp_2m"}
+        nodes |= {
+            name: node("PALP_Personalize", (390, y), widgets, (400, 860), title),
+            encode: node("CLIPTextEncode", (850, y), size=(330, 90), title="The target prompt"),
+            negative: node("CLIPTextEncode", (850, y + 150), {"text": ""}, (330, 110), "Negative prompt"),
+            sampler: node("KSampler", (1220, y), steps, (330, 270)),
+            decode: node("VAEDecode", (850, y + 330), size=(330, 60)),
+            scale: node(
+                "ImageScaleBy", (1220, y + 330), {"upscale_method": "nearest-exact", "scale_by": 4.0}, (330, 90)
+            ),
+            save: node("SaveImage", (1590, y), {"filename_prefix": f"demo_{name}"}, (520, 500), title),
+        }
+        links += [
+            *parts("world", name),
+            ("world", "images", name, "images.image0"),
+            ("world", "class_word", name, "class_word"),
+            ("world", "target_prompt", name, "target_prompt"),
+            (name, "model", sampler, "model"),
+            (name, "clip", encode, "clip"),
+            (name, "clip", negative, "clip"),
+            (name, "prompt", encode, "text"),
+            (encode, "CONDITIONING", sampler, "positive"),
+            (negative, "CONDITIONING", sampler, "negative"),
+            ("latent", "LATENT", sampler, "latent_image"),
+            (sampler, "LATENT", decode, "samples"),
+            ("world", "VAE", decode, "vae"),
+            (decode, "IMAGE", scale, "image"),
+            (scale, "IMAGE", save, "images"),
+        ]
+    groups = [
+        {"title": "1. A subject and a picture in mind", "bounding": [-20, -20, 370, 1920]},
+        {"title": "2. Learn the subject in both ways", "bounding": [370, -20, 440, 1920]},
+        {"title": "3. The same picture from both", "bounding": [830, -20, 1300, 1920]},
+    ]
+    return nodes, links, groups
+
+
+def conditioned_sampling(x: int, y: int, source: str) -> tuple[dict[str, dict], list]:
+    """From a node that patches a MODEL and encodes the prompt itself to a saved picture."""
+    nodes = sampling(x, y)
+    del nodes["positive"]
+    links = [link for link in sampling_links(source, "checkpoint") if "positive" not in (link[0], link[2])]
+    links = [link for link in links if link[2] != "negative"]
+    return nodes, [
+        *links,
+        (source, "conditioning", "sampler", "positive"),
+        ("checkpoint", "CLIP", "negative", "clip"),
+    ]
+
+
+def pick_and_draw() -> tuple[dict[str, dict], list, list]:
+    sampled, links = conditioned_sampling(850, 60, "guidance")
+    nodes = {
+        "checkpoint": checkpoint((0, 60)),
+        "photo": photo("cat.png", (0, 220)),
+        "guidance": node("PALP_PickAndDraw", (390, 60), {"prompt": "a watercolor of a cat in a meadow"}, (400, 560)),
+        **sampled,
+    }
+    links += [*parts("checkpoint", "guidance"), ("photo", "IMAGE", "guidance", "image")]
+    groups = [
+        {"title": "1. Checkpoint and one picture of the subject", "bounding": [-20, -20, 370, 700]},
+        {"title": "2. The prompt, and the subject's word in it", "bounding": [370, -20, 440, 700]},
+        {"title": "3. Sampled with its look", "bounding": [830, -20, 1200, 700]},
+    ]
+    return nodes, links, groups
+
+
+def attention_heatmap() -> tuple[dict[str, dict], list, list]:
+    sampled, links = conditioned_sampling(410, 60, "record")
+    nodes = {
+        "checkpoint": checkpoint((0, 60)),
+        "record": node("PALP_RecordAttention", (0, 220), {"prompt": "a sketch of a cat in Paris at night"}, (350, 200)),
+        **sampled,
+    }
+    for row, word in enumerate(("cat", "Paris")):
+        at = (1600, 60 + 480 * row)
+        nodes[word] = node("PALP_AttentionHeatmap", at, {"word": word}, (380, 430), f"Where: {word}")
+        links += [("record", "recording", word, "recording"), ("decode", "IMAGE", word, "image")]
+    links += parts("checkpoint", "record", "model clip")
+    groups = [
+        {"title": "1. The prompt whose words are recorded", "bounding": [-20, -20, 390, 560]},
+        {"title": "2. Sampled as ever", "bounding": [390, -20, 1190, 560]},
+        {"title": "3. What each word looked at", "bounding": [1590, -20, 400, 1020]},
+    ]
+    return nodes, links, groups
+
+
+WORD_PROMPT = "a photo of embedding:my_cat in Paris"
+
+
+def word_sampling(x: int, y: int, clip: tuple[str, str]) -> tuple[dict[str, dict], list]:
+    """From the checkpoint's own MODEL and a CLIP (node, output) that knows the learned word to a saved picture."""
+    nodes = sampling(x, y)
+    nodes["positive"] = node("CLIPTextEncode", (x, y), {"text": WORD_PROMPT}, (330, 110), "Your word in any prompt")
+    links = [link for link in sampling_links("", "checkpoint") if link[0]]
+    links += [("checkpoint", "MODEL", "sampler", "model"), (*clip, "positive", "clip"), (*clip, "negative", "clip")]
+    return nodes, links
+
+
+def textual_inversion() -> tuple[dict[str, dict], list, list]:
+    sampled, links = word_sampling(850, 60, ("word", "clip"))
+    nodes = {
+        "checkpoint": checkpoint((0, 60)),
+        "photo": photo("cat.png", (0, 220)),
+        "word": node("PALP_TextualInversionTrain", (390, 60), {"name": "my_cat"}, (400, 900)),
+        "chart": node("PreviewImage", (850, 560), size=(700, 480), title="Loss chart"),
+        **sampled,
+    }
+    links += [*parts("checkpoint", "word"), ("photo", "IMAGE", "word", "images.image0")]
+    links += [("word", "loss_chart", "chart", "images")]
+    groups = [
+        {"title": "1. Checkpoint and images", "bounding": [-20, -20, 370, 580]},
+        {"title": "2. Name the word, say where it starts", "bounding": [370, -20, 440, 1140]},
+        {"title": "3. The word in a prompt", "bounding": [830, -20, 1200, 1140]},
+    ]
+    return nodes, links, groups
+
+
+def use_learned_word() -> tuple[dict[str, dict], list, list]:
+    sampled, links = word_sampling(410, 60, ("checkpoint", "CLIP"))
+    groups = [
+        {"title": "1. A checkpoint of the same family", "bounding": [-20, -20, 390, 520]},
+        {"title": "2. embedding:NAME of a file in the embeddings folder", "bounding": [390, -20, 1200, 520]},
+    ]
+    return {"checkpoint": checkpoint((0, 60)), **sampled}, links, groups
+
+
 WORKFLOWS = {
+    "try_palp_in_two_minutes": try_palp,
     "palp_personalize": personalize,
     "palp_two_subjects": two_subjects,
     "palp_load_lora": load_lora,
+    "pick_and_draw": pick_and_draw,
+    "attention_heatmap": attention_heatmap,
+    "textual_inversion": textual_inversion,
+    "use_learned_word": use_learned_word,
 }
 
 
@@ -167,8 +315,8 @@ def main() -> None:
         ComfyServer(find_comfyui(), base_directory(Path(folder))) as server,
         frontend.open_browser(frontend.find_chromium()) as browser,
     ):
-        for name, make in WORKFLOWS.items():
-            nodes, links, groups = make()
+        for name in sys.argv[1:] or WORKFLOWS:
+            nodes, links, groups = WORKFLOWS[name]()
             with frontend.open_page(browser, server) as page:
                 frontend.build_graph(page, nodes, links)
                 workflow = frontend.add_groups(page, groups)

@@ -11,7 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from palp_core import AlignmentConfig, NonFiniteLossError, Personalization, PersonalizationConfig, Subject
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.personalization import denoising_loss, initial_vector
-from tiny import pictures, tiny_pipeline
+from tiny import fingerprint, pictures, same, tiny_pipeline
 
 PROMPT = "a sketch of [V] in Paris"
 CONFIG = PersonalizationConfig(steps=3, resolution=64, rank=4, learning_rate=1e-3, embedding_learning_rate=1e-3)
@@ -232,28 +232,6 @@ def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone):
 # --- what is left alone ---
 
 
-def fingerprint(backbone) -> dict:
-    """All of a pipeline that training could change by mistake."""
-    found = {}
-    for part in ("unet", "text_encoder", "vae"):
-        module = getattr(backbone.pipeline, part)
-        found |= {f"{part}.{k}": v.clone() for k, v in module.state_dict().items()}
-        found |= {f"{part}.{n} flag": p.requires_grad for n, p in module.named_parameters()}
-        for name, m in module.named_modules():
-            hooks = (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-            attributes = tuple(sorted(k for k in m.__dict__ if k in ("forward", "peft_config")))
-            found[f"{part}.{name} module"] = (type(m), m.training, hooks, attributes)
-        found[f"{part} device"] = module.device
-    return found
-
-
-def same(before: dict, after: dict) -> bool:
-    def equal_values(a, b):
-        return torch.equal(a, b) if torch.is_tensor(a) else a == b
-
-    return before.keys() == after.keys() and all(equal_values(before[k], after[k]) for k in before)
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("ending", ["success", "closed", "error", "diverged"])
 def test_the_model_is_put_back(backbone, ending, checkpointing):
@@ -385,3 +363,33 @@ def test_inference_mode_is_refused(backbone):
     run = Personalization(backbone, [cat()], PROMPT, CONFIG)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         next(run.steps())
+
+
+# --- going on with an unfinished run ---
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(backbone):
+    config = configured(steps=4, alignment=AlignmentConfig(noise="fresh"))
+    whole = trained(backbone, config=config)
+
+    first = Personalization(backbone, [cat()], PROMPT, config)
+    for step in first.steps():
+        if step.index == 1:
+            state = first.state()
+            early = first.snapshot()
+            break
+    assert first.weights.steps == 2 and equal(first.weights, early)
+    second = Personalization(backbone, [cat()], PROMPT, config)
+    assert [step.index for step in second.steps(state)] == [2, 3]
+    assert equal(second.weights, whole.weights) and second.weights.steps == 4
+    assert torch.equal(second.weights.words["[V]"]["clip_l"], whole.weights.words["[V]"]["clip_l"])
+
+
+def test_there_is_no_state_before_or_after_the_steps(backbone):
+    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    with pytest.raises(RuntimeError, match="no training under way"):
+        run.state()
+    for _ in run.steps():
+        pass
+    with pytest.raises(RuntimeError, match="no training under way"):
+        run.snapshot()

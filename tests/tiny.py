@@ -137,3 +137,26 @@ def pictures(*sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         torch.nn.functional.interpolate(c, size=size, mode="bicubic")[0].movedim(0, -1).clamp(0, 1)
         for c, size in zip(coarse, sizes, strict=True)
     )
+
+
+def fingerprint(backbone) -> dict:
+    """All of a pipeline that training could change by mistake."""
+    found = {}
+    parts = [part for part in ("unet", "text_encoder", "text_encoder_2", "vae") if hasattr(backbone.pipeline, part)]
+    for part in parts:
+        module = getattr(backbone.pipeline, part)
+        found |= {f"{part}.{k}": v.clone() for k, v in module.state_dict().items()}
+        found |= {f"{part}.{n} flag": p.requires_grad for n, p in module.named_parameters()}
+        for name, m in module.named_modules():
+            hooks = (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            attributes = tuple(sorted(k for k in m.__dict__ if k in ("forward", "peft_config")))
+            found[f"{part}.{name} module"] = (type(m), m.training, hooks, attributes)
+        found[f"{part} device"] = module.device
+    return found
+
+
+def same(before: dict, after: dict) -> bool:
+    def equal_values(a, b):
+        return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+    return before.keys() == after.keys() and all(equal_values(before[k], after[k]) for k in before)

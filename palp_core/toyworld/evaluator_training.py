@@ -166,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="the work folder of the model's training")
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained model")
-    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--steps", type=int, default=2_500)
     parser.add_argument("--json", type=Path, help="where to write how good they are")
     arguments = parser.parse_args()
     seed = TrainingPlan.seed
@@ -175,8 +175,8 @@ def main() -> None:
     drawn = drawn_pictures(TrainingPlan(), arguments.work)
     people, classes, styles = all_individuals(seed, arguments.work)
     held = len(people) // 10
-    blurred = through_vae(vae, drawn.pictures[: len(drawn.pictures) // 4])
-    people[::2] = through_vae(vae, people[::2].reshape(-1, *people.shape[2:])).reshape(people[::2].shape)
+    blurred = through_vae(vae, drawn.pictures[: len(drawn.pictures) // 6])
+    people[::4] = through_vae(vae, people[::4].reshape(-1, *people.shape[2:])).reshape(people[::4].shape)
     pictures = np.concatenate([drawn.pictures[:-HELD_OUT], blurred])
     labels = np.concatenate([drawn.labels[:-HELD_OUT], drawn.labels[: len(blurred)]])
 

@@ -97,13 +97,17 @@ def new_unet() -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 3,
         up_block_types=("CrossAttnUpBlock2D",) * 3,
-        attention_head_dim=4,  # the number of heads: diffusers' name for it in this class is misleading
+        attention_head_dim=(2, 4, 4),  # numbers of heads, 32 channels each: diffusers' name for it misleads
         cross_attention_dim=TEXT_WIDTH,
     )
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise levels."""
+    """Stable Diffusion's noise levels, with v-prediction (arXiv 2202.00512, sec. 2.4).
+
+    A network that predicts noise has to copy its input at high noise, and what it gets wrong there is multiplied by
+    sigma: colours drift and shapes come late. Predicting v, this one learned shapes several times sooner.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -111,7 +115,7 @@ def new_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
     )
 
 

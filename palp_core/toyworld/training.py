@@ -47,14 +47,14 @@ class TrainingPlan:
     kl_weight: float = 1e-6
     unet_steps: int = 30_000
     unet_batch: int = 16
-    unet_learning_rate: float = 5e-4
+    unet_learning_rate: float = 8e-4
     #: Steps in which a learning rate rises.
     warmup: int = 200
     #: Share of the UNet's steps, at the end, in which its learning rate falls to 0.
     cooldown: float = 0.15
-    ema_decay: float = 0.9995
-    #: gamma of min-SNR weighting (arXiv 2303.09556, sec. 3.4).
-    snr_limit: float = 5.0
+    ema_decay: float = 0.999
+    #: Largest weight of the squared error of x0.
+    weight_limit: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -239,16 +239,16 @@ def random_captions(labels: np.ndarray, rng: np.random.Generator) -> list[str]:
 
 
 def denoising_loss(pipeline: StableDiffusionPipeline, latents: Tensor, captions: list[str], plan: TrainingPlan, rng):
-    """Noise prediction, weighted by min(SNR, gamma) / SNR (arXiv 2303.09556, eq. 8)."""
+    """Prediction of v, whose weight in terms of x0, SNR + 1, is limited in the manner of arXiv 2303.09556, sec. 3.4."""
     ids = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     context = pipeline.text_encoder(ids).last_hidden_state
     timesteps = torch.randint(0, len(pipeline.scheduler.alphas_cumprod), (len(latents),), generator=rng)
     noise = torch.randn(latents.shape, generator=rng)
     noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
-    error = (pipeline.unet(noisy, timesteps, context).sample - noise).square().mean(dim=(1, 2, 3))
-    alphas = pipeline.scheduler.alphas_cumprod[timesteps]
-    snr = alphas / (1 - alphas)
-    return (error * snr.clamp(max=plan.snr_limit) / snr).mean()
+    velocity = pipeline.scheduler.get_velocity(latents, noise, timesteps)
+    error = (pipeline.unet(noisy, timesteps, context).sample - velocity).square().mean(dim=(1, 2, 3))
+    weight = 1 / (1 - pipeline.scheduler.alphas_cumprod[timesteps])  # SNR + 1
+    return (error * weight.clamp(max=plan.weight_limit) / weight).mean()
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ WORKFLOWS = Path(__file__).parents[2] / "example_workflows"
 #: What makes a run affordable on a CPU: by node type, widget values.
 SMALL = {
     "PALP_Personalize": {"steps": 2, "resolution": 64, "rank": 4, "batch_size": 1, "learning_rate": 1e-3},
+    "PALP_TextualInversionTrain": {"steps": 2, "resolution": 64, "batch_size": 1, "learning_rate": 5e-3},
     "EmptyLatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 2},
 }
@@ -97,11 +98,45 @@ def test_two_subjects_in_one_picture(browser_page, server, sd15_checkpoint):
     assert picture(server, result).std() > 5
 
 
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("name", ["pick_and_draw", "attention_heatmap"])
+def test_guidance_and_heat_maps_from_their_templates(browser_page, server, name, family, request):
+    chosen = {
+        "CheckpointLoaderSimple": {"ckpt_name": request.getfixturevalue(f"{family}_checkpoint")},
+        "LoadImage": {"image": "cat.png"},
+        "PALP_PickAndDraw": {"resolution": 64},
+    }
+    result = server.queue(shipped(browser_page, name, **chosen), timeout=900).require_success()
+    assert picture(server, result).std() > 5
+    shown = [image for image in result.images if image["type"] == "temp"]
+    assert len(shown) == (2 if name == "attention_heatmap" else 0)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_learned_word_from_its_template_and_after_a_restart(browser_page, server, family, request):
+    chosen = {"CheckpointLoaderSimple": {"ckpt_name": request.getfixturevalue(f"{family}_checkpoint")}}
+    training = {"LoadImage": {"image": "cat.png"}, "PALP_TextualInversionTrain": {"overwrite": True}}
+    prompt = shipped(browser_page, "textual_inversion", **chosen, **training)
+    again = shipped(browser_page, "use_learned_word", **chosen)
+    first = picture(server, server.queue(prompt, timeout=900).require_success())
+    assert (server.base_directory / "models/embeddings/my_cat.safetensors").exists() and first.std() > 5
+    server.restart()  # the file alone must do
+    assert (picture(server, server.queue(again, timeout=600).require_success()) == first).all()
+
+
 def test_the_page_lists_the_templates_and_shows_help(browser_page, server):
     templates = server.get("/api/workflow_templates")
     names = {path.stem for path in WORKFLOWS.glob("*.json")}
     assert names <= set(templates["ComfyUI-PALP"])
-    for node in ("PALP_Personalize", "PALP_Subject", "PALP_LoadLora"):
+    for node in (
+        "PALP_Personalize",
+        "PALP_Subject",
+        "PALP_LoadLora",
+        "PALP_PickAndDraw",
+        "PALP_RecordAttention",
+        "PALP_AttentionHeatmap",
+        "PALP_TextualInversionTrain",
+    ):
         status = browser_page.evaluate(
             "async path => (await fetch(path)).status", f"/extensions/ComfyUI-PALP/docs/{node}.md"
         )

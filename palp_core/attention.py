@@ -1,0 +1,159 @@
+"""Cross-attention of a denoiser while it runs: what a word's tokens get, and the image features that look at them.
+
+For image features as queries q and the prompt's tokens as keys k, the attention is softmax(q k^T / sqrt(d)); the column
+of a token, mean over the heads, is the map of that token (arXiv 2210.04885, sec. 3). Networks whose text attention is
+named `attn2` with projections to_q and to_k can be recorded: the UNets of Stable Diffusion in diffusers and in ComfyUI.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+#: How the names of the modules on the way up begin, in diffusers and in the original code's layout.
+DECODER_PREFIXES = ("up_blocks.", "output_blocks.")
+
+
+class LayerAttention(NamedTuple):
+    """What one cross-attention layer did in one run of the network."""
+
+    maps: Tensor  # (R, K, h, w): the share of its attention that each place gives to each kept token
+    features: Tensor | None  # (R, h*w, C): what entered the queries, where it was asked for
+
+
+def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of each text cross-attention. Raises ValueError where there is none."""
+    layers = {
+        name: module
+        for name, module in network.named_modules()
+        if name.endswith(".attn2") and hasattr(module, "to_q") and hasattr(module, "to_k")
+    }
+    if not layers:
+        raise ValueError(
+            f"model ({type(network).__name__}) has no text cross-attention to look at. Load a checkpoint of Stable "
+            "Diffusion 1.x, 2.x or SDXL."
+        )
+    return layers
+
+
+def is_decoder(layer: str) -> bool:
+    """Whether a layer of this name lies on the network's way up."""
+    return layer.startswith(DECODER_PREFIXES)
+
+
+@contextmanager
+def recorded_attention(
+    network: nn.Module,
+    tokens: Sequence[int],
+    rows: Tensor | None = None,
+    repeats: int = 1,
+    keep_features: Callable[[str], bool] | None = None,
+) -> Iterator[dict[str, LayerAttention]]:
+    """Record one run of the network: the dict that is yielded holds its layers by name once the network has run.
+
+    tokens: positions in the prompt whose maps are kept. rows: of the network's batch, (R,) int64; by default all.
+    repeats: how many copies of the prompt stand one behind the other in the context. keep_features: says by name which
+    layers' features are kept. Everything is differentiable where the run is. Hooks are gone when the context ends.
+    Raises ValueError where the network has no cross-attention.
+    """
+    attention = cross_attention_layers(network)
+    found: dict[str, LayerAttention] = {}
+    queries: dict[str, tuple[Tensor, Tensor]] = {}
+    size = (0, 0)
+    kept = list(tokens)
+
+    def note_size(_network: nn.Module, inputs: tuple) -> None:
+        nonlocal size
+        size = tuple(inputs[0].shape[-2:])
+
+    def on_queries(name: str):
+        def hook(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            queries[name] = (_chosen(inputs[0], rows), _chosen(output, rows))
+
+        return hook
+
+    def on_keys(name: str, heads: int):
+        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+            features, q = queries.pop(name)
+            shares = token_shares(q, _chosen(output, rows), heads, repeats)[..., kept]  # (R, h*w, K)
+            height, width = layer_grid(shares.shape[1], size)
+            maps = rearrange(shares, "r (h w) k -> r k h w", h=height, w=width)
+            found[name] = LayerAttention(maps, features if keep_features and keep_features(name) else None)
+
+        return hook
+
+    handles = [network.register_forward_pre_hook(note_size)]
+    try:
+        for name, module in attention.items():
+            handles.append(module.to_q.register_forward_hook(on_queries(name)))
+            handles.append(module.to_k.register_forward_hook(on_keys(name, module.heads)))
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+        queries.clear()
+
+
+def token_shares(q: Tensor, k: Tensor, heads: int, repeats: int = 1) -> Tensor:
+    """(R, N, heads*d), (R, repeats*T, heads*d) -> (R, N, T): each place's attention to each token, which sums to 1."""
+    q, k = (rearrange(t, "r n (h d) -> r h n d", h=heads) for t in (q, k))
+    with torch.autocast(q.device.type, enabled=False):
+        logits = q.float() @ k.float().mT / math.sqrt(q.shape[-1])  # (R, heads, N, repeats*T)
+        shares = logits.softmax(dim=-1).mean(dim=1)
+    return shares.unflatten(-1, (repeats, -1)).sum(dim=-2)
+
+
+def layer_grid(places: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a layer with so many places, in a network that halves latents of this size, rounding up."""
+    height, width = size
+    while height * width > places:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    if height * width != places:
+        raise ValueError(
+            f"a cross-attention layer has {places} places, which is no halving of latents of {size[1]} x {size[0]}. "
+            "Remove nodes that merge tokens or cut the picture into tiles."
+        )
+    return height, width
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(R, h, w) -> (R, *size); linear, and averaged where the grid becomes coarser."""
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", antialias=True, align_corners=False)[:, 0]
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """(R, h, w) -> the same stretched to 0..1, each map by itself; a flat one becomes 0."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def find_tokens(tokens: Sequence, wanted: Sequence) -> list[int]:
+    """Indices of all occurrences of one sequence of tokens in another; tokens are numbers or vectors (C,)."""
+    starts = range(len(tokens) - len(wanted) + 1) if wanted else ()
+    at = [s for s in starts if all(_same(a, b) for a, b in zip(tokens[s : s + len(wanted)], wanted, strict=True))]
+    return sorted({start + offset for start in at for offset in range(len(wanted))})
+
+
+def word_not_found(word: str, prompt: str) -> ValueError:
+    """The error for a word whose attention is asked for, but which the prompt does not hold."""
+    return ValueError(
+        f"the word {word!r} is not in the prompt {prompt!r}. Write it as it stands there, a whole word or several in a "
+        "row; a learned word is spelled embedding:NAME."
+    )
+
+
+def _same(a, b) -> bool:
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.is_tensor(a) and torch.is_tensor(b) and torch.equal(a, b)
+    return a == b
+
+
+def _chosen(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor[rows.to(tensor.device)]

@@ -1,0 +1,152 @@
+"""The embedded model and its judges as they are shipped: they are what they are said to be."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from palp_core import AlignmentConfig, Personalization, PersonalizationConfig
+from palp_core.alignment import AlignmentPrompts, NoisySample, score_difference
+from palp_core.toyworld import MODEL_FOLDER, scenes
+from palp_core.toyworld.evaluator_training import attribute_accuracy, individual_renders, verification
+from palp_core.toyworld.evaluators import Target, diversity
+from palp_core.toyworld.training import as_pixels, draw_some, psnr
+from palp_core.toyworld.world import (
+    RESOLUTION,
+    as_pictures,
+    load_world,
+    new_individual,
+    paint,
+    photos,
+    read_target,
+    subject,
+    true_pictures,
+)
+
+MOST_BYTES = 25_000_000
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world("cpu")
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    """Pictures that nothing was trained on."""
+    return draw_some((999, 0), 300)
+
+
+def test_the_model_is_small_and_its_latents_are_standardised(world, unseen):
+    assert sum(file.stat().st_size for file in MODEL_FOLDER.rglob("*")) < MOST_BYTES
+    vae = world.backbone.pipeline.vae
+    with torch.no_grad():
+        latents = vae.encode(as_pixels(unseen.pictures[:60])).latent_dist.mode()
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(latents.shape[1]), atol=0.2, rtol=0)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(latents.shape[1]), atol=0.2, rtol=0)
+    assert psnr(vae, unseen.pictures[:60]) > 24
+
+
+def test_the_judges_are_right_about_unseen_renders(world, unseen):
+    accuracy = attribute_accuracy(world.evaluators, unseen.pictures, unseen.labels)
+    assert min(accuracy.values()) >= 0.97, accuracy
+
+
+def test_the_judge_of_identity_tells_unseen_individuals_of_a_class_apart(world):
+    areas = verification(world.evaluators, *individual_renders((999, 1), 120))
+    assert areas["photo"] >= 0.93 and min(areas.values()) >= 0.83, areas
+
+
+def test_fidelity_of_the_true_individual_is_far_above_that_of_others(world):
+    one, other = new_individual(3, "cat"), new_individual(4, "cat")
+    references = as_pictures(photos(one))
+    target = Target("sketch", "cat", "hat", "beach")
+    true, false = (world.evaluators.subject_fidelity(true_pictures(who, target, 4), references) for who in (one, other))
+    assert true.mean() > false.mean() + 0.2
+
+
+def test_the_untouched_model_draws_what_the_prompt_says(world):
+    targets = [
+        Target(style, class_word, accessory, place)
+        for style, class_word, accessory, place in zip(
+            scenes.STYLES, scenes.CLASSES, (*scenes.ACCESSORIES, "hat", "scarf"), scenes.PLACES, strict=False
+        )
+    ]
+    found = [
+        world.evaluators.text_alignment(paint(world, t.prompt(f"a {t.class_word}"), {}, 4, seed=1), t).mean()
+        for t in targets
+    ]
+    assert np.mean(found) > 0.85, found
+
+
+def test_targets_are_read_from_prompts():
+    assert read_target("a neon sign of a [V] with a scarf in the snow", "car") == Target("neon", "car", "scarf", "snow")
+    assert read_target("a [V] in the city at night", "car") == Target(None, "car", None, "city")
+
+
+def test_diversity_is_nothing_for_copies_and_much_for_noise():
+    noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert diversity(noise[:1].expand(3, -1, -1, -1)) == 0
+    assert diversity(noise) > 0.3
+
+
+@pytest.fixture(scope="module")
+def short_runs(world):
+    """The same individual, photos and noise, with the alignment branch and without it, after a short training."""
+    target = Target("sketch", "cat", "hat", "beach")
+    individual = new_individual(1, "cat")
+    shared = PersonalizationConfig(
+        steps=60, learning_rate=1e-3, embedding_learning_rate=1e-3, batch_size=2, rank=16, resolution=RESOLUTION
+    )
+    results = {}
+    for weight in (0.0, AlignmentConfig.weight):
+        config = replace(shared, alignment=AlignmentConfig(weight=weight))
+        run = Personalization(world.backbone, [subject(individual)], target.prompt("a [V]"), config)
+        for step in run.steps():
+            if step.index + 1 == config.steps:
+                pictures = paint(world, target.prompt("a [V]"), run.snapshot().words, 8, seed=2)
+        references = as_pictures(photos(individual))
+        text = float(world.evaluators.text_alignment(pictures, target).mean())
+        results[weight] = (text, float(world.evaluators.subject_fidelity(pictures, references).mean()))
+    return results
+
+
+def test_a_short_palp_run_keeps_the_prompt_and_learns_the_subject(world, short_runs):
+    target = Target("sketch", "cat", "hat", "beach")
+    references = as_pictures(photos(new_individual(1, "cat")))
+    base = paint(world, target.prompt("a cat"), {}, 8, seed=2)
+    untouched = float(world.evaluators.subject_fidelity(base, references).mean())
+    (plain_text, _), (palp_text, palp_subject) = short_runs[0.0], short_runs[AlignmentConfig.weight]
+    assert palp_subject > untouched + 0.05
+    assert palp_text >= plain_text
+
+
+@torch.no_grad()
+def pushed_along(world, sign: float) -> float:
+    """DESIGN 2.3's experiment: 20 steps of x0 <- x0 - 0.1 * sign * Delta on a photo; p(sketch) of what it becomes."""
+    backbone, target = world.backbone, Target("sketch", "cat", None, None)
+    null, clean, personal = (
+        backbone.encode_prompt(prompt, {}) for prompt in ("", target.prompt("a cat"), "a photo of a cat")
+    )
+    x0 = backbone.encode_image(photos(new_individual(1, "cat"), 1)[0])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        sigma = backbone.sigmas[torch.randint(200, 800, (1,), generator=generator)]
+        noise = torch.randn(x0.shape, generator=generator)
+        sample = NoisySample(x0 + sigma * noise, noise, sigma, prediction=noise)  # so that x0_hat is x0
+        prompts, config = AlignmentPrompts(null, clean), AlignmentConfig()
+        delta = score_difference(
+            backbone.denoise, nullcontext(), sample, personal, prompts, noise, backbone.sigmas[200], config
+        )
+        x0 = x0 - 0.1 * sign * delta
+    picture = backbone.pipeline.vae.decode(x0).sample.clamp(-1, 1)
+    return float(world.evaluators.attributes(picture)["style"].softmax(dim=-1)[0, scenes.STYLES.index("sketch")])
+
+
+def test_following_the_alignment_gradient_turns_a_photo_into_the_prompts_style(world):
+    assert pushed_along(world, sign=1.0) > 0.9
+    assert pushed_along(world, sign=-1.0) < 0.1
