@@ -1,6 +1,6 @@
 """Make the example workflows in ComfyUI's own page, with a picture of each; run by hand after a node has changed.
 
-python scripts/make_workflows.py [NAME ...]   (ComfyUI at $COMFYUI_PATH or ~/comfy/ComfyUI; Chromium; pip install .[test])
+python scripts/make_workflows.py [NAME ...]   (ComfyUI as the tests find it; Chromium; pip install .[test])
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def pick_and_draw() -> tuple[dict[str, dict], list, list]:
     }
     links += [*parts("checkpoint", "guidance"), ("photo", "IMAGE", "guidance", "image")]
     groups = [
-        {"title": "1. Checkpoint and one picture of the subject", "bounding": [-20, -20, 370, 700]},
+        {"title": "1. Checkpoint and one photo", "bounding": [-20, -20, 370, 700]},
         {"title": "2. The prompt, and the subject's word in it", "bounding": [370, -20, 440, 700]},
         {"title": "3. Sampled with its look", "bounding": [830, -20, 1200, 700]},
     ]
@@ -233,15 +233,15 @@ def attention_heatmap() -> tuple[dict[str, dict], list, list]:
         "record": node("PALP_RecordAttention", (0, 220), {"prompt": "a sketch of a cat in Paris at night"}, (350, 200)),
         **sampled,
     }
-    for row, word in enumerate(("cat", "Paris")):
-        at = (1600, 60 + 480 * row)
+    for column, word in enumerate(("cat", "Paris")):
+        at = (1620 + 420 * column, 60)
         nodes[word] = node("PALP_AttentionHeatmap", at, {"word": word}, (380, 430), f"Where: {word}")
         links += [("record", "recording", word, "recording"), ("decode", "IMAGE", word, "image")]
     links += parts("checkpoint", "record", "model clip")
     groups = [
         {"title": "1. The prompt whose words are recorded", "bounding": [-20, -20, 390, 560]},
         {"title": "2. Sampled as ever", "bounding": [390, -20, 1190, 560]},
-        {"title": "3. What each word looked at", "bounding": [1590, -20, 400, 1020]},
+        {"title": "3. What each word looked at", "bounding": [1600, -20, 840, 560]},
     ]
     return nodes, links, groups
 
