@@ -145,7 +145,9 @@ def load_lora() -> tuple[dict[str, dict], list, list]:
 
 def try_palp() -> tuple[dict[str, dict], list, list]:
     """The embedded model: plain training and PALP on the same photos, side by side."""
-    small = {"steps": 200, "learning_rate": 1e-3, "rank": 16, "batch_size": 4, "resolution": 64}
+    rates = {"learning_rate": 1e-3, "embedding_learning_rate": 1e-3}
+    small = {"steps": 200, **rates, "rank": 16, "batch_size": 4, "resolution": 64}
+    small |= {"personalization_prompt": "a photo of a [V]"}
     nodes = {
         "world": node("PALP_DemoWorld", (0, 60), size=(330, 270)),
         "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photos"),
@@ -154,25 +156,25 @@ def try_palp() -> tuple[dict[str, dict], list, list]:
     links = [("world", "images", "photos", "images")]
     kinds = {"plain": ("Plain training", 0.0), "palp": ("PALP: the prompt is kept", 0.25)}
     for row, (name, (title, weight)) in enumerate(kinds.items()):
-        y = 60 + row * 960
+        x, y = 390 + row * 440, 60 + row * 520  # the trainings beside each other, what they draw below each other
         widgets = {**small, "alignment_weight": weight, "file_name": f"demo_{name}"}
         encode, negative, sampler, decode, scale, save = (
             f"{name}_{part}" for part in ("encode", "negative", "sampler", "decode", "scale", "save")
         )
         steps = {"steps": 16, "cfg": 4.0, "seed": 7, "control_after_generate": "fixed", "sampler_name": "dpmpp_2m"}
         nodes |= {
-            name: node("PALP_Personalize", (390, y), widgets, (400, 860), title),
-            encode: node("CLIPTextEncode", (850, y), size=(330, 90), title="The target prompt"),
-            negative: node("CLIPTextEncode", (850, y + 150), {"text": ""}, (330, 110), "Negative prompt"),
-            sampler: node("KSampler", (1220, y), steps, (330, 270)),
-            decode: node("VAEDecode", (850, y + 330), size=(330, 60)),
+            name: node("PALP_Personalize", (x, 60), widgets, (400, 860), title),
+            encode: node("CLIPTextEncode", (1290, y), size=(330, 90), title="The target prompt"),
+            negative: node("CLIPTextEncode", (1290, y + 150), {"text": ""}, (330, 110), "Negative prompt"),
+            sampler: node("KSampler", (1660, y), steps, (330, 270)),
+            decode: node("VAEDecode", (1290, y + 330), size=(330, 60)),
             scale: node(
-                "ImageScaleBy", (1220, y + 330), {"upscale_method": "nearest-exact", "scale_by": 4.0}, (330, 90)
+                "ImageScaleBy", (1660, y + 330), {"upscale_method": "nearest-exact", "scale_by": 4.0}, (330, 90)
             ),
-            save: node("SaveImage", (1590, y), {"filename_prefix": f"demo_{name}"}, (520, 500), title),
+            save: node("SaveImage", (2030, y), {"filename_prefix": f"demo_{name}"}, (420, 440), title),
         }
         links += [
-            *parts("world", name),
+            *(("world", part, name, part) for part in ("model", "clip", "vae")),
             ("world", "images", name, "images.image0"),
             ("world", "class_word", name, "class_word"),
             ("world", "target_prompt", name, "target_prompt"),
@@ -184,14 +186,14 @@ def try_palp() -> tuple[dict[str, dict], list, list]:
             (negative, "CONDITIONING", sampler, "negative"),
             ("latent", "LATENT", sampler, "latent_image"),
             (sampler, "LATENT", decode, "samples"),
-            ("world", "VAE", decode, "vae"),
+            ("world", "vae", decode, "vae"),
             (decode, "IMAGE", scale, "image"),
             (scale, "IMAGE", save, "images"),
         ]
     groups = [
-        {"title": "1. A subject and a picture in mind", "bounding": [-20, -20, 370, 1920]},
-        {"title": "2. Learn the subject in both ways", "bounding": [370, -20, 440, 1920]},
-        {"title": "3. The same picture from both", "bounding": [830, -20, 1300, 1920]},
+        {"title": "1. A subject and a picture in mind", "bounding": [-20, -20, 370, 1140]},
+        {"title": "2. Learn the subject in both ways", "bounding": [370, -20, 880, 1140]},
+        {"title": "3. The same picture from both", "bounding": [1270, -20, 1200, 1140]},
     ]
     return nodes, links, groups
 

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from palp_core import AlignmentConfig, Personalization, PersonalizationConfig
+from palp_core import AlignmentConfig
 from palp_core.alignment import AlignmentPrompts, NoisySample, score_difference
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluator_training import attribute_accuracy, individual_renders, verification
 from palp_core.toyworld.evaluators import Target, diversity
 from palp_core.toyworld.training import as_pixels, draw_some, psnr
 from palp_core.toyworld.world import (
-    RESOLUTION,
     as_pictures,
     load_world,
     new_individual,
     paint,
     photos,
     read_target,
-    subject,
     true_pictures,
 )
 
@@ -53,12 +50,12 @@ def test_the_model_is_small_and_its_latents_are_standardised(world, unseen):
 
 def test_the_judges_are_right_about_unseen_renders(world, unseen):
     accuracy = attribute_accuracy(world.evaluators, unseen.pictures, unseen.labels)
-    assert min(accuracy.values()) >= 0.97, accuracy
+    assert min(accuracy.values()) >= 0.98, accuracy
 
 
 def test_the_judge_of_identity_tells_unseen_individuals_of_a_class_apart(world):
     areas = verification(world.evaluators, *individual_renders((999, 1), 120))
-    assert areas["photo"] >= 0.93 and min(areas.values()) >= 0.83, areas
+    assert areas["photo"] >= 0.95 and min(areas.values()) >= 0.9, areas
 
 
 def test_fidelity_of_the_true_individual_is_far_above_that_of_others(world):
@@ -69,7 +66,7 @@ def test_fidelity_of_the_true_individual_is_far_above_that_of_others(world):
     assert true.mean() > false.mean() + 0.2
 
 
-def test_the_untouched_model_draws_what_the_prompt_says(world):
+def test_the_untouched_model_draws_the_prompts_style_and_place(world):
     targets = [
         Target(style, class_word, accessory, place)
         for style, class_word, accessory, place in zip(
@@ -77,10 +74,10 @@ def test_the_untouched_model_draws_what_the_prompt_says(world):
         )
     ]
     found = [
-        world.evaluators.text_alignment(paint(world, t.prompt(f"a {t.class_word}"), {}, 4, seed=1), t).mean()
-        for t in targets
+        world.evaluators.recognised(paint(world, t.prompt(f"a {t.class_word}"), {}, 4, seed=1), t) for t in targets
     ]
-    assert np.mean(found) > 0.85, found
+    for element in ("style", "place"):
+        assert np.mean([shown[element].mean() for shown in found]) > 0.9, element
 
 
 def test_targets_are_read_from_prompts():
@@ -92,37 +89,6 @@ def test_diversity_is_nothing_for_copies_and_much_for_noise():
     noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert diversity(noise[:1].expand(3, -1, -1, -1)) == 0
     assert diversity(noise) > 0.3
-
-
-@pytest.fixture(scope="module")
-def short_runs(world):
-    """The same individual, photos and noise, with the alignment branch and without it, after a short training."""
-    target = Target("sketch", "cat", "hat", "beach")
-    individual = new_individual(1, "cat")
-    shared = PersonalizationConfig(
-        steps=60, learning_rate=1e-3, embedding_learning_rate=1e-3, batch_size=2, rank=16, resolution=RESOLUTION
-    )
-    results = {}
-    for weight in (0.0, AlignmentConfig.weight):
-        config = replace(shared, alignment=AlignmentConfig(weight=weight))
-        run = Personalization(world.backbone, [subject(individual)], target.prompt("a [V]"), config)
-        for step in run.steps():
-            if step.index + 1 == config.steps:
-                pictures = paint(world, target.prompt("a [V]"), run.snapshot().words, 8, seed=2)
-        references = as_pictures(photos(individual))
-        text = float(world.evaluators.text_alignment(pictures, target).mean())
-        results[weight] = (text, float(world.evaluators.subject_fidelity(pictures, references).mean()))
-    return results
-
-
-def test_a_short_palp_run_keeps_the_prompt_and_learns_the_subject(world, short_runs):
-    target = Target("sketch", "cat", "hat", "beach")
-    references = as_pictures(photos(new_individual(1, "cat")))
-    base = paint(world, target.prompt("a cat"), {}, 8, seed=2)
-    untouched = float(world.evaluators.subject_fidelity(base, references).mean())
-    (plain_text, _), (palp_text, palp_subject) = short_runs[0.0], short_runs[AlignmentConfig.weight]
-    assert palp_subject > untouched + 0.05
-    assert palp_text >= plain_text
 
 
 @torch.no_grad()

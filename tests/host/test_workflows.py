@@ -124,6 +124,23 @@ def test_a_learned_word_from_its_template_and_after_a_restart(browser_page, serv
     assert (picture(server, server.queue(again, timeout=600).require_success()) == first).all()
 
 
+def test_the_first_workflow_of_a_newcomer_needs_nothing_but_the_pack(browser_page, server):
+    small = {"PALP_Personalize": {"steps": 2, "batch_size": 1}, "KSampler": {"steps": 2}}
+    frontend.load_workflow(browser_page, json.loads((WORKFLOWS / "try_palp_in_two_minutes.json").read_text()))
+    for node_type, widgets in small.items():
+        for widget, value in widgets.items():
+            frontend.set_widget(browser_page, node_type, widget, value)
+    result = server.queue(frontend.to_api(browser_page), timeout=600).require_success()
+    saved = [image for image in result.images if image["type"] == "output"]
+    assert len(saved) == 8  # four of each training
+    with Image.open(server.file(saved[0])) as picture:
+        assert picture.size == (256, 256)
+    for name, weight in (("demo_plain", 0.0), ("demo_palp", 0.25)):
+        info = load_lora_file(server.base_directory / f"models/loras/{name}_00001.safetensors").info
+        assert info.settings["alignment"]["weight"] == weight and info.prediction == "v"
+        assert info.target_prompt == "a sketch of a [V] with a hat on the beach"
+
+
 def test_the_page_lists_the_templates_and_shows_help(browser_page, server):
     templates = server.get("/api/workflow_templates")
     names = {path.stem for path in WORKFLOWS.glob("*.json")}
