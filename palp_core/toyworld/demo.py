@@ -39,7 +39,7 @@ Report = Callable[[str, TrainingStep], None]
 @dataclass(frozen=True)
 class DemoConfig:
     #: Training steps of each of the trainings.
-    steps: int = 200
+    steps: int = 120
     #: Adam's step for LoRA and word; this small model takes larger ones than Stable Diffusion.
     learning_rate: float = 1e-3
     #: Images per training step.
