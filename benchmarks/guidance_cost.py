@@ -9,11 +9,8 @@ a noise level of its own, so that the reference's palette is computed in every g
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,7 +19,7 @@ from palp_core.alignment import guided_noise
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, prompted
 
-from .step_cost import FAMILIES, architecture, random_pipeline, synchronize
+from .cost import cost_arguments, keep, parsed, random_backbone, setting, synchronize
 
 END = 0.5
 KINDS = {
@@ -70,45 +67,20 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
     return {kind: seconds[1:] for kind, seconds in found.items()}  # the first round warms up
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--family", default="sd15", choices=tuple(FAMILIES))
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--cfg", type=float, default=7.5, help="1 is without the negative prompt")
-    parser.add_argument("--resolution", type=int, help="pixels; by default the family's own, 256 on a CPU")
-    parser.add_argument("--rounds", type=int, default=8, help="how often the kinds of step take turns")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    own = {"sd15": 512, "sdxl": 1024}[args.family]
-    args.resolution = args.resolution or (own if args.device == "cuda" else 256)
-    return args
-
-
 def main() -> None:
-    args = arguments()
-    full_size = args.device == "cuda"
-    with tempfile.TemporaryDirectory() as folder:
-        family = FAMILIES[args.family]
-        pipeline = random_pipeline(family, architecture(family, full_size), Path(folder))
-    if full_size:
-        pipeline.to("cuda", torch.bfloat16)
-    pipeline.unet.requires_grad_(False)  # as in ComfyUI
-    seconds = {
-        kind: statistics.median(values)
-        for kind, values in measure(DiffusersBackbone(pipeline, args.device), args).items()
-    }
+    parser = cost_arguments(__doc__, batch_size=1, rounds=8)
+    parser.add_argument("--cfg", type=float, default=7.5, help="1 is without the negative prompt")
+    args = parsed(parser)
+    backbone = random_backbone(args)
+    backbone.pipeline.to(backbone.device)
+    backbone.denoiser.requires_grad_(False)  # as in ComfyUI
+    seconds = {kind: statistics.median(values) for kind, values in measure(backbone, args).items()}
     ratios = {kind: value / seconds["unguided"] for kind, value in seconds.items()}
-    setting = (
-        f"{args.family} on {args.device}, batch {args.batch_size}, CFG {args.cfg:g}, {args.resolution} pixels, "
-        f"torch {torch.__version__}"
-    )
-    print(setting)
+    print(setting(args))
     print(f"{'':26}{'seconds':>10}{'ratio':>8}")
     for kind, label in LABELS.items():
         print(f"{label:26}{seconds[kind]:10.3f}{ratios[kind]:8.2f}")
-    if args.json:
-        args.json.write_text(json.dumps({"setting": setting, "seconds": seconds, "ratios": ratios}, indent=2) + "\n")
+    keep({"setting": setting(args), "cfg": args.cfg, "seconds": seconds, "ratios": ratios}, args)
 
 
 if __name__ == "__main__":

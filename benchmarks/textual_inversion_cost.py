@@ -10,13 +10,9 @@ the latents at hand, as ours has. Kinds of step take turns in one process. The t
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +20,7 @@ import torch.nn.functional as F
 from palp_core import Concept, TextualInversion, TextualInversionConfig
 from palp_core.diffusers_backbone import DiffusersBackbone
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the builder of random models
-
-from tiny import pictures, random_pipeline
-
-from .step_cost import FAMILIES, architecture, timed
+from .cost import cost_arguments, keep, parsed, pictures, random_backbone, setting, timed
 
 VOCABULARY = 49408
 LABELS = {
@@ -120,44 +112,22 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
     return seconds
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--family", default="sd15", choices=tuple(FAMILIES))
-    parser.add_argument("--batch-size", type=int, default=TextualInversionConfig.batch_size)
-    parser.add_argument("--resolution", type=int, help="pixels; by default the family's own, 256 on a CPU")
-    parser.add_argument("--rounds", type=int, default=3, help="how often the kinds of step take turns")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a kind in each round")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    args = parser.parse_args()
-    own = {"sd15": 512, "sdxl": 1024}[args.family]
-    args.resolution = args.resolution or (own if args.device == "cuda" else 256)
-    return args
-
-
 def main() -> None:
-    args = arguments()
-    full_size = args.device == "cuda"
-    with tempfile.TemporaryDirectory() as folder:
-        family = FAMILIES[args.family]
-        pipeline = random_pipeline(family, architecture(family, full_size), Path(folder))
-    if full_size:
-        pipeline.to(torch.bfloat16)
-    backbone = DiffusersBackbone(pipeline, args.device)
+    parser = cost_arguments(__doc__, batch_size=TextualInversionConfig.batch_size, rounds=3)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a kind in each round")
+    args = parsed(parser)
+    backbone = random_backbone(args)
     for encoder in backbone._text_encoders():
         encoder.resize_token_embeddings(VOCABULARY, mean_resizing=False)
     seconds = {kind: statistics.median(values) for kind, values in measure(backbone, args).items()}
     found = {f"{kind}_seconds": value for kind, value in seconds.items()}
     found |= {f"ratio_to_{kind}": seconds["ours"] / seconds[kind] for kind in ("recipe", "recipe_cached")}
-    found["setting"] = (
-        f"{args.family} on {args.device}, batch {args.batch_size}, {args.resolution} pixels, torch {torch.__version__}"
-    )
+    found["setting"] = setting(args)
     print(found["setting"])
     for kind, label in LABELS.items():
         print(f"{label:28}{seconds[kind]:8.3f} s a step{seconds['ours'] / seconds[kind]:8.2f}")
     print("the last column: our time as a share of it")
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    keep(found, args)
 
 
 if __name__ == "__main__":

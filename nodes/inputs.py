@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import get_args
+
 import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..palp_core.backbone import Precision
 from ..palp_core.embedding_file import Embedding, load_embedding
 from ..palp_core.personalization import Subject
 
@@ -69,6 +73,64 @@ def personalization_prompt_input() -> io.String.Input:
         ),
         extra_dict=ADVANCED,
     )
+
+
+def seed_input(what: str) -> io.Int.Input:
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=2**63 - 1,
+        control_after_generate=False,
+        tooltip=f"Same seed, same {what}, same machine: same result, on a GPU up to rounding.",
+    )
+
+
+def batch_size_input(default: int) -> io.Int.Input:
+    return io.Int.Input(
+        "batch_size",
+        default=default,
+        min=1,
+        max=64,
+        tooltip="Images per step. More is steadier, slower, and takes more memory.",
+        extra_dict=ADVANCED,
+    )
+
+
+def resolution_input(default: int, what: str) -> io.Int.Input:
+    return io.Int.Input(
+        "resolution",
+        default=default,
+        min=64,
+        max=2048,
+        step=64,
+        tooltip=f"{what} are brought to about resolution x resolution pixels, keeping their aspect. SDXL: 1024.",
+        extra_dict=ADVANCED,
+    )
+
+
+def precision_input(trained: str) -> io.Combo.Input:
+    return io.Combo.Input(
+        "precision",
+        options=list(get_args(Precision)),
+        default="auto",
+        tooltip=f"What the model computes in; auto: what it would sample in. The {trained} is always trained in fp32.",
+        extra_dict=ADVANCED,
+    )
+
+
+def gradient_checkpointing_input(default: bool) -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "gradient_checkpointing",
+        default=default,
+        tooltip="Far less memory for about 30 % more time. Switch it on when memory runs out.",
+        extra_dict=ADVANCED,
+    )
+
+
+def config_fields(config: type, widgets: dict) -> dict:
+    """The widgets that carry the names of a config dataclass's fields."""
+    return {field.name: widgets[field.name] for field in fields(config) if field.name in widgets}
 
 
 def initial_embedding_input(word: str) -> io.Combo.Input:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
 from typing import get_args
 
 import folder_paths
@@ -11,7 +9,6 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..palp_core.alignment import AlignmentConfig, Noise, Score
-from ..palp_core.backbone import Precision
 from ..palp_core.chart import loss_chart
 from ..palp_core.lora_file import check_can_save, load_lora_file, save_run
 from ..palp_core.personalization import Personalization, PersonalizationConfig, check_subjects
@@ -22,13 +19,19 @@ from .inputs import (
     CATEGORY,
     NO_EMBEDDING,
     Subjects,
+    batch_size_input,
     class_word_input,
+    config_fields,
+    gradient_checkpointing_input,
     images_input,
     initial_embedding_input,
     make_subject,
     masks_input,
     personalization_prompt_input,
     placeholder_input,
+    precision_input,
+    resolution_input,
+    seed_input,
 )
 from .progress import TrainingProgress, show_text
 from .training import train
@@ -84,7 +87,7 @@ class PalpPersonalize(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
             run = Personalization(backbone, everyone, widgets["target_prompt"], config)
             progress = TrainingProgress(cls.hidden.unique_id, run.config.steps)
-            path = _train(run, progress, folder, name)
+            path = train(run, progress, lambda: save_run(run, folder, name), "PALP Personalize")
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")
@@ -93,22 +96,9 @@ class PalpPersonalize(io.ComfyNode):
         return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=preview)
 
 
-def _train(run: Personalization, progress: TrainingProgress, folder: str, name: str) -> Path:
-    return train(run, progress, lambda: save_run(run, folder, name), "PALP Personalize")
-
-
 def _config(widgets: dict) -> PersonalizationConfig:
-    """Widgets carry the names of the config's fields."""
-    own = {f.name: widgets[f.name] for f in fields(PersonalizationConfig) if f.name in widgets}
-    alignment = AlignmentConfig(
-        weight=widgets["alignment_weight"],
-        score=widgets["score"],
-        alpha=widgets["alpha"],
-        beta=widgets["beta"],
-        noise=widgets["noise"],
-        rescale=widgets["rescale"],
-    )
-    return PersonalizationConfig(**own, alignment=alignment)
+    alignment = AlignmentConfig(**config_fields(AlignmentConfig, widgets), weight=widgets["alignment_weight"])
+    return PersonalizationConfig(**config_fields(PersonalizationConfig, widgets), alignment=alignment)
 
 
 def _inputs() -> list[io.Input]:
@@ -156,14 +146,7 @@ def _inputs() -> list[io.Input]:
             step=0.05,
             tooltip="How strongly the prompt is kept: 0.1 to 1. 0 is plain textual inversion + LoRA, in half the time.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**63 - 1,
-            control_after_generate=False,
-            tooltip="Same seed, same photos, same machine: same result, on a GPU up to rounding.",
-        ),
+        seed_input("photos"),
         io.String.Input(
             "file_name",
             default="my_subject",
@@ -218,23 +201,8 @@ def _inputs() -> list[io.Input]:
             tooltip="Divide the alignment gradient by the noise level, as in the paper.",
             extra_dict=ADVANCED,
         ),
-        io.Int.Input(
-            "batch_size",
-            default=DEFAULT.batch_size,
-            min=1,
-            max=64,
-            tooltip="Images per step. More is steadier, slower, and takes more memory.",
-            extra_dict=ADVANCED,
-        ),
-        io.Int.Input(
-            "resolution",
-            default=DEFAULT.resolution,
-            min=64,
-            max=2048,
-            step=64,
-            tooltip="Photos are brought to about resolution x resolution pixels, keeping their aspect. SDXL: 1024.",
-            extra_dict=ADVANCED,
-        ),
+        batch_size_input(DEFAULT.batch_size),
+        resolution_input(DEFAULT.resolution, "Photos"),
         io.Float.Input(
             "embedding_learning_rate",
             default=DEFAULT.embedding_learning_rate,
@@ -245,19 +213,8 @@ def _inputs() -> list[io.Input]:
             tooltip="Of the word. 0 keeps the class word's embedding and frees the text encoder's memory.",
             extra_dict=ADVANCED,
         ),
-        io.Combo.Input(
-            "precision",
-            options=list(get_args(Precision)),
-            default="auto",
-            tooltip="What the model computes in; auto: what it would sample in. The LoRA is always trained in fp32.",
-            extra_dict=ADVANCED,
-        ),
-        io.Boolean.Input(
-            "gradient_checkpointing",
-            default=DEFAULT.gradient_checkpointing,
-            tooltip="Far less memory for about 30 % more time. Switch it on when memory runs out.",
-            extra_dict=ADVANCED,
-        ),
+        precision_input("LoRA"),
+        gradient_checkpointing_input(DEFAULT.gradient_checkpointing),
         io.Float.Input(
             "max_grad_norm",
             default=DEFAULT.max_grad_norm,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import get_args
 
@@ -10,7 +9,6 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..palp_core.backbone import Precision
 from ..palp_core.chart import loss_chart
 from ..palp_core.embedding_file import check_can_save, first_writable_folder
 from ..palp_core.textual_inversion import (
@@ -26,10 +24,16 @@ from .inputs import (
     ADVANCED,
     CATEGORY,
     NO_EMBEDDING,
+    batch_size_input,
+    config_fields,
+    gradient_checkpointing_input,
     images_input,
     initial_embedding,
     initial_embedding_input,
     masks_input,
+    precision_input,
+    resolution_input,
+    seed_input,
     unbatch,
 )
 from .learned_words import clip_with_words
@@ -80,9 +84,7 @@ class TextualInversionTrain(io.ComfyNode):
                 captions=_lines(widgets["captions"]),
                 initial_embedding=initial_embedding(widgets.get("initial_embedding", NO_EMBEDDING)),
             )
-            config = TextualInversionConfig(
-                **{f.name: widgets[f.name] for f in fields(TextualInversionConfig) if f.name in widgets}
-            )
+            config = TextualInversionConfig(**config_fields(TextualInversionConfig, widgets))
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
             run = TextualInversion(backbone, concept, config)
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
@@ -153,14 +155,7 @@ def _inputs() -> list[io.Input]:
             round=1e-6,
             tooltip="5e-4 to 5e-3. Larger is faster and less steady.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**63 - 1,
-            control_after_generate=False,
-            tooltip="Same seed, same images, same machine: same result, on a GPU up to rounding.",
-        ),
+        seed_input("images"),
         masks_input(),
         io.Boolean.Input(
             "overwrite",
@@ -182,23 +177,8 @@ def _inputs() -> list[io.Input]:
             tooltip="A line for each image in order, {} for the word: {} on a sofa. What they name is not learned.",
             extra_dict=ADVANCED,
         ),
-        io.Int.Input(
-            "batch_size",
-            default=DEFAULT.batch_size,
-            min=1,
-            max=64,
-            tooltip="Images per step. More is steadier, slower, and takes more memory.",
-            extra_dict=ADVANCED,
-        ),
-        io.Int.Input(
-            "resolution",
-            default=DEFAULT.resolution,
-            min=64,
-            max=2048,
-            step=64,
-            tooltip="Images are brought to about resolution x resolution pixels, keeping their aspect. SDXL: 1024.",
-            extra_dict=ADVANCED,
-        ),
+        batch_size_input(DEFAULT.batch_size),
+        resolution_input(DEFAULT.resolution, "Images"),
         io.Boolean.Input(
             "hold_norm",
             default=DEFAULT.hold_norm,
@@ -214,18 +194,7 @@ def _inputs() -> list[io.Input]:
             tooltip="Pull towards the initial word: 0 is off, up to 1. More follows prompts better, copies less.",
             extra_dict=ADVANCED,
         ),
-        io.Combo.Input(
-            "precision",
-            options=list(get_args(Precision)),
-            default="auto",
-            tooltip="What the model computes in; auto: what it would sample in. The word is always trained in fp32.",
-            extra_dict=ADVANCED,
-        ),
-        io.Boolean.Input(
-            "gradient_checkpointing",
-            default=DEFAULT.gradient_checkpointing,
-            tooltip="Far less memory for about 30 % more time. Switch it on when memory runs out.",
-            extra_dict=ADVANCED,
-        ),
+        precision_input("word"),
+        gradient_checkpointing_input(DEFAULT.gradient_checkpointing),
         initial_embedding_input("initial word"),
     ]

@@ -21,7 +21,6 @@ def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540)
     the model has learned.
     """
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     steps = [step.index + 1 for step in history]
     lines = [_draw(axes, steps, [s.denoising_loss for s in history], DENOISING_COLOUR, "denoising loss")]
@@ -37,6 +36,12 @@ def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540)
         gap.spines["top"].set_visible(False)
     axes.spines["top"].set_visible(False)
     axes.legend(handles=lines, loc="upper right", frameon=False)
+    return rendered(figure)
+
+
+def rendered(figure: Figure) -> Tensor:
+    """(H, W, 3) in 0..1."""
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).float() / 255
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import tyro
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,9 +21,9 @@ from .chart import loss_chart
 from .checkpoint import save_tensors
 from .lora_file import check_can_save, check_file_name, load_lora_file, save_run
 from .personalization import Personalization, PersonalizationConfig, Subject, TrainingStep
+from .picture_file import picture_files, read_picture, write_picture
 from .toyworld.scenes import ClassWord
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SAVE_STATE_EVERY = 50  # steps
 
 
@@ -56,7 +54,6 @@ class Demo:
         from .toyworld.world import load_world
 
         prompts = self.prompt or demo.DEFAULT_PROMPTS
-        config = demo.DemoConfig(steps=self.steps)
         self.out.mkdir(parents=True, exist_ok=True)
         with tqdm(total=self.steps * (1 + len(prompts)), unit="step") as bar:
 
@@ -64,7 +61,7 @@ class Demo:
                 bar.set_description(demo.METHODS[method])
                 bar.update()
 
-            result = demo.run_demo(load_world(), self.subject, prompts, self.seed, config, self.out, report)
+            result = demo.run_demo(load_world(), self.subject, prompts, self.seed, self.steps, self.out, report)
         print(demo.as_table(result))
         print(f"{self.out / 'demo.png'} shows them; beside it are the loss chart and the LoRA files.")
         if self.json:
@@ -179,8 +176,6 @@ class Generate:
     size: int | None = None
 
     def run(self) -> None:
-        from dataclasses import replace
-
         from .diffusers_backbone import load_file_into, load_pipeline
 
         trained = load_lora_file(self.file)
@@ -230,40 +225,7 @@ class Info:
         print(f"in ComfyUI      Load PALP LoRA, then: {info.prompt}")
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def picture_files(paths: tuple[Path, ...]) -> list[Path]:
-    """The pictures that are named; those of a folder in the order of their names."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
-            if not found:
-                raise ValueError(f"the folder {path} holds no pictures ({', '.join(PICTURES)}).")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise ValueError(f"there is no picture {path}.")
-    return files
-
-
-def read_picture(path: Path) -> Tensor:
-    """(H, W, 3) in 0..1, turned as the camera was held."""
-    from PIL import ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture that can be read.") from error
-    return torch.from_numpy(pixels.copy()).float() / 255
-
-
-def write_picture(pixels: Tensor, path: Path) -> None:
-    """(H, W, 3) in 0..1."""
-    Image.fromarray((pixels * 255).round().byte().numpy()).save(path)
+# --- an unfinished training ------------------------------------------------------------------------------------------
 
 
 def run_identity(subject: Subject, run: Personalization) -> str:

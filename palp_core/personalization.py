@@ -8,6 +8,7 @@ alignment loss, which keeps the target prompt (alignment.py). One backward pass 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -213,9 +214,13 @@ class Personalization:
         """All that `steps(resume)` needs to go on after the latest step, while `steps()` is being iterated."""
         return self._running().state()
 
+    def untouched(self) -> AbstractContextManager[None]:
+        """While `steps()` is being iterated: a context in which the model is as it was before training."""
+        return self._running().lora.disabled()
+
     def _running(self) -> _Trainer:
         if self._trainer is None:
-            raise RuntimeError("there is no training under way: ask between two steps of `steps()`.")
+            raise no_training()
         return self._trainer
 
     @torch.no_grad()
@@ -336,6 +341,10 @@ class _Trainer:
             for placeholder, word in self.words.items()
         }
         return Weights(self.lora.state_dict(), words, self.done)
+
+
+def no_training() -> RuntimeError:
+    return RuntimeError("there is no training under way: ask between two steps of `steps()`.")
 
 
 def check_subjects(subjects: list[Subject], target_prompt: str) -> None:

@@ -33,7 +33,7 @@ from .denoising import (
 from .embedding_file import Embedding, fitting_vectors, save_embedding
 from .images import check_pictures
 from .lora_file import architecture
-from .personalization import TrainingStep
+from .personalization import TrainingStep, no_training
 from .version import __version__
 
 Kind = Literal["object", "style"]
@@ -186,6 +186,7 @@ class TextualInversion:
         self.concept = concept
         self.config = config
         self.weights: LearnedWord | None = None
+        self._trainer: _Trainer | None = None
         self._start = start_vectors(backbone, concept, config)
         with torch.no_grad():
             for text in concept.captions or concept.templates or TEMPLATES[concept.kind][:1]:
@@ -204,12 +205,19 @@ class TextualInversion:
             backbone.training(learn_words=True),
             recomputed_in_backward(backbone.checkpointed_modules() if self.config.gradient_checkpointing else []),
         ):
-            trainer = _Trainer(self, examples)
+            self._trainer = trainer = _Trainer(self, examples)
             try:
                 for index in range(self.config.steps):
                     yield trainer.step(index)
             finally:
                 self.weights = trainer.weights()
+                self._trainer = None
+
+    def snapshot(self) -> LearnedWord:
+        """What has been learned until now, while `steps()` is being iterated."""
+        if self._trainer is None:
+            raise no_training()
+        return self._trainer.weights()
 
 
 class _Trainer:

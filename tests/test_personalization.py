@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 
 import pytest
 import torch
@@ -383,6 +384,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(backbone):
     assert [step.index for step in second.steps(state)] == [2, 3]
     assert equal(second.weights, whole.weights) and second.weights.steps == 4
     assert torch.equal(second.weights.words["[V]"]["clip_l"], whole.weights.words["[V]"]["clip_l"])
+
+
+def test_between_steps_the_untouched_model_is_at_hand(backbone):
+    x, sigma, cond = torch.randn(1, 4, 8, 8), torch.ones(1), backbone.encode_prompt("a cat", {})
+    before = backbone.denoise(x, sigma, cond)
+    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    with closing(run.steps()) as steps, torch.no_grad():
+        next(steps)
+        assert not torch.equal(backbone.denoise(x, sigma, cond), before)
+        with run.untouched():
+            assert torch.equal(backbone.denoise(x, sigma, cond), before)
 
 
 def test_there_is_no_state_before_or_after_the_steps(backbone):

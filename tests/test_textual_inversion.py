@@ -137,6 +137,16 @@ def test_same_seed_same_word_and_another_seed_another(backbone):
     assert torch.equal(rows(first), rows(again)) and not torch.equal(rows(first), rows(other))
 
 
+def test_what_was_learned_so_far_can_be_asked_for_between_steps(backbone):
+    run = TextualInversion(backbone, letter(), CONFIG)
+    snapshots = [(step.index + 1, run.snapshot()) for step in run.steps()]
+    assert [(number, word.steps) for number, word in snapshots] == [(1, 1), (2, 2), (3, 3)]
+    learned = [word.vectors["clip_l"] for _, word in snapshots]
+    assert not torch.equal(learned[0], learned[1]) and torch.equal(learned[2], rows(run))
+    with pytest.raises(RuntimeError, match="no training under way"):
+        run.snapshot()
+
+
 def test_several_vectors_start_near_the_word_but_not_alike(backbone):
     word = backbone.word_vectors("c")["clip_l"]
     start = start_vectors(backbone, letter(), configured(vectors=4))["clip_l"]

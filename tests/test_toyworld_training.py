@@ -12,7 +12,14 @@ from safetensors.torch import load_file
 from palp_core.diffusers_backbone import load_pipeline
 from palp_core.toyworld import training
 from palp_core.toyworld.model import new_vae, standardise_latents
-from palp_core.toyworld.training import TrainingPlan, as_pixels, draw_some, learning_rate_factor
+from palp_core.toyworld.training import (
+    TrainingPlan,
+    as_pixels,
+    draw_some,
+    foreground_weights,
+    learning_rate_factor,
+    spread_timesteps,
+)
 
 TINY = TrainingPlan(
     pictures=12, vae_crop_steps=1, vae_steps=2, vae_batch=2, unet_steps=2, unet_batch=2, warmup=1, cooldown=0.0
@@ -66,3 +73,20 @@ def test_the_learning_rate_rises_stays_and_falls():
     rates = [learning_rate_factor(step, 100, 10, 0.2) for step in range(100)]
     assert rates[0] == 0.1 and set(rates[10:80]) == {1.0} and rates[80:] == sorted(rates[80:], reverse=True)
     assert 0 < rates[-1] < 0.1
+
+
+def test_the_timesteps_of_a_batch_come_from_all_parts_of_the_schedule():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([spread_timesteps(16, 1000, generator) for _ in range(500)])  # (500, 16)
+    assert drawn.min() == 0 and drawn.max() == 999
+    assert torch.equal((drawn * 16 // 1000).clamp(max=15).float().mean(dim=0).round(), torch.arange(16.0))
+    assert abs(drawn.float().mean().item() - 499.5) < 5
+
+
+def test_the_subject_weighs_more_until_the_learning_rate_falls():
+    foreground = draw_some((0, 0), 6).foreground
+    plan = TrainingPlan(unet_steps=100, cooldown=0.2, foreground_weight=4.0)
+    weights = foreground_weights(foreground, 79, plan)
+    inside = torch.from_numpy(foreground)[:, None] == 255
+    assert weights[inside].min() == 4 * weights.min() and weights.mean().item() == pytest.approx(1)
+    assert torch.equal(foreground_weights(foreground, 80, plan), torch.ones(6, 1, 1, 1))

@@ -8,20 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from ..alignment import AlignmentConfig
-from ..chart import loss_chart
+from ..chart import loss_chart, rendered
 from ..lora_file import save_run
-from ..personalization import Personalization, PersonalizationConfig, TrainingStep
+from ..personalization import TrainingStep
+from ..picture_file import write_picture
 from .evaluators import Target
 from .figures import Figures, judge, mean_figures
 from .scenes import ClassWord, Individual
-from .world import RESOLUTION, World, as_pictures, new_individual, paint, read_target, subject, true_pictures
+from .world import World, fidelity_range, new_individual, paint, personalization, read_target, references
 
 DEFAULT_PROMPTS = (
     "a sketch of a [V] with a hat on the beach",
@@ -30,121 +28,76 @@ DEFAULT_PROMPTS = (
 )
 PICTURES = 8  # per prompt and model; four of them are shown
 SHOWN = 4
-STRANGERS = 6  # other individuals of the class, for the floor of subject fidelity
 METHODS = {"base": "untouched model", "ti_db": "TI + LoRA", "palp": "PALP"}
 
 Report = Callable[[str, TrainingStep], None]
 
 
 @dataclass(frozen=True)
-class DemoConfig:
-    #: Training steps of each of the trainings.
-    steps: int = 120
-    #: Adam's step for LoRA and word; this small model takes larger ones than Stable Diffusion.
-    learning_rate: float = 1e-3
-    #: Images per training step.
-    batch_size: int = 4
-    #: Rank of the LoRA.
-    rank: int = 16
-
-
-@dataclass(frozen=True)
 class DemoResult:
-    """pictures: method -> one (PICTURES, 3, 64, 64) per prompt. figures: method -> mean over the prompts."""
+    """pictures: method -> one (PICTURES, 3, 64, 64) per prompt. figures: method -> mean over the prompts.
+
+    fidelity_range: subject fidelity of other individuals of the class, and of true pictures.
+    """
 
     individual: Individual
     prompts: tuple[str, ...]
     pictures: dict[str, list[Tensor]]
     figures: dict[str, Figures]
-    floor: float
-    ceiling: float
+    fidelity_range: tuple[float, float]
     files: list[Path]
 
 
 def run_demo(
-    world: World,
-    class_word: ClassWord,
-    prompts: tuple[str, ...],
-    seed: int,
-    config: DemoConfig,
-    out: Path,
-    report: Report,
+    world: World, class_word: ClassWord, prompts: tuple[str, ...], seed: int, steps: int, out: Path, report: Report
 ) -> DemoResult:
     """Train and draw; write the LoRA files, the picture and the loss chart into `out`.
 
     report(method, step) is called after each training step. Raises ValueError for a prompt without [V].
     """
     individual = new_individual(seed, class_word)
+    aligned, plain = AlignmentConfig(), AlignmentConfig(weight=0.0)  # plain training serves all prompts
+    runs = [("ti_db", personalization(world, individual, prompts[0], steps, seed, plain), prompts)]
+    runs += [("palp", personalization(world, individual, p, steps, seed, aligned), (p,)) for p in prompts]
+    pictures = {"base": [paint(world, p.replace("[V]", class_word), {}, PICTURES, seed) for p in prompts]}
+    files = []
+    for method, run, drawn_prompts in runs:
+        history = []
+        for step in run.steps():
+            history.append(step)
+            report(method, step)
+            if len(history) == steps:  # the LoRA is on the model inside the loop only
+                words = run.snapshot().words
+                drawn = [paint(world, prompt, words, PICTURES, seed) for prompt in drawn_prompts]
+        pictures[method] = pictures.get(method, []) + drawn
+        files.append(save_run(run, out, f"{class_word}_{method}"))
     targets = [read_target(prompt, class_word) for prompt in prompts]
-    runs = {"ti_db": [_prepared(world, individual, prompts[0], 0.0, seed, config)]}
-    runs["palp"] = [_prepared(world, individual, p, AlignmentConfig.weight, seed, config) for p in prompts]
-    plain = [prompt.replace("[V]", class_word) for prompt in prompts]
-    pictures = {"base": [paint(world, prompt, {}, PICTURES, seed) for prompt in plain]}
-    files, history = [], []
-    for method, of_method in runs.items():
-        pictures[method] = []
-        for number, run in enumerate(of_method):
-            drawn_prompts = prompts if method == "ti_db" else prompts[number : number + 1]
-            history = []
-            for step in run.steps():
-                history.append(step)
-                report(method, step)
-                if step.index + 1 == config.steps:
-                    words = run.snapshot().words
-                    pictures[method] += [paint(world, prompt, words, PICTURES, seed) for prompt in drawn_prompts]
-            files.append(save_run(run, out, f"{class_word}_{method}"))
-    references = as_pictures(subject(individual).images)
-    figures = {
-        method: mean_figures([judge(world.evaluators, p, t, references) for p, t in zip(drawn, targets, strict=True)])
-        for method, drawn in pictures.items()
-    }
-    floor, ceiling = fidelity_range(world, individual, targets, seed)
-    result = DemoResult(individual, prompts, pictures, figures, floor, ceiling, files)
-    write_pixels(loss_chart(history), out / "loss.png")
-    write_pixels(comparison(result), out / "demo.png")
+    result = DemoResult(
+        individual,
+        prompts,
+        pictures,
+        figures={method: _judged(world, individual, drawn, targets) for method, drawn in pictures.items()},
+        fidelity_range=fidelity_range(world, individual, targets, seed),
+        files=files,
+    )
+    write_picture(loss_chart(history), out / "loss.png")
+    write_picture(comparison(result), out / "demo.png")
     return result
 
 
-def _prepared(world: World, individual: Individual, prompt: str, weight: float, seed: int, config: DemoConfig):
-    settings = PersonalizationConfig(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        embedding_learning_rate=config.learning_rate,
-        batch_size=config.batch_size,
-        rank=config.rank,
-        resolution=RESOLUTION,
-        seed=seed,
-        alignment=AlignmentConfig(weight=weight),
-    )
-    return Personalization(world.backbone, [subject(individual)], prompt, settings)
-
-
-def fidelity_range(world: World, individual: Individual, targets: list[Target], seed: int) -> tuple[float, float]:
-    """Subject fidelity of other individuals of the class, and of true renders of this one, in the targets' styles."""
-    references = as_pictures(subject(individual).images)
-    strangers = [new_individual(seed + 1000 + n, individual.class_word) for n in range(STRANGERS)]
-
-    def fidelity(who: Individual) -> float:
-        shown = [true_pictures(who, target, 4) for target in targets]
-        return float(world.evaluators.subject_fidelity(torch.cat(shown), references).mean())
-
-    return float(np.mean([fidelity(who) for who in strangers])), fidelity(individual)
-
-
-def write_pixels(pixels: Tensor, path: Path) -> None:
-    """(H, W, 3) in 0..1."""
-    Image.fromarray((pixels * 255).round().byte().numpy()).save(path)
+def _judged(world: World, individual: Individual, pictures: list[Tensor], targets: list[Target]) -> Figures:
+    judged = zip(pictures, targets, strict=True)
+    return mean_figures([judge(world.evaluators, p, target, references(individual)) for p, target in judged])
 
 
 def comparison(result: DemoResult) -> Tensor:
     """References beside what each model draws for each prompt; (H, W, 3) in 0..1."""
     rows, methods = len(result.prompts), list(result.pictures)
     figure = Figure(figsize=(12.4, 0.7 + 3.0 * rows), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 1 + len(methods), squeeze=False)
-    references = as_pictures(subject(result.individual).images)
+    photographed = references(result.individual)
     for row, prompt in enumerate(result.prompts):
-        tiles = [references, *(result.pictures[method][row][:SHOWN] for method in methods)]
+        tiles = [photographed, *(result.pictures[method][row][:SHOWN] for method in methods)]
         for column, shown in enumerate(tiles):
             axes[row][column].imshow(mosaic(shown), interpolation="nearest")
             axes[row][column].set(xticks=[], yticks=[])
@@ -153,8 +106,7 @@ def comparison(result: DemoResult) -> Tensor:
         axes[row][0].set_ylabel("\n".join(textwrap.wrap(prompt, 30)), fontsize=10)
     for column, title in enumerate(["your photos", *(_title(result, method) for method in methods)]):
         axes[0][column].set_title(title, fontsize=11)
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).float() / 255
+    return rendered(figure)
 
 
 def _title(result: DemoResult, method: str) -> str:
@@ -177,8 +129,8 @@ def as_json(result: DemoResult) -> dict:
     """The figures, for programs."""
     return {
         **{method: asdict(figures) for method, figures in result.figures.items()},
-        "fidelity_floor": result.floor,
-        "fidelity_ceiling": result.ceiling,
+        "fidelity_floor": result.fidelity_range[0],
+        "fidelity_ceiling": result.fidelity_range[1],
         "prompts": list(result.prompts),
     }
 
@@ -189,8 +141,9 @@ def as_table(result: DemoResult) -> str:
         name = METHODS[method]
         shown = (f"{figures.text_alignment:>8.0%}", f"{figures.subject_fidelity:>9.2f}", f"{figures.diversity:>9.3f}")
         lines.append(f"{name:18}{''.join(shown)}")
+    floor, ceiling = result.fidelity_range
     lines.append(
         f"prompt: share of the prompt's elements found. subject: likeness to the photos; others of its class have "
-        f"{result.floor:.2f}, true pictures of it {result.ceiling:.2f}."
+        f"{floor:.2f}, true pictures of it {ceiling:.2f}."
     )
     return "\n".join(lines)

@@ -401,22 +401,28 @@ def to_pixels(points: np.ndarray) -> list[tuple[float, float]]:
     return [tuple(point) for point in points * CANVAS]
 
 
-def fill(draw: ImageDraw.ImageDraw, shape: Shape, colour) -> None:
+def fill(image: Image.Image, shape: Shape, colour) -> None:
+    """The area; an open line has its own width."""
     points = to_pixels(shape.points)
-    if shape.line:
-        draw.line(points, fill=colour, width=max(1, round(shape.line * CANVAS)), joint="curve")
-    else:
-        draw.polygon(points, fill=colour)
+
+    def put(draw: ImageDraw.ImageDraw) -> None:
+        if shape.line:
+            draw.line(points, fill=colour, width=max(1, round(shape.line * CANVAS)), joint="curve")
+        else:
+            draw.polygon(points, fill=colour)
+
+    clipped(image, shape, put)
 
 
-def stroke(draw: ImageDraw.ImageDraw, shape: Shape, colour, width: float) -> None:
+def stroke(image: Image.Image, shape: Shape, colour: Colour, width: float) -> None:
     """The outline. An open line is its own outline."""
     points = to_pixels(shape.points)
     closed = points if shape.line else [*points, points[0]]
-    draw.line(closed, fill=colour, width=max(1, round(width * SCALE)), joint="curve")
+    width = max(1, round(width * SCALE))
+    clipped(image, shape, lambda draw: draw.line(closed, fill=colour, width=width, joint="curve"))
 
 
-def paint(image: Image.Image, shape: Shape, put: Callable[[ImageDraw.ImageDraw], None]) -> None:
+def clipped(image: Image.Image, shape: Shape, put: Callable[[ImageDraw.ImageDraw], None]) -> None:
     """Let `put` draw, inside the shape's clip where it has one."""
     if shape.clip is None:
         put(ImageDraw.Draw(image))
@@ -444,10 +450,9 @@ def photo(shapes: list[Shape], rng: np.random.Generator) -> np.ndarray:
     """Flat colours, rounded by light from above left."""
     image = Image.new("RGB", (CANVAS, CANVAS))
     for shape in shapes:
-        paint(image, shape, lambda draw, s=shape: fill(draw, s, s.colour))
-        if shape.outlined and shape.role != "place":
-            edge = blend(shape.colour, (0, 0, 0), 0.45)
-            paint(image, shape, lambda draw, s=shape, e=edge: None if s.line else stroke(draw, s, e, 0.7))
+        fill(image, shape, shape.colour)
+        if shape.outlined and not shape.line and shape.role != "place":
+            stroke(image, shape, blend(shape.colour, (0, 0, 0), 0.45), 0.7)
     pixels = smaller(image).astype(np.float32)
     axis = np.linspace(-1, 1, SIZE, dtype=np.float32)
     light = 1.06 - 0.09 * axis[:, None] - 0.06 * axis[None, :]
@@ -463,9 +468,9 @@ def sketch(shapes: list[Shape], rng: np.random.Generator) -> np.ndarray:
         grey = round(255 * (1 - (1 - luminance(shape.colour)) * (0.62 if near else 0.22)))
         tone = (grey, grey, max(0, grey - 4))
         line = (62, 60, 66) if near else (150, 148, 152)
-        paint(image, shape, lambda draw, s=shape, t=tone: fill(draw, s, t))
+        fill(image, shape, tone)
         if shape.outlined:
-            paint(image, shape, lambda draw, s=shape, c=line, n=near: stroke(draw, s, c, 1.1 if n else 0.8))
+            stroke(image, shape, line, 1.1 if near else 0.8)
     return smaller(image).astype(np.float32)
 
 
@@ -473,9 +478,9 @@ def pixel_art(shapes: list[Shape], rng: np.random.Generator) -> np.ndarray:
     """Squares of 2x2 pixels, few levels of each colour, black outlines."""
     image = Image.new("RGB", (CANVAS, CANVAS))
     for shape in shapes:
-        paint(image, shape, lambda draw, s=shape: fill(draw, s, s.colour))
-        if shape.outlined and shape.role != "place":
-            paint(image, shape, lambda draw, s=shape: None if s.line else stroke(draw, s, (16, 12, 24), 1.0))
+        fill(image, shape, shape.colour)
+        if shape.outlined and not shape.line and shape.role != "place":
+            stroke(image, shape, (16, 12, 24), 1.0)
     small = np.asarray(image.reduce(2 * SCALE)).astype(np.float32)
     levels = (np.round(small / 51) * 51).clip(0, 255)
     return levels.repeat(2, axis=0).repeat(2, axis=1)
@@ -483,16 +488,15 @@ def pixel_art(shapes: list[Shape], rng: np.random.Generator) -> np.ndarray:
 
 def neon(shapes: list[Shape], rng: np.random.Generator) -> np.ndarray:
     """Glowing tubes along the outlines before a dark wall."""
-    image = Image.new("RGB", (CANVAS, CANVAS), (14, 8, 26))
     wall = (14, 8, 26)
+    image = Image.new("RGB", (CANVAS, CANVAS), wall)
     for shape in shapes:
         near = shape.role != "place"
         bright = blend(tuple(max(c, 60) for c in shape.colour), (255, 255, 255), 0.25)
         tube = bright if near else blend(bright, wall, 0.55)
-        glass = blend(wall, shape.colour, 0.16)
-        paint(image, shape, lambda draw, s=shape, c=glass: fill(draw, s, c))
+        fill(image, shape, blend(wall, shape.colour, 0.16))
         if shape.outlined:
-            paint(image, shape, lambda draw, s=shape, c=tube, n=near: stroke(draw, s, c, 1.7 if n else 1.0))
+            stroke(image, shape, tube, 1.7 if near else 1.0)
     sharp = image.reduce(SCALE)
     glow = sharp.filter(ImageFilter.GaussianBlur(2.2))
     return np.asarray(ImageChops.add(sharp, glow, scale=1.25)).astype(np.float32)
@@ -503,10 +507,9 @@ def watercolor(shapes: list[Shape], rng: np.random.Generator) -> np.ndarray:
     image = Image.new("RGB", (CANVAS, CANVAS), (252, 250, 244))
     for shape in shapes:
         wash = blend(shape.colour, (255, 255, 255), 0.28 if shape.role != "place" else 0.5)
-        rim = blend(wash, shape.colour, 0.75)
-        paint(image, shape, lambda draw, s=shape, c=wash: fill(draw, s, c))
-        if shape.outlined:
-            paint(image, shape, lambda draw, s=shape, c=rim: None if s.line else stroke(draw, s, c, 1.2))
+        fill(image, shape, wash)
+        if shape.outlined and not shape.line:
+            stroke(image, shape, blend(wash, shape.colour, 0.75), 1.2)
     pixels = np.asarray(image.reduce(SCALE).filter(ImageFilter.GaussianBlur(0.45))).astype(np.float32)
     cells = Image.fromarray(rng.integers(0, 255, (9, 9), dtype=np.uint8)).resize((SIZE, SIZE), Image.BICUBIC)
     pigment = (np.asarray(cells, dtype=np.float32)[..., None] / 255 - 0.5) * 0.35
@@ -554,7 +557,7 @@ def role_mask(shapes: list[Shape], role: Role) -> np.ndarray:
     """(64, 64) in 0..1: how much of each pixel shows the role."""
     image = Image.new("L", (CANVAS, CANVAS))
     for shape in shapes:
-        paint(image, shape, lambda draw, s=shape: fill(draw, s, 255 if s.role == role else 0))
+        fill(image, shape, 255 if shape.role == role else 0)
     return np.asarray(image.reduce(SCALE)).astype(np.float32) / 255
 
 

@@ -24,7 +24,7 @@ from . import scenes
 from .drawing import render
 from .evaluators import ATTRIBUTES, FILE, Evaluators, load_evaluators, save_evaluators
 from .scenes import Scene, random_individual, random_scene
-from .training import TrainingPlan, as_pixels, drawn_pictures, set_learning_rate
+from .training import TrainingPlan, as_pixels, drawn_pictures, take_step
 
 HELD_OUT = 2_000  # pictures; and the last tenth of the individuals
 INDIVIDUALS = 3_000
@@ -118,13 +118,6 @@ def contrastive_loss(vectors: Tensor, individuals: int) -> Tensor:
     similar = (vectors @ vectors.T / TEMPERATURE).masked_fill(itself, -torch.inf)
     same = (who[:, None] == who[None]) & ~itself
     return -similar.log_softmax(dim=1)[same].mean()
-
-
-def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    set_learning_rate(optimizer, rate)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 # --- how good they are -----------------------------------------------------------------------------------------------

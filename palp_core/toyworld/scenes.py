@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -117,10 +117,6 @@ def reference_scenes(individual: Individual, count: int = 4) -> list[Scene]:
     return [Scene(individual, jitter=number) for number in range(count)]
 
 
-def same_but(scene: Scene, individual: Individual) -> Scene:
-    return replace(scene, individual=individual)
-
-
 def caption(subject: str, style: Style | None, place: Place | None, accessory: Accessory | None) -> str:
     """A caption that names what is given. subject: with its article, "a cat".
 
@@ -134,19 +130,6 @@ def caption(subject: str, style: Style | None, place: Place | None, accessory: A
         PLACE_PHRASES[place] if place else "",
     ]
     return " ".join(part for part in parts if part)
-
-
-def random_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Names the class, and each other element mostly; empty now and then, for classifier-free guidance."""
-    if rng.random() < 0.1:
-        return ""
-    named = rng.random(3) < (0.9, 0.85, 0.9)
-    return caption(
-        f"a {scene.individual.class_word}",
-        scene.style if named[0] else None,
-        scene.place if named[1] else None,
-        scene.accessory if named[2] else None,
-    )
 
 
 def vocabulary() -> list[str]:

@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from einops import reduce
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoint import load_optimizer_tensors, optimizer_tensors, save_tensors
 from . import scenes
-from .drawing import SIZE, render
-from .model import new_pipeline, save_model, standardise_latents
+from .drawing import SIZE, render_with_masks
+from .model import LATENT_SIZE, new_pipeline, save_model, standardise_latents
 from .scenes import Scene, random_scene
 
 PICTURES_PER_JOB = 500
 CROP = 32  # pixels; the VAE's convolutions do not care, and four times as many steps fit in the same time
 SAVE_EVERY = 250  # steps
+MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,21 @@ class TrainingPlan:
     ema_decay: float = 0.999
     #: Largest weight of the squared error of x0.
     weight_limit: float = 5.0
+    #: Weight of the error where the subject and its accessory are, before the learning rate falls: most of the error
+    #: of a young model lies in the places, and its subjects stay blobs for long.
+    foreground_weight: float = 4.0
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """pictures: (N, 64, 64, 3) uint8. labels: (N, 4), the numbers of style, class, accessory and place; -1 for none."""
+    """pictures: (N, 64, 64, 3) uint8. labels: (N, 4), the numbers of style, class, accessory and place; -1 for none.
+
+    foreground: (N, 16, 16) uint8, how much of each latent pixel the subject and its accessory cover, 255 for all.
+    """
 
     pictures: np.ndarray
     labels: np.ndarray
+    foreground: np.ndarray
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -80,23 +90,33 @@ def scene_labels(scene: Scene) -> tuple[int, int, int, int]:
 def draw_some(seed: tuple[int, int], count: int = PICTURES_PER_JOB) -> Drawn:
     rng = np.random.default_rng(seed)
     some = [random_scene(rng) for _ in range(count)]
-    return Drawn(np.stack([render(scene) for scene in some]), np.array([scene_labels(scene) for scene in some]))
+    drawn = [render_with_masks(scene) for scene in some]
+    return Drawn(
+        pictures=np.stack([picture.pixels for picture in drawn]),
+        labels=np.array([scene_labels(scene) for scene in some]),
+        foreground=np.stack([latent_mask(1 - picture.place) for picture in drawn]),
+    )
+
+
+def latent_mask(mask: np.ndarray) -> np.ndarray:
+    """(64, 64) in 0..1 -> (16, 16) uint8: the mean over what a latent pixel stands for."""
+    return (reduce(mask, "(h y) (w x) -> h w", "mean", h=LATENT_SIZE, w=LATENT_SIZE) * 255).round().astype(np.uint8)
 
 
 def draw_pictures(count: int, seed: int) -> Drawn:
     seeds = [(seed, job) for job in range(-(-count // PICTURES_PER_JOB))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         parts = list(tqdm(pool.map(draw_some, seeds), "drawing", len(seeds), mininterval=10))
-    return Drawn(np.concatenate([p.pictures for p in parts])[:count], np.concatenate([p.labels for p in parts])[:count])
+    return Drawn(**{f.name: np.concatenate([getattr(part, f.name) for part in parts])[:count] for f in fields(Drawn)})
 
 
 def drawn_pictures(plan: TrainingPlan, work: Path) -> Drawn:
     file = work / "pictures.npz"
     if not file.exists():
         drawn = draw_pictures(plan.pictures, plan.seed)
-        np.savez(file, pictures=drawn.pictures, labels=drawn.labels)
+        np.savez(file, **asdict(drawn))
     with np.load(file) as arrays:
-        return Drawn(arrays["pictures"], arrays["labels"])
+        return Drawn(**arrays)
 
 
 def as_pixels(pictures: np.ndarray) -> Tensor:
@@ -138,11 +158,6 @@ def learning_rate_factor(step: int, steps: int, warmup: int, cooldown: float) ->
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, cooldown * steps))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
 # --- the VAE ---------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +171,7 @@ def train_vae(vae: AutoencoderKL, pictures: np.ndarray, plan: TrainingPlan, work
         latents = vae.encode(pixels).latent_dist
         decoded = vae.decode(latents.sample(torch_rng)).sample
         loss = F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels) + plan.kl_weight * latents.kl().mean()
-        take_step(optimizer, loss, vae_learning_rate(step, plan))
+        take_step(optimizer, loss, vae_learning_rate(step, plan), MAX_GRAD_NORM)
         progress.update()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == plan.vae_steps:
             save_checkpoint(file, step + 1, {"vae": vae}, optimizer)
@@ -179,11 +194,13 @@ def vae_learning_rate(step: int, plan: TrainingPlan) -> float:
     return plan.vae_learning_rate * 0.4 * learning_rate_factor(step - first, second, plan.warmup, 0.7)
 
 
-def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    set_learning_rate(optimizer, rate)
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, max_grad_norm: float = math.inf) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group in optimizer.param_groups:
+        group["lr"] = rate
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     optimizer.step()
 
 
@@ -238,17 +255,42 @@ def random_captions(labels: np.ndarray, rng: np.random.Generator) -> list[str]:
     return captions
 
 
-def denoising_loss(pipeline: StableDiffusionPipeline, latents: Tensor, captions: list[str], plan: TrainingPlan, rng):
-    """Prediction of v, whose weight in terms of x0, SNR + 1, is limited in the manner of arXiv 2303.09556, sec. 3.4."""
+def denoising_loss(
+    pipeline: StableDiffusionPipeline,
+    latents: Tensor,
+    captions: list[str],
+    pixel_weights: Tensor,
+    plan: TrainingPlan,
+    rng: torch.Generator,
+) -> Tensor:
+    """Prediction of v, whose weight in terms of x0, SNR + 1, is limited in the manner of arXiv 2303.09556, sec. 3.4.
+
+    pixel_weights: (B, 1, 16, 16).
+    """
     ids = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     context = pipeline.text_encoder(ids).last_hidden_state
-    timesteps = torch.randint(0, len(pipeline.scheduler.alphas_cumprod), (len(latents),), generator=rng)
+    timesteps = spread_timesteps(len(latents), len(pipeline.scheduler.alphas_cumprod), rng)
     noise = torch.randn(latents.shape, generator=rng)
     noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
     velocity = pipeline.scheduler.get_velocity(latents, noise, timesteps)
-    error = (pipeline.unet(noisy, timesteps, context).sample - velocity).square().mean(dim=(1, 2, 3))
+    error = (pipeline.unet(noisy, timesteps, context).sample - velocity).square()
     weight = 1 / (1 - pipeline.scheduler.alphas_cumprod[timesteps])  # SNR + 1
-    return (error * weight.clamp(max=plan.weight_limit) / weight).mean()
+    return ((error * pixel_weights).mean(dim=(1, 2, 3)) * weight.clamp(max=plan.weight_limit) / weight).mean()
+
+
+def spread_timesteps(count: int, timesteps: int, rng: torch.Generator) -> Tensor:
+    """(count,), uniform, one from each of as many equal parts: losses of a step vary less (arXiv 2107.00630, I.1)."""
+    shift = torch.randint(timesteps, (1,), generator=rng)
+    return (torch.arange(count) * timesteps + shift) // count
+
+
+def foreground_weights(foreground: np.ndarray, step: int, plan: TrainingPlan) -> Tensor:
+    """(B, 1, 16, 16), with mean 1. All are 1 while the learning rate falls: weights that depend on the picture draw
+    the prediction toward pictures with more of a subject."""
+    if step >= (1 - plan.cooldown) * plan.unet_steps:
+        return torch.ones(len(foreground), 1, 1, 1)
+    weights = 1 + (plan.foreground_weight - 1) * torch.from_numpy(foreground)[:, None] / 255
+    return weights / weights.mean()
 
 
 @torch.no_grad()
@@ -261,12 +303,12 @@ def follow(averages: dict[str, nn.Module], modules: dict[str, nn.Module], step: 
 
 
 def train_unet(
-    pipeline: StableDiffusionPipeline, latents: Tensor, labels: np.ndarray, plan: TrainingPlan, work: Path
+    pipeline: StableDiffusionPipeline, latents: Tensor, drawn: Drawn, plan: TrainingPlan, work: Path
 ) -> None:
     modules = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
     averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in modules.items()}
     parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     kept = {**modules, **{f"ema_{name}": module for name, module in averages.items()}}
     file = work / "unet.safetensors"
     start = load_checkpoint(file, kept, optimizer)
@@ -275,9 +317,11 @@ def train_unet(
     for step, rng, torch_rng in step_generators(plan.seed, 2, range(start, plan.unet_steps)):
         chosen = rng.integers(len(latents), size=plan.unet_batch)
         batch = latents[torch.from_numpy(chosen)].float()
-        loss = denoising_loss(pipeline, batch, random_captions(labels[chosen], rng), plan, torch_rng)
+        captions = random_captions(drawn.labels[chosen], rng)
+        pixel_weights = foreground_weights(drawn.foreground[chosen], step, plan)
+        loss = denoising_loss(pipeline, batch, captions, pixel_weights, plan, torch_rng)
         factor = learning_rate_factor(step, plan.unet_steps, plan.warmup, plan.cooldown)
-        take_step(optimizer, loss, plan.unet_learning_rate * factor)
+        take_step(optimizer, loss, plan.unet_learning_rate * factor, MAX_GRAD_NORM)
         follow(averages, modules, step, plan.ema_decay)
         recent.append(loss.item())
         progress.update()
@@ -297,7 +341,7 @@ def train(plan: TrainingPlan, work: Path, out: Path) -> None:
     drawn = drawn_pictures(plan, work)
     train_vae(pipeline.vae, drawn.pictures, plan, work)
     latents = cached_latents(pipeline.vae, drawn.pictures, work)
-    train_unet(pipeline, latents, drawn.labels, plan, work)
+    train_unet(pipeline, latents, drawn, plan, work)
     save_model(pipeline, out)
 
 

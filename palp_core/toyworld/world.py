@@ -3,44 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from ..alignment import AlignmentConfig, guided_noise
+from ..backbone import Placeholders
 from ..diffusers_backbone import DiffusersBackbone, load_pipeline
-from ..personalization import Subject
+from ..personalization import Personalization, PersonalizationConfig, Subject
+from ..pick_and_draw import PickAndDraw
 from . import MODEL_FOLDER, scenes
 from .drawing import render
 from .evaluators import Evaluators, Target, load_evaluators
+from .model import LATENT_CHANNELS, LATENT_SIZE
 from .scenes import ClassWord, Individual, Scene, random_individual, reference_scenes
 
 RESOLUTION = 64  # pixels
 #: Suits this model: more adds contrast and takes variety, less leaves elements of the prompt out.
 GUIDANCE_SCALE = 4.0
 SAMPLING_STEPS = 16
+STRANGERS = 6  # other individuals of the class, for the floor of subject fidelity
 
 
 @dataclass(frozen=True)
 class World:
-    """painter: the backbone's own modules behind a quicker sampler."""
+    """The judges stay on the CPU, where the pictures come to."""
 
     backbone: DiffusersBackbone
-    painter: StableDiffusionPipeline
     evaluators: Evaluators
 
 
+@dataclass(frozen=True)
+class ToyTraining:
+    """What suits this small model, and is the same for all methods that are compared on it."""
+
+    #: Adam's step for LoRA and word; Stable Diffusion takes a tenth of it.
+    learning_rate: float = 1e-3
+    #: Images per training step.
+    batch_size: int = 4
+    #: Rank of the LoRA.
+    rank: int = 16
+
+
 def load_world(device: str | None = None) -> World:
-    pipeline = load_pipeline(MODEL_FOLDER)
-    backbone = DiffusersBackbone(pipeline, device)
-    scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    painter = StableDiffusionPipeline(**{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
-    painter.set_progress_bar_config(disable=True)
-    painter.to(backbone.device)
-    return World(backbone, painter, load_evaluators().to(backbone.device))
+    backbone = DiffusersBackbone(load_pipeline(MODEL_FOLDER), device)
+    backbone.pipeline.to(backbone.device)
+    return World(backbone, load_evaluators())
 
 
 def new_individual(seed: int, class_word: ClassWord | None = None) -> Individual:
@@ -57,10 +68,51 @@ def subject(individual: Individual, count: int = 4) -> Subject:
     return Subject(photos(individual, count), individual.class_word, personalization_prompt="a photo of a [V]")
 
 
+def references(individual: Individual) -> Tensor:
+    """The reference photos as pictures, (4, 3, 64, 64) in -1..1."""
+    return as_pictures(photos(individual))
+
+
+def personalization(
+    world: World,
+    individual: Individual,
+    prompt: str,
+    steps: int,
+    seed: int,
+    alignment: AlignmentConfig,
+    training: ToyTraining | None = None,
+) -> Personalization:
+    """A run that learns [V] from the individual's photos for a prompt that holds [V]."""
+    training = training or ToyTraining()
+    config = PersonalizationConfig(
+        steps=steps,
+        learning_rate=training.learning_rate,
+        embedding_learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        rank=training.rank,
+        resolution=RESOLUTION,
+        seed=seed,
+        alignment=alignment,
+    )
+    return Personalization(world.backbone, [subject(individual)], prompt, config)
+
+
 def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
     """What a perfect model would draw: renders of the individual, (count, 3, 64, 64) in -1..1."""
     drawn = [Scene(individual, target.style or "photo", target.place, target.accessory, n) for n in range(count)]
     return as_pictures([torch.from_numpy(render(scene)).float() / 255 for scene in drawn])
+
+
+def fidelity_range(world: World, individual: Individual, targets: list[Target], seed: int) -> tuple[float, float]:
+    """Subject fidelity of other individuals of the class, and of true renders of this one, in the targets' styles."""
+    photographed = references(individual)
+    strangers = [new_individual(seed + 1000 + n, individual.class_word) for n in range(STRANGERS)]
+
+    def fidelity(who: Individual) -> float:
+        shown = [true_pictures(who, target, 4) for target in targets]
+        return float(world.evaluators.subject_fidelity(torch.cat(shown), photographed).mean())
+
+    return float(np.mean([fidelity(who) for who in strangers])), fidelity(individual)
 
 
 def as_pictures(images: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -69,24 +121,42 @@ def as_pictures(images: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def paint(world: World, prompt: str, words: Mapping[str, Mapping[str, Tensor]], count: int, seed: int) -> Tensor:
+def paint(
+    world: World, prompt: str, words: Placeholders, count: int, seed: int, guidance: PickAndDraw | None = None
+) -> Tensor:
     """Sample `count` pictures, (count, 3, 64, 64) in -1..1 on the CPU, with whatever LoRA is on the model now.
 
-    words: placeholder -> encoder -> vectors. The same seed gives the same initial noise to every prompt and model.
+    The same seed gives the same initial noise to every prompt and model.
     """
-    encode = world.backbone.encode_prompt
-    words = {
-        name: {encoder: v.to(world.backbone.device) for encoder, v in word.items()} for name, word in words.items()
-    }
-    images = world.painter(
-        prompt_embeds=encode(prompt, words).context.expand(count, -1, -1),
-        negative_prompt_embeds=encode("", {}).context.expand(count, -1, -1),
-        generator=[torch.Generator().manual_seed(seed * 1000 + number) for number in range(count)],
-        guidance_scale=GUIDANCE_SCALE,
-        num_inference_steps=SAMPLING_STEPS,
-        output_type="pt",
-    ).images
-    return images.float().cpu() * 2 - 1
+    backbone = world.backbone
+    null, cond = backbone.encode_prompt("", {}), backbone.encode_prompt(prompt, words)
+    # The backbone turns what the network predicts into noise.
+    scheduler = DPMSolverMultistepScheduler.from_config(backbone.pipeline.scheduler.config, prediction_type="epsilon")
+    scheduler.set_timesteps(SAMPLING_STEPS)
+    latents = initial_noise(count, seed).to(backbone.device)  # (B, 8, 16, 16), of variance 1 at every level
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True):
+        scale, level = (sigma**2 + 1).sqrt().item(), sigma.expand(count).to(latents)
+        x = latents * scale
+        if guidance is not None:
+            x = guidance(x, level)
+        noise = guided_noise(backbone.denoise, x, level, null, cond, GUIDANCE_SCALE)
+        latents = scheduler.step(noise, timestep, x / scale).prev_sample
+    return decode(world, latents)
+
+
+def initial_noise(count: int, seed: int) -> Tensor:
+    """(count, 8, 16, 16); each picture has a generator of its own."""
+    shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + n)) for n in range(count)]
+    )
+
+
+@torch.no_grad()
+def decode(world: World, latents: Tensor) -> Tensor:
+    """(B, 8, 16, 16) -> (B, 3, 64, 64) in -1..1, on the CPU."""
+    vae = world.backbone.pipeline.vae  # elsewhere than the UNet while that is being trained
+    return vae.decode(latents.to(vae.device)).sample.clamp(-1, 1).cpu()
 
 
 def read_target(prompt: str, class_word: ClassWord) -> Target:

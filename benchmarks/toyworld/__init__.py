@@ -1,0 +1,9 @@
+"""What the project claims, measured on the toy world.
+
+    python -m benchmarks.toyworld run          personalization: PALP, its baselines and ablations, over training steps
+    python -m benchmarks.toyworld guide        Pick-and-Draw guidance of the untouched and of a personalized model
+    python -m benchmarks.toyworld heatmaps     heat maps of words against the renderer's masks
+    python -m benchmarks.toyworld table, compare, figure, range
+
+Rows are kept in `benchmarks/results`; what is there for the shipped weights is not computed again.
+"""

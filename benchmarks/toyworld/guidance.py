@@ -1,0 +1,146 @@
+"""Pick-and-Draw guidance of the untouched model and of a personalized one: the ablation of arXiv 2401.16762, sec. 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from palp_core.alignment import AlignmentConfig
+from palp_core.backbone import Placeholders
+from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, PromptedDenoiser, prompted
+from palp_core.toyworld.figures import judge
+from palp_core.toyworld.scenes import ClassWord, Individual
+from palp_core.toyworld.world import (
+    ToyTraining,
+    World,
+    load_world,
+    new_individual,
+    paint,
+    personalization,
+    photos,
+    references,
+)
+
+from .attention import attention_share
+from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
+from .results import FOLDER, compute
+
+Model = Literal["vanilla", "personalized"]
+#: Makes a context in which the model is as it was before training.
+Untouched = Callable[[], AbstractContextManager]
+
+SAMPLES = 8
+PARTS = {
+    "unguided": PickAndDrawConfig(pick_weight=0, draw_weight=0),
+    "pick": PickAndDrawConfig(draw_weight=0),
+    "draw": PickAndDrawConfig(pick_weight=0),
+    "pick and draw": PickAndDrawConfig(),
+}
+
+
+@dataclass(frozen=True)
+class GuidedCell:
+    """One model of one individual: untouched, or trained long enough to be over-fitted."""
+
+    model: Model
+    pairs: Pairs
+    class_word: ClassWord
+    individual: int
+    seed: int
+    steps: int
+    prompts: tuple[Prompt, ...]
+    parts: dict[str, PickAndDrawConfig]
+
+    @property
+    def description(self) -> dict:
+        return {**asdict(self), "training": asdict(ToyTraining()), "samples": SAMPLES}
+
+    @property
+    def labels(self) -> dict:
+        who = [self.class_word, self.individual]
+        return {"pairs": self.pairs, "individual": who, "seed": self.seed, "step": self.steps}
+
+
+def measure(world: World, cell: GuidedCell) -> list[dict]:
+    individual = new_individual(cell.individual, cell.class_word)
+    if cell.model == "vanilla":
+        return rows(world, cell, individual, cell.class_word, {}, nullcontext)
+    plain = AlignmentConfig(weight=0.0)
+    run = personalization(world, individual, "a photo of a [V]", cell.steps, cell.seed, plain)
+    found = []
+    for step in run.steps():
+        if step.index + 1 == cell.steps:
+            found = rows(world, cell, individual, "[V]", run.snapshot().words, run.untouched)
+    return found
+
+
+def rows(
+    world: World, cell: GuidedCell, individual: Individual, word: str, words: Placeholders, untouched: Untouched
+) -> list[dict]:
+    found = []
+    for prompt, (part, config) in product(cell.prompts, cell.parts.items()):
+        wanted = target(cell.class_word, prompt)
+        text = wanted.prompt(f"a {word}")
+        guidance = PickAndDraw(
+            generation=prompted(world.backbone, text, word, words),
+            reference=prompted(world.backbone, f"a photo of a {word}", word, words),
+            template=without(
+                untouched, prompted(world.backbone, wanted.prompt(f"a {cell.class_word}"), cell.class_word)
+            ),
+            latents=world.backbone.encode_image(photos(individual, 1)[0]),
+            sigmas=world.backbone.sigmas,
+            config=config,
+        )
+        pictures = paint(world, text, words, SAMPLES, cell.seed, guidance)
+        figures = asdict(judge(world.evaluators, pictures, wanted, references(individual)))
+        share = attention_share(world, pictures, text, word, words)
+        method = f"{cell.model}, {part}"
+        found.append({"method": method, "prompt": prompt, **figures, "attention_share": share})
+    return found
+
+
+def without(untouched: Untouched, denoiser: PromptedDenoiser) -> PromptedDenoiser:
+    """The denoiser of the model before training."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        with untouched():
+            return denoiser.denoise(x, sigma)
+
+    return denoiser._replace(denoise=denoise)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Draw with and without guidance, with the same seeds, and judge what is missing."""
+
+    models: tuple[Model, ...] = ("vanilla", "personalized")
+    pairs: Pairs = "test"
+    seeds: tuple[int, ...] = (0,)
+    parts: tuple[str, ...] = tuple(PARTS)
+    #: Of the personalized model: so many that it is over-fitted.
+    steps: int = 200
+    #: Added to the methods' names, where settings below are not the usual.
+    label: str = ""
+    #: Other settings of the guidance; none for the usual.
+    step_size: float | None = None
+    threshold: float | None = None
+    end_percent: float | None = None
+    results: Path = FOLDER / "toyworld_guidance.jsonl"
+
+    def run(self) -> None:
+        world = load_world()
+        compute(self._cells(), lambda cell: measure(world, cell), self.results)
+
+    def _cells(self) -> Iterator[GuidedCell]:
+        names = ("step_size", "threshold", "end_percent")
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        parts = {f"{part}{self.label}": replace(PARTS[part], **changes) for part in self.parts}
+        for seed, (class_word, number), model in product(self.seeds, INDIVIDUALS[self.pairs], self.models):
+            steps = self.steps if model == "personalized" else 0
+            yield GuidedCell(model, self.pairs, class_word, number, seed, steps, PROMPTS[self.pairs], parts)

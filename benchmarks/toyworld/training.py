@@ -1,0 +1,169 @@
+"""Personalization at several steps of its training, because a baseline that is stopped early is a strong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+from palp_core.alignment import AlignmentConfig
+from palp_core.backbone import Placeholders
+from palp_core.textual_inversion import Concept, TextualInversion, TextualInversionConfig
+from palp_core.toyworld.figures import judge
+from palp_core.toyworld.scenes import ClassWord, Individual
+from palp_core.toyworld.world import (
+    RESOLUTION,
+    ToyTraining,
+    World,
+    load_world,
+    new_individual,
+    paint,
+    personalization,
+    photos,
+    references,
+)
+
+from .attention import attention_share
+from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
+from .results import RESULTS, compute
+
+STEPS = (25, 50, 100, 150, 200)
+SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Word:
+    """Textual inversion alone. It learns for as many steps as the others, whose LoRA learns faster: more per step."""
+
+    vectors: int = 1
+    hold_norm: bool = True
+    learning_rate: float = 5e-3
+
+
+#: method -> what is trained; None for nothing.
+METHODS: dict[str, AlignmentConfig | Word | None] = {
+    "base": None,
+    "ti": Word(),
+    "ti_8_vectors": Word(vectors=8),
+    "ti_free_norm": Word(hold_norm=False),
+    "ti_db": AlignmentConfig(weight=0.0),
+    "palp": AlignmentConfig(),
+    "palp_composition": AlignmentConfig(alpha=7.5, beta=1.0),
+    "sds": AlignmentConfig(score="sds"),
+    "nfsd": AlignmentConfig(score="nfsd", negative_prompt=""),  # this world has no words for what is ugly
+    "fresh_noise": AlignmentConfig(noise="fresh"),
+    "no_rescale": AlignmentConfig(rescale=False),
+}
+
+
+@dataclass(frozen=True)
+class TrainingCell:
+    """One training. What does not read the prompt serves all prompts of an individual."""
+
+    name: str
+    pairs: Pairs
+    class_word: ClassWord
+    individual: int
+    seed: int
+    prompts: tuple[Prompt, ...]
+    method: AlignmentConfig | Word | None
+    training: ToyTraining
+
+    @property
+    def description(self) -> dict:
+        kind = type(self.method).__name__
+        return {**asdict(self), "kind": kind, "steps": STEPS, "samples": SAMPLES}
+
+    @property
+    def labels(self) -> dict:
+        who = [self.class_word, self.individual]
+        return {"method": self.name, "pairs": self.pairs, "individual": who, "seed": self.seed}
+
+    @property
+    def noun(self) -> str:
+        """What stands for the subject in a prompt."""
+        return f"a {self.class_word}" if self.method is None else "a [V]"
+
+
+def measure(world: World, cell: TrainingCell) -> list[dict]:
+    individual = new_individual(cell.individual, cell.class_word)
+    return [
+        {"step": step, "prompt": prompt, **figures(world, cell, prompt, words, individual)}
+        for step, words in trained(world, cell, individual)
+        for prompt in cell.prompts
+    ]
+
+
+def figures(world: World, cell: TrainingCell, prompt: Prompt, words: Placeholders, individual: Individual) -> dict:
+    wanted = target(cell.class_word, prompt)
+    pictures = paint(world, wanted.prompt(cell.noun), words, SAMPLES, cell.seed)
+    judged = asdict(judge(world.evaluators, pictures, wanted, references(individual)))
+    word = cell.noun.removeprefix("a ")
+    return {**judged, "attention_share": attention_share(world, pictures, wanted.prompt(cell.noun), word, words)}
+
+
+def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterator[tuple[int, Placeholders]]:
+    """step, and what [V] is by then, while the model is as the training has it by then."""
+    if cell.method is None:
+        yield 0, {}
+    elif isinstance(cell.method, Word):
+        run = textual_inversion(world, cell, individual)
+        for step in run.steps():
+            if step.index + 1 in STEPS:
+                yield step.index + 1, {"[V]": run.snapshot().vectors}
+    else:
+        prompt = target(cell.class_word, cell.prompts[0]).prompt(cell.noun)
+        run = personalization(world, individual, prompt, STEPS[-1], cell.seed, cell.method, cell.training)
+        for step in run.steps():
+            if step.index + 1 in STEPS:
+                yield step.index + 1, run.snapshot().words
+
+
+def textual_inversion(world: World, cell: TrainingCell, individual: Individual) -> TextualInversion:
+    """The one template is the neutral one of this world, whose model knows none of the paper's other words."""
+    concept = Concept(photos(individual), cell.class_word, templates=("a photo of a {}",))
+    config = TextualInversionConfig(
+        steps=STEPS[-1],
+        batch_size=cell.training.batch_size,
+        resolution=RESOLUTION,
+        seed=cell.seed,
+        **asdict(cell.method),
+    )
+    return TextualInversion(world.backbone, concept, config)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train and judge what is missing."""
+
+    methods: tuple[str, ...] = ("base", "ti_db", "palp")
+    pairs: Pairs = "test"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    #: Name under which the rows are kept, where settings below are not the usual.
+    label: str = ""
+    #: Other settings of the alignment branch; none for the method's.
+    weight: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    training: ToyTraining = field(default_factory=ToyTraining)
+    results: Path = RESULTS
+
+    def run(self) -> None:
+        world = load_world()
+        compute(self._cells(), lambda cell: measure(world, cell), self.results)
+
+    def _cells(self) -> Iterator[TrainingCell]:
+        prompts = PROMPTS[self.pairs]
+        for seed, (class_word, number), name in product(self.seeds, INDIVIDUALS[self.pairs], self.methods):
+            method = METHODS[name]
+            reads_prompt = isinstance(method, AlignmentConfig) and method.weight > 0
+            if reads_prompt:
+                method = replace(method, **self._changes())
+            for some in [(prompt,) for prompt in prompts] if reads_prompt else [prompts]:
+                yield TrainingCell(
+                    self.label or name, self.pairs, class_word, number, seed, some, method, self.training
+                )
+
+    def _changes(self) -> dict:
+        return {k: getattr(self, k) for k in ("weight", "alpha", "beta") if getattr(self, k) is not None}

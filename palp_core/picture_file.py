@@ -1,0 +1,44 @@
+"""Pictures on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def picture_files(paths: Sequence[Path]) -> list[Path]:
+    """The pictures that are named; those of a folder in the order of their names. Raises ValueError for none."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not found:
+                raise ValueError(f"the folder {path} holds no pictures ({', '.join(SUFFIXES)}).")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise ValueError(f"there is no picture {path}.")
+    return files
+
+
+def read_picture(path: Path) -> Tensor:
+    """(H, W, 3) in 0..1, turned as the camera was held. Raises ValueError for a file that is no picture."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a picture that can be read.") from error
+    return torch.from_numpy(pixels.copy()).float() / 255
+
+
+def write_picture(pixels: Tensor, path: Path) -> None:
+    """(H, W, 3) in 0..1."""
+    Image.fromarray((pixels * 255).round().byte().numpy()).save(path)
