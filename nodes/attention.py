@@ -59,7 +59,8 @@ class AttentionRecording:
         if self.heat.runs == 0:
             raise ValueError(
                 "nothing was recorded. Connect Record Attention's MODEL to the sampler, its CONDITIONING to the "
-                "sampler's positive input, and the picture that comes of it to this node."
+                "sampler's positive input, and the picture that comes of it to this node. Where ComfyUI had kept that "
+                "picture from an earlier run, queue with another seed."
             )
         if len(self.heat.maps) != pictures:
             raise ValueError(

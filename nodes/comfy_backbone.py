@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 
 import comfy.model_base
 import comfy.model_management
@@ -42,13 +43,11 @@ class ComfyBackbone(Backbone):
         if vae is None:
             raise ValueError("vae is missing: the checkpoint has none. Load one, and connect it.")
         self.vae = vae
+        self._given_model, self._given_clip = model, clip
         self.encoder_keys, self.family = _family(model, clip)
         self.encoders = tuple(f"clip_{key}" for key in self.encoder_keys)
         self.prediction = _prediction(model)
         self.patcher = _with_precision(_without_dynamic_memory(model), precision)
-        self.clip = _clip_without_dynamic_memory(clip)
-        #: Copies of our making (other precision, plain memory), which nobody else will take off the device.
-        self._copies = [p for p, given in ((self.patcher, model), (self.clip.patcher, clip.patcher)) if p is not given]
         self.device = self.patcher.load_device
         self.model = self.patcher.model
         self.denoiser = self.model.diffusion_model
@@ -56,6 +55,11 @@ class ComfyBackbone(Backbone):
         self.compute_dtype = DTYPES[precision] if precision != "auto" else _inference_dtype(self.patcher)
         self._names = _diffusers_names(self.model.model_config.unet_config)
         self._loaded_for_training = False
+
+    @cached_property
+    def clip(self):
+        """Copied where it must be, once it is needed: what only denoises has no use for it."""
+        return _clip_without_dynamic_memory(self._given_clip)
 
     def denoise(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -138,10 +142,8 @@ class ComfyBackbone(Backbone):
         with ExitStack() as stack:
             stack.callback(self._release)
             comfy.model_management.load_models_gpu(patchers, memory_required=ALL_MEMORY, force_full_load=True)
-            if any(p.device.type != self.device.type for p in self.denoiser.parameters()):
-                raise ValueError("model was not loaded onto the GPU as a whole. Start ComfyUI without --novram.")
             for module in modules:
-                replace_inference_tensors(module)
+                make_differentiable(module, self.device)
             stack.enter_context(frozen(*modules))
             if learn_words:
                 stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model))
@@ -149,29 +151,48 @@ class ComfyBackbone(Backbone):
             yield
 
     def _release(self) -> None:
+        """Copies of our making (other precision, plain memory) are taken off the device: nobody else will do it."""
         self._loaded_for_training = False
+        pairs = ((self.patcher, self._given_model), (self.clip.patcher, self._given_clip.patcher))
+        copies = [patcher for patcher, given in pairs if patcher is not given]
         loaded = comfy.model_management.current_loaded_models
-        others = [m for m in loaded if not any(m.model is copy for copy in self._copies)]
-        for copy in self._copies:
+        others = [m for m in loaded if not any(m.model is copy for copy in copies)]
+        for copy in copies:
             comfy.model_management.free_memory(ALL_MEMORY, copy.load_device, keep_loaded=others)
 
 
-def replace_inference_tensors(module: nn.Module) -> None:
+def make_differentiable(module: nn.Module, device: torch.device) -> None:
     """Weights that were loaded in inference mode cannot take part in a backward pass: put a clone in each one's place.
 
-    One tensor at a time, so that there is never a second copy of the model; values stay the same.
+    One tensor at a time, so that there is never a second copy of the model; values stay the same. Raises ValueError
+    where a part of the model is not on its device: a backward pass needs all of it there.
     """
+    if any(parameter.device.type != device.type for parameter in module.parameters()):
+        raise ValueError("model was not loaded onto the GPU as a whole. Start ComfyUI without --novram.")
     clones: dict[int, Tensor] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
-                if tensor is None or not tensor.is_inference():
+                if tensor is None or _is_differentiable(tensor):
                     continue
                 if id(tensor) not in clones:
                     clone = tensor.detach().clone()
                     is_parameter = isinstance(tensor, nn.Parameter)
                     clones[id(tensor)] = nn.Parameter(clone, requires_grad=False) if is_parameter else clone
                 tensors[name] = clones[id(tensor)]
+
+
+def _is_differentiable(tensor: Tensor) -> bool:
+    """Whether autograd can save it: not an inference tensor, nor one that was made as such and has moved since.
+
+    A parameter's `.data` that was given to it in inference mode makes it an inference tensor; one that was created in
+    inference mode and given plain data later says that it is none, but still has no version counter.
+    """
+    try:
+        _ = tensor._version
+    except RuntimeError:
+        return False
+    return not tensor.is_inference()
 
 
 @contextmanager
@@ -227,6 +248,8 @@ def _without_dynamic_memory(patcher):
             "the node that loaded this model does not say how to load it again, which training with dynamic VRAM "
             "needs. Use ComfyUI's own loader, or start ComfyUI with --disable-dynamic-vram."
         )
+    if hasattr(patcher, "get_non_dynamic_delegate"):  # reads the file once for all copies of a MODEL
+        return patcher.get_non_dynamic_delegate()
     return patcher.clone(disable_dynamic=True)
 
 

@@ -26,8 +26,8 @@ class LearnedWordsTokenizer:
             tokenizer, words = tokenizer.tokenizer, {**tokenizer.words, **words}
         self.tokenizer = tokenizer
         self.words = words
-        longest_first = sorted(map(re.escape, words), key=len, reverse=True)
-        self.pattern = re.compile(f"(?:{'|'.join(longest_first)})(?!\\w)")
+        longest_first = sorted(words, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(_word_pattern, longest_first)))
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list[list[tuple]]]:
         """Rows of (token number or vector (C,), weight, ...) for each encoder, as the host makes them."""
@@ -54,6 +54,11 @@ class LearnedWordsTokenizer:
         return getattr(self.tokenizer, name)
 
 
+def _word_pattern(word: str) -> str:
+    """The word where it does not go on: `embedding:cat-v2` is not `embedding:cat`. A bracket ends a placeholder."""
+    return re.escape(word) + ("" if word.endswith("]") else r"(?![\w-]|\.\w)")
+
+
 def clip_with_words(clip, words: Words):
     """A clone of the host's CLIP that knows the words; the CLIP given is not changed."""
     clone = clip.clone()
@@ -70,7 +75,8 @@ def check_clip(clip) -> None:
 def spelled_out(tokenizer, text: str) -> str:
     """A text with the learned word in the place of each placeholder for which the tokenizer has one.
 
-    That is its only `embedding:NAME`, or the one whose name ends as the placeholder: NAME_V2 for [V2].
+    That is its only `embedding:NAME`, or the one whose name ends as the placeholder: NAME_V2 for [V2]. Raises
+    ValueError where the tokenizer has several of which none, or more than one, fits.
     """
     words = tokenizer.words if isinstance(tokenizer, LearnedWordsTokenizer) else {}
     names = [word.removeprefix("embedding:") for word in words if word.startswith("embedding:")]
@@ -79,6 +85,9 @@ def spelled_out(tokenizer, text: str) -> str:
         fitting = names if len(names) == 1 else [n for n in names if n.endswith(f"_{placeholder.strip('[]')}")]
         if len(fitting) == 1:
             found[placeholder] = fitting[0]
+        elif names:
+            known = ", ".join(f"embedding:{name}" for name in names)
+            raise ValueError(f"{placeholder} in {text!r} may mean several words. Write one of: {known}.")
     return embedding_prompt(text, found)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, get_args
 
 import comfy.model_management
@@ -21,13 +23,15 @@ from ..palp_core.pick_and_draw import (
     Reference,
     with_conditioning,
 )
-from .comfy_backbone import ComfyBackbone, replace_inference_tensors
+from .comfy_backbone import ComfyBackbone, make_differentiable
 from .inputs import ADVANCED, CATEGORY
 from .learned_words import check_clip, spelled_out, token_positions
 from .vanilla_weights import vanilla_weights, with_weights
 
 KEY = "palp_pick_and_draw"
 DEFAULT = PickAndDrawConfig()
+#: About how many times a sampling step's memory a step along the gradient takes.
+GRADIENT_BATCH = 4
 OUT_OF_MEMORY = (
     "Out of memory in Pick-and-Draw Guidance, whose gradients need more of it than sampling does. Lower the batch size "
     "of the latents, then the size of the picture."
@@ -69,13 +73,15 @@ class PickAndDrawGuidance(io.ComfyNode):
         with torch.inference_mode(False):
             backbone = ComfyBackbone(model, clip, vae)
             latents, latents_mask = _reference_latents(backbone, image, mask, resolution)
-            template = None if vanilla_model is None else _other_backbone(vanilla_model, model, clip, vae)
+            draws = vanilla_model is not None and config.draw_weight > 0
+            template = _other_backbone(vanilla_model, model, clip, vae) if draws else None
             source = _Source(backbone, template, prompts, vanilla_model, latents, latents_mask, config)
             conds = [_conditioning(encoded, backbone.family) for encoded in (conditioning, *others)]
         sampling = GuidedSampling(source, conds)
         patched = backbone.patcher.clone()
         if template is not None:
             patched.set_additional_models(KEY, [template.patcher])
+        patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, load_for_gradients)
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, sampling.sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, sampling.predict_noise)
         return io.NodeOutput(patched, conditioning)
@@ -114,7 +120,7 @@ class GuidedSampling:
 
     def sample(self, executor, guider, *args, **kwargs):
         """Around a whole sampling, once the host has loaded the model."""
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), _out_of_memory_named():
             self.guidance = self._prepare(guider)
         try:
             return executor(guider, *args, **kwargs)
@@ -128,11 +134,8 @@ class GuidedSampling:
         return executor(x, timestep, *args, **kwargs)
 
     def _moved(self, x: Tensor, sigma: Tensor) -> Tensor:
-        try:
-            with torch.inference_mode(False):
-                moved = self.guidance(x.clone(), sigma.clone())  # clones: no inference tensors
-        except comfy.model_management.OOM_EXCEPTION as error:
-            raise RuntimeError(OUT_OF_MEMORY) from error
+        with torch.inference_mode(False), _out_of_memory_named():
+            moved = self.guidance(x.clone(), sigma.clone())  # clones: no inference tensors
         logging.debug("Pick-and-Draw: %s", self.guidance.history[-1])
         return moved
 
@@ -143,7 +146,7 @@ class GuidedSampling:
                 "the sampler's model is another copy than the one that Pick-and-Draw Guidance patched. Connect the "
                 "node's MODEL to the sampler without nodes that copy models between them."
             )
-        replace_inference_tensors(guider.inner_model)
+        make_differentiable(guider.inner_model, source.backbone.device)
         generation, reference = (
             with_conditioning(source.backbone, cond, prompt.tokens)
             for cond, prompt in zip(self.conds[:2], source.prompts[:2], strict=True)
@@ -151,7 +154,7 @@ class GuidedSampling:
         return PickAndDraw(
             generation,
             reference,
-            self._template(guider.model_patcher),
+            self._template(guider.model_patcher) if source.config.draw_weight > 0 else None,
             source.latents,
             source.backbone.sigmas,
             source.config,
@@ -174,6 +177,23 @@ class GuidedSampling:
                 return plain.denoise(x, sigma)
 
         return plain._replace(denoise=denoise)
+
+
+def load_for_gradients(executor, model, noise_shape, conds, *args, **kwargs):
+    """The host's wrapper around the loading of a model that is to be sampled: all of it, and with room for a graph.
+
+    Parts that the host would stream in are kept by the graph until the backward pass, so that they win nothing.
+    """
+    room = [noise_shape[0] * GRADIENT_BATCH, *noise_shape[1:]]
+    return executor(model, room, conds, *args, **{**kwargs, "force_full_load": True})
+
+
+@contextmanager
+def _out_of_memory_named() -> Iterator[None]:
+    try:
+        yield
+    except comfy.model_management.OOM_EXCEPTION as error:
+        raise RuntimeError(OUT_OF_MEMORY) from error
 
 
 def _prompts(tokenizer, prompt: str, subject_word: str, class_word: str, reference_prompt: str) -> _Prompts:
@@ -213,8 +233,7 @@ def _reference_latents(
     latents = backbone.encode_image(resize_to_cover(picture, size))
     if mask is None:
         return latents, None
-    mask = check_mask("mask", mask[0], picture)
-    return latents, latent_mask(resize_to_cover(mask[..., None], size)[..., 0].to(latents.device), latents)
+    return latents, latent_mask(check_mask("mask", mask[0], picture), size, latents)
 
 
 def _other_backbone(vanilla_model, model, clip, vae) -> ComfyBackbone | None:

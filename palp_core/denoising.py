@@ -44,7 +44,7 @@ def encode_examples(
     for number, image in enumerate(images):
         size = training_size(*image.shape[:2], resolution)
         latents = backbone.encode_image(resize_to_cover(image, size))
-        mask = latent_mask(resize_to_cover(masks[number][..., None], size)[..., 0], latents) if masks else None
+        mask = latent_mask(masks[number], size, latents) if masks else None
         examples.append(Example(number, latents, mask))
     return examples
 

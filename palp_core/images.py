@@ -72,6 +72,15 @@ def resize_to_cover(image: Tensor, size: tuple[int, int]) -> Tensor:
     return pixels[0, :, top : top + size[0], left : left + size[1]].movedim(0, -1).clamp(0, 1)
 
 
-def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
-    """(H, W) in 0..1 -> (1, 1, h, w) on the grid of latents (1, C, h, w): the share of each cell that is subject."""
-    return F.adaptive_avg_pool2d(mask[None, None], latents.shape[-2:])
+def latent_mask(mask: Tensor, size: tuple[int, int], latents: Tensor) -> Tensor:
+    """(H, W) in 0..1 -> (1, 1, h, w) on the grid of latents (1, C, h, w): the share of each cell that is subject.
+
+    size: what its picture was brought to, and the mask with it. Raises ValueError where that crops the subject away.
+    """
+    covering = resize_to_cover(mask[..., None], size)[..., 0]
+    if covering.max() <= 0:
+        raise ValueError(
+            f"the subject of a mask lies at the edge that is cropped away when its picture is brought to {size[1]} x "
+            f"{size[0]} pixels. Crop the picture around the subject."
+        )
+    return F.adaptive_avg_pool2d(covering[None, None].to(latents.device), latents.shape[-2:])

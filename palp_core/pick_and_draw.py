@@ -31,6 +31,7 @@ Reference = Literal["noise", "inversion"]
 
 BLUR = 0.5  # standard deviation of the smoothing of maps, in places of a layer
 PALETTE_SIZE = 1024  # features of a layer, at most; more are thinned out evenly
+KEPT_PALETTES = 2  # a sampler of higher order comes back to the level before; SDXL's take some 100 MB each
 FLAT = 1e-3  # a map that varies by less than this share of its peak attends nowhere
 LONGEST_STEP = 0.2  # rms of one step, relative to that of the latents, sqrt(1 + sigma^2)
 INVERSION_LEVELS = 25
@@ -157,7 +158,7 @@ class PickAndDraw:
             return x
         templates = self._template_maps(x, sigma) if self._draws else None
         palette = self.palette(sigma[:1]) if self._picks else None
-        for _ in range(self.config.iterations):
+        for _ in range(self.config.iterations):  # towards the layout of the latents as they came
             x = self._step(x, sigma, palette, templates)
         return x
 
@@ -198,6 +199,8 @@ class PickAndDraw:
         if level not in self._palettes:
             with recorded_attention(self.reference.network, self.reference.tokens, keep_features=is_decoder) as layers:
                 self.reference.denoise(self.trajectory.at(sigma), sigma)
+            if len(self._palettes) == KEPT_PALETTES:
+                del self._palettes[next(iter(self._palettes))]
             self._palettes[level] = reference_palette(layers, self.mask, self.config.threshold)
         return self._palettes[level]
 

@@ -38,6 +38,8 @@ from .version import __version__
 
 Kind = Literal["object", "style"]
 
+LONGEST_STEM = 80  # of a name that the steps of an unfinished run are added to
+
 METADATA_KEY = "palp_embedding"
 SLOT = "{}"  # where the word stands in templates and captions
 WORD = "[W]"  # what stands there when a prompt is encoded
@@ -328,7 +330,8 @@ def save_word(run: TextualInversion, folder: str | Path, name: str, overwrite: b
     told to overwrite: a name that is taken gets a number. Raises ValueError for a name with path parts.
     """
     if run.weights.steps < run.config.steps:
-        name, overwrite = f"{name.strip().removesuffix('.safetensors')}_step{run.weights.steps}", False
+        stem = name.strip().removesuffix(".safetensors")[:LONGEST_STEM]
+        name, overwrite = f"{stem}_step{run.weights.steps}", False
     return save_embedding(run.weights.vectors, _metadata(run, name), folder, name, overwrite)
 
 

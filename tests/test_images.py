@@ -32,5 +32,13 @@ def test_resizing_covers_the_size_without_distortion_and_stays_in_range():
 def test_a_small_subject_does_not_vanish_from_the_latents_grid():
     mask = torch.zeros(512, 512)
     mask[100:103, 100:103] = 1
-    on_grid = latent_mask(mask, torch.zeros(1, 4, 64, 64))
+    on_grid = latent_mask(mask, (512, 512), torch.zeros(1, 4, 64, 64))
     assert on_grid.shape == (1, 1, 64, 64) and on_grid.sum() * 64 == pytest.approx(9)
+
+
+def test_a_subject_that_cropping_removes_is_named():
+    mask = torch.zeros(64, 600)
+    mask[:, :4] = 1
+    size = training_size(64, 600, 128)
+    with pytest.raises(ValueError, match="Crop the picture around the subject"):
+        latent_mask(mask, size, torch.zeros(1, 4, size[0] // 8, size[1] // 8))

@@ -236,6 +236,21 @@ def test_the_reference_is_computed_once_per_level(sd1, reference):
         assert levels == [4.0, 2.0]
 
 
+def test_no_more_levels_are_kept_than_samplers_come_back_to(sd1):
+    denoiser, levels = counted(prompted(sd1, "a cat", "cat"))
+    guide = PickAndDraw(
+        prompted(sd1, PROMPT, "cat"),
+        denoiser,
+        None,
+        random(1, 4, 8, 8, seed=9),
+        sd1.sigmas,
+        PickAndDrawConfig(end_percent=1.0),
+    )
+    for level in (8.0, 4.0, 2.0, 4.0, 8.0):
+        guide(random(1, 4, 8, 8), torch.tensor([level]))
+    assert levels == [8.0, 4.0, 2.0, 8.0]
+
+
 def test_inversion_is_the_way_that_sampling_goes_back(sd1):
     """From the inverted noise, Euler's method over the same levels returns about where it came from."""
     denoiser = prompted(sd1, "a cat", "cat")

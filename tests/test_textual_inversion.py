@@ -6,6 +6,7 @@ The tiny tokenizer spells, so that the only words of one token are single letter
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from palp_core import (
     TextualInversionConfig,
 )
 from palp_core.diffusers_backbone import DiffusersBackbone
-from palp_core.textual_inversion import TEMPLATES, mean_norms, start_vectors
+from palp_core.textual_inversion import TEMPLATES, mean_norms, save_word, start_vectors
 from tiny import fingerprint, pictures, same, tiny_pipeline
 
 CONFIG = TextualInversionConfig(steps=3, resolution=64, learning_rate=1e-2, hold_norm=False)
@@ -209,27 +210,40 @@ def test_own_templates_and_captions_take_their_place(backbone):
     assert set(prompts_of(backbone, concept, steps=8)) == {"[W] on a table", "[W] in a box"}
 
 
-def test_a_caption_belongs_to_its_image(backbone):
-    """Swapping two captions is swapping two images."""
-    one, two = pictures((64, 64), (64, 64))
-    results = [
-        rows(trained(backbone, Concept(images, "c", captions=captions), configured(batch_size=2)))
-        for images, captions in (
-            ((one, two), ("{} x", "{} y")),
-            ((one, two), ("{} y", "{} x")),
-            ((two, one), ("{} y", "{} x")),
-        )
-    ]
-    mixed = [trained(backbone, Concept((one, one), "c", captions=c)) for c in (("{} x", "{} x"), ("{} y", "{} y"))]
-    assert not torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
-    assert not torch.equal(rows(mixed[0]), rows(mixed[1]))
+def test_a_caption_belongs_to_its_image(backbone, monkeypatch):
+    """Images of two sizes, which tell which of them a step has drawn."""
+    encode, denoise, seen = backbone.encode_prompt, backbone.denoise, []
+    monkeypatch.setattr(backbone, "encode_prompt", lambda text, words: (seen.append(text), encode(text, words))[1])
+    monkeypatch.setattr(backbone, "denoise", lambda x, *rest: (seen.append(x.shape[-1]), denoise(x, *rest))[1])
+    run = TextualInversion(backbone, letter((64, 64), (64, 200), captions=("{} x", "{} y")), configured(steps=8))
+    seen.clear()
+    list(run.steps())
+    assert set(zip(seen[::2], seen[1::2], strict=True)) == {("[W] x", 8), ("[W] y", 16)}
 
 
-def test_what_lies_outside_the_mask_does_not_count(backbone):
-    mask = torch.zeros(64, 64)
-    mask[:32] = 1
-    whole, part = (rows(trained(backbone, letter(masks=masks))) for masks in ((), (mask,)))
-    assert not torch.equal(whole, part)
+def test_what_lies_outside_the_mask_does_not_count(backbone, monkeypatch):
+    """A model of whose predictions only the lower half depends on the word."""
+    denoise = backbone.denoise
+
+    def lower_half(*inputs):
+        denoised = denoise(*inputs)
+        return torch.cat([denoised[:, :, :4].detach(), denoised[:, :, 4:]], dim=2)
+
+    monkeypatch.setattr(backbone, "denoise", lower_half)
+    upper = torch.zeros(64, 64)
+    upper[:32] = 1
+    start = start_vectors(backbone, letter(), CONFIG)["clip_l"]
+    assert torch.equal(rows(trained(backbone, letter(masks=(upper,)))), start)
+    assert not torch.equal(rows(trained(backbone, letter(masks=(1 - upper,)))), start)
+
+
+def test_an_unfinished_run_of_the_longest_name_is_kept(backbone, tmp_path):
+    name = "x" * 100
+    run = TextualInversion(backbone, letter(), CONFIG)
+    with closing(run.steps()) as steps:
+        next(steps)
+    path = save_word(run, tmp_path, name)
+    assert path.exists() and path.stem.endswith("_step1")
 
 
 def test_images_may_differ_in_size(backbone):

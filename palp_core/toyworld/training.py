@@ -48,13 +48,13 @@ class TrainingPlan:
     vae_batch: int = 8
     vae_learning_rate: float = 1.5e-3
     kl_weight: float = 1e-6
-    unet_steps: int = 30_000
+    unet_steps: int = 13_000
     unet_batch: int = 16
     unet_learning_rate: float = 8e-4
     #: Steps in which a learning rate rises.
     warmup: int = 200
     #: Share of the UNet's steps, at the end, in which its learning rate falls to 0.
-    cooldown: float = 0.15
+    cooldown: float = 0.2
     ema_decay: float = 0.999
     #: Largest weight of the squared error of x0.
     weight_limit: float = 5.0

@@ -93,20 +93,43 @@ def test_model_and_clip_are_put_back_after_a_broken_run(make, ending):
     assert run.weights.steps == 1
 
 
-def test_weights_that_were_loaded_in_inference_mode_can_be_trained(make):
-    with torch.inference_mode():
+@pytest.mark.parametrize("moved", ["never", "outside", "inside"])
+def test_weights_that_were_loaded_in_inference_mode_can_be_trained(make, moved):
+    """moved: where the host has put other data into the parameters since, as it does on the way to a GPU."""
+    with torch.inference_mode(moved != "inside"):
         model, clip, vae = make()
         for patcher in (model, clip.patcher):
             for module in patcher.model.modules():
                 for name, parameter in list(module._parameters.items()):
                     if parameter is not None:
                         module._parameters[name] = torch.nn.Parameter(parameter.clone(), requires_grad=False)
-    assert all(p.is_inference() for p in model.model.diffusion_model.parameters())
+    with torch.inference_mode(moved == "inside"):
+        for parameter in model.model.parameters() if moved != "never" else ():
+            parameter.data = parameter.data.clone()
+    weight = next(model.model.diffusion_model.parameters())
+    assert weight.is_inference() == (moved != "outside")
     before = fingerprint(model, clip.patcher)
     run = personalization(model, clip, vae)
     list(run.steps())
     assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
     assert_same(before, fingerprint(model, clip.patcher))
+
+
+def test_a_model_that_is_streamed_in_gives_its_plain_copy_and_clip_only_where_it_is_needed(make, monkeypatch):
+    from palp_pack.nodes.comfy_backbone import ComfyBackbone
+
+    model, clip, vae = make()
+    plain = model.clone()
+    for patcher in (model, clip.patcher):
+        monkeypatch.setattr(patcher, "is_dynamic", lambda: True, raising=False)
+    monkeypatch.setattr(model, "cached_patcher_init", (make, ()), raising=False)
+    monkeypatch.setattr(model, "get_non_dynamic_delegate", lambda: plain, raising=False)
+    monkeypatch.delattr(type(clip.patcher), "get_non_dynamic_delegate", raising=False)
+    backbone = ComfyBackbone(model, clip, vae)
+    assert backbone.patcher is plain
+    backbone.encode_image(torch.rand(64, 64, 3))
+    with pytest.raises(ValueError, match=r"Use ComfyUI's own loader|cannot train with dynamic VRAM"):
+        backbone.encode_prompt("a cat", {})
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

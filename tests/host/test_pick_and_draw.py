@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import tiny_host
 from comfy_server import ComfyServer
@@ -155,6 +156,27 @@ def test_words_in_long_weighted_and_learned_prompts(both):
     assert prompt == "a sketch of embedding:my_cat_00001, in Paris"
     assert token_positions(learned.tokenizer, prompt, "embedding:my_cat_00001") == (4, 5)
     assert spelled_out(clip.tokenizer, "[V]") == "[V]"
+    two = clip_with_words(learned, {"embedding:my_dog_00001": vectors})
+    with pytest.raises(
+        ValueError, match=r"\[V\] .* several words. Write one of: embedding:my_cat_00001, embedding:my_do"
+    ):
+        spelled_out(two.tokenizer, "a sketch of [V]")
+
+
+def test_a_learned_word_is_no_part_of_a_longer_name(both):
+    from palp_pack.nodes.learned_words import clip_with_words
+
+    ours, (_, clip, _) = both
+    vectors = {e: torch.randn(1, v.shape[-1]) for e, v in ours.word_vectors("cat").items()}
+    learned = clip_with_words(clip, {"embedding:cat": vectors, "[V]": vectors})
+
+    def found(prompt: str) -> int:
+        rows = learned.tokenize(prompt)["l"]
+        return sum(torch.is_tensor(entry[0]) for row in rows for entry in row)
+
+    assert found("embedding:cat, (embedding:cat:1.2) [V]s and a [V].") == 4
+    for other in ("embedding:cat-v2", "embedding:cat_2", "embedding:cats", "embedding:cat.safetensors"):
+        assert found(other) == 0, other
 
 
 def test_the_stock_sampler_takes_the_steps_of_the_core(both):
@@ -254,6 +276,36 @@ def test_cancel_and_errors_leave_the_model_as_it_was(both, moment, monkeypatch):
     assert torch.equal(sample(personalized, personalized[0], conditioning), untouched)
 
 
+def test_the_model_is_loaded_whole_and_with_room_for_gradients(both, monkeypatch):
+    import comfy.model_management
+
+    load, calls = comfy.model_management.load_models_gpu, []
+
+    def spy(models, **settings):
+        calls.append(settings)
+        return load(models, **settings)
+
+    parts = both[1]
+    model, positive = execute(parts)
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
+    sample(parts, parts[0], positive)
+    sample(parts, model, positive)
+    unguided, guided = (settings for settings in calls if "force_full_load" in settings)
+    assert guided["force_full_load"] and not unguided["force_full_load"]
+    assert guided["memory_required"] > unguided["memory_required"]
+
+
+def test_without_the_layout_loss_nothing_is_prepared_for_it(both, monkeypatch):
+    from palp_pack.nodes import pick_and_draw
+
+    parts = both[1]
+    monkeypatch.setattr(pick_and_draw, "vanilla_weights", lambda *_: pytest.fail("weights of the template are made"))
+    monkeypatch.setattr(pick_and_draw, "_other_backbone", lambda *_: pytest.fail("the other model is loaded"))
+    patched = with_lora(parts[0])
+    model, positive = execute((patched, *parts[1:]), draw_weight=0.0, vanilla_model=parts[0])
+    assert not torch.equal(sample(parts, model, positive), sample(parts, patched, positive))
+
+
 def test_out_of_memory_says_what_to_lower(both, monkeypatch):
     import comfy.model_management
     from palp_pack.nodes.comfy_backbone import ComfyBackbone
@@ -331,6 +383,30 @@ def test_the_weight_changes_the_picture_and_none_leaves_it(server, family, reque
     assert (run(server, graph(checkpoint, pick_weight=0.0, draw_weight=0.0)) == plain).all()
     server.free()  # nothing cached: the same picture again
     assert (run(server, prompt) == first).all()
+
+
+def test_a_lora_is_left_out_of_the_template_on_a_server(server, sd15_checkpoint):
+    models = server.base_directory / "models"
+    weights = load_file(models / "checkpoints" / sd15_checkpoint)
+    keys = [key for key in weights if key.endswith(("attn2.to_q.weight", "attn2.to_k.weight"))]
+    patches = {key.removeprefix("model.").removesuffix("weight") + "diff": weights[key].roll(1, 0) for key in keys}
+    save_file(patches, models / "loras" / "random.safetensors")
+
+    def with_lora(prompt: dict) -> dict:
+        strengths = {"lora_name": "random.safetensors", "strength_model": 1.0, "strength_clip": 0.0}
+        loader = {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "clip": ["1", 1], **strengths}}
+        user = "10" if "10" in prompt else "5"
+        inputs = {**prompt[user]["inputs"], "model": ["11", 0]}
+        return {**prompt, "11": loader, user: {**prompt[user], "inputs": inputs}}
+
+    draw_only = graph(sd15_checkpoint, pick_weight=0.0)
+    bare = run(server, unguided(draw_only))
+    assert (run(server, draw_only) == bare).all()  # the model is its own template
+    plain, guided = run(server, with_lora(unguided(draw_only))), run(server, with_lora(draw_only))
+    assert (plain != bare).any() and (guided != plain).any()
+    assert (run(server, with_lora(graph(sd15_checkpoint))) != guided).any()
+    server.free()
+    assert (run(server, with_lora(draw_only)) == guided).all() and (run(server, unguided(draw_only)) == bare).all()
 
 
 def test_batches_wide_pictures_and_other_samplers_on_a_server(server, sd15_checkpoint):
