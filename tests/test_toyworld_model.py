@@ -15,12 +15,15 @@ from palp_core.toyworld.evaluator_training import attribute_accuracy, individual
 from palp_core.toyworld.evaluators import Target, diversity
 from palp_core.toyworld.training import as_pixels, draw_some, psnr
 from palp_core.toyworld.world import (
+    ToyTraining,
     as_pictures,
     load_world,
     new_individual,
     paint,
+    personalization,
     photos,
     read_target,
+    references,
     true_pictures,
 )
 
@@ -66,18 +69,16 @@ def test_fidelity_of_the_true_individual_is_far_above_that_of_others(world):
     assert true.mean() > false.mean() + 0.2
 
 
-def test_the_untouched_model_draws_the_prompts_style_and_place(world):
-    targets = [
-        Target(style, class_word, accessory, place)
-        for style, class_word, accessory, place in zip(
-            scenes.STYLES, scenes.CLASSES, (*scenes.ACCESSORIES, "hat", "scarf"), scenes.PLACES, strict=False
-        )
-    ]
+def test_the_untouched_model_draws_what_the_prompt_says(world):
+    accessories = [*scenes.ACCESSORIES, *scenes.ACCESSORIES]
+    styles = [*scenes.STYLES, "sketch"]
+    targets = [Target(*named) for named in zip(styles, scenes.CLASSES, accessories, scenes.PLACES, strict=True)]
     found = [
-        world.evaluators.recognised(paint(world, t.prompt(f"a {t.class_word}"), {}, 4, seed=1), t) for t in targets
+        world.evaluators.recognised(paint(world, t.prompt(f"a {t.class_word}"), {}, 8, seed=1), t) for t in targets
     ]
-    for element in ("style", "place"):
-        assert np.mean([shown[element].mean() for shown in found]) > 0.9, element
+    shares = {name: np.mean([shown[name].mean() for shown in found]) for name in found[0]}
+    assert shares["style"] >= 0.97 and shares["place"] >= 0.97, shares
+    assert shares["class_word"] >= 0.95 and shares["accessory"] >= 0.85, shares
 
 
 def test_targets_are_read_from_prompts():
@@ -93,7 +94,7 @@ def test_diversity_is_nothing_for_copies_and_much_for_noise():
 
 @torch.no_grad()
 def pushed_along(world, sign: float) -> float:
-    """DESIGN 2.3's experiment: 20 steps of x0 <- x0 - 0.1 * sign * Delta on a photo; p(sketch) of what it becomes."""
+    """DESIGN 2.3's experiment: 20 steps of x0 <- x0 - 0.03 * sign * Delta on a photo; p(sketch) of what it becomes."""
     backbone, target = world.backbone, Target("sketch", "cat", None, None)
     null, clean, personal = (
         backbone.encode_prompt(prompt, {}) for prompt in ("", target.prompt("a cat"), "a photo of a cat")
@@ -108,7 +109,7 @@ def pushed_along(world, sign: float) -> float:
         delta = score_difference(
             backbone.denoise, nullcontext(), sample, personal, prompts, noise, backbone.sigmas[200], config
         )
-        x0 = x0 - 0.1 * sign * delta
+        x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colours burn out
     picture = backbone.pipeline.vae.decode(x0).sample.clamp(-1, 1)
     return float(world.evaluators.attributes(picture)["style"].softmax(dim=-1)[0, scenes.STYLES.index("sketch")])
 
@@ -116,3 +117,21 @@ def pushed_along(world, sign: float) -> float:
 def test_following_the_alignment_gradient_turns_a_photo_into_the_prompts_style(world):
     assert pushed_along(world, sign=1.0) > 0.9
     assert pushed_along(world, sign=-1.0) < 0.1
+
+
+def test_a_short_palp_run_keeps_the_prompt_and_learns_the_subject(world):
+    target, individual = Target("watercolor", "cat", "balloon", "city"), new_individual(71, "cat")
+    photographed = references(individual)
+    base = paint(world, target.prompt("a cat"), {}, 8, seed=2)
+    run = personalization(
+        world, individual, target.prompt("a [V]"), 40, 0, AlignmentConfig(), ToyTraining(batch_size=2)
+    )
+    gaps = []
+    for step in run.steps():
+        gaps.append(step.score_gap)
+        if step.index + 1 == run.config.steps:
+            pictures = paint(world, target.prompt("a [V]"), run.snapshot().words, 8, seed=2)
+    before, after = (float(world.evaluators.subject_fidelity(p, photographed).mean()) for p in (base, pictures))
+    assert after > before + 0.15, (before, after)
+    assert world.evaluators.text_alignment(pictures, target).mean() >= 0.9
+    assert min(gaps) > 0

@@ -16,8 +16,8 @@ from palp_core.toyworld.training import (
     TrainingPlan,
     as_pixels,
     draw_some,
-    foreground_weights,
     learning_rate_factor,
+    pixel_weights,
     spread_timesteps,
 )
 
@@ -83,10 +83,13 @@ def test_the_timesteps_of_a_batch_come_from_all_parts_of_the_schedule():
     assert abs(drawn.float().mean().item() - 499.5) < 5
 
 
-def test_the_subject_weighs_more_until_the_learning_rate_falls():
-    foreground = draw_some((0, 0), 6).foreground
-    plan = TrainingPlan(unet_steps=100, cooldown=0.2, foreground_weight=4.0)
-    weights = foreground_weights(foreground, 79, plan)
-    inside = torch.from_numpy(foreground)[:, None] == 255
-    assert weights[inside].min() == 4 * weights.min() and weights.mean().item() == pytest.approx(1)
-    assert torch.equal(foreground_weights(foreground, 80, plan), torch.ones(6, 1, 1, 1))
+def test_subject_and_accessory_weigh_more_by_their_share():
+    drawn = draw_some((0, 0), 6)
+    plan = TrainingPlan(subject_weight=4.0, accessory_weight=10.0)
+    assert torch.equal(pixel_weights(drawn.subject, drawn.accessory, 0.0, plan), torch.ones(6, 1, 16, 16))
+    for share in (1.0, 0.5):
+        weights = pixel_weights(drawn.subject, drawn.accessory, share, plan)
+        assert weights.mean().item() == pytest.approx(1)
+        subject, accessory = (torch.from_numpy(mask)[:, None] == 255 for mask in (drawn.subject, drawn.accessory))
+        assert weights[subject].mean().item() == pytest.approx((1 + 3 * share) * weights.min().item())
+        assert weights[accessory].mean().item() == pytest.approx((1 + 9 * share) * weights.min().item())

@@ -58,21 +58,23 @@ class TrainingPlan:
     ema_decay: float = 0.999
     #: Largest weight of the squared error of x0.
     weight_limit: float = 5.0
-    #: Weight of the error where the subject and its accessory are, before the learning rate falls: most of the error
-    #: of a young model lies in the places, and its subjects stay blobs for long.
-    foreground_weight: float = 4.0
+    #: Weights of the error where subject and accessory are, until the learning rate falls: most of the error of a young
+    #: model lies in the places; its subjects stay blobs for long, and its accessories are left out for longer.
+    subject_weight: float = 4.0
+    accessory_weight: float = 16.0
 
 
 @dataclass(frozen=True)
 class Drawn:
     """pictures: (N, 64, 64, 3) uint8. labels: (N, 4), the numbers of style, class, accessory and place; -1 for none.
 
-    foreground: (N, 16, 16) uint8, how much of each latent pixel the subject and its accessory cover, 255 for all.
+    subject, accessory: (N, 16, 16) uint8, how much of each latent pixel they cover, 255 for all of it.
     """
 
     pictures: np.ndarray
     labels: np.ndarray
-    foreground: np.ndarray
+    subject: np.ndarray
+    accessory: np.ndarray
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -94,7 +96,8 @@ def draw_some(seed: tuple[int, int], count: int = PICTURES_PER_JOB) -> Drawn:
     return Drawn(
         pictures=np.stack([picture.pixels for picture in drawn]),
         labels=np.array([scene_labels(scene) for scene in some]),
-        foreground=np.stack([latent_mask(1 - picture.place) for picture in drawn]),
+        subject=np.stack([latent_mask(picture.subject) for picture in drawn]),
+        accessory=np.stack([latent_mask(picture.accessory) for picture in drawn]),
     )
 
 
@@ -259,13 +262,13 @@ def denoising_loss(
     pipeline: StableDiffusionPipeline,
     latents: Tensor,
     captions: list[str],
-    pixel_weights: Tensor,
+    weights: Tensor,
     plan: TrainingPlan,
     rng: torch.Generator,
 ) -> Tensor:
     """Prediction of v, whose weight in terms of x0, SNR + 1, is limited in the manner of arXiv 2303.09556, sec. 3.4.
 
-    pixel_weights: (B, 1, 16, 16).
+    weights: of the latent pixels, (B, 1, 16, 16).
     """
     ids = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     context = pipeline.text_encoder(ids).last_hidden_state
@@ -274,8 +277,8 @@ def denoising_loss(
     noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
     velocity = pipeline.scheduler.get_velocity(latents, noise, timesteps)
     error = (pipeline.unet(noisy, timesteps, context).sample - velocity).square()
-    weight = 1 / (1 - pipeline.scheduler.alphas_cumprod[timesteps])  # SNR + 1
-    return ((error * pixel_weights).mean(dim=(1, 2, 3)) * weight.clamp(max=plan.weight_limit) / weight).mean()
+    of_x0 = 1 / (1 - pipeline.scheduler.alphas_cumprod[timesteps])  # SNR + 1
+    return ((error * weights).mean(dim=(1, 2, 3)) * of_x0.clamp(max=plan.weight_limit) / of_x0).mean()
 
 
 def spread_timesteps(count: int, timesteps: int, rng: torch.Generator) -> Tensor:
@@ -284,13 +287,14 @@ def spread_timesteps(count: int, timesteps: int, rng: torch.Generator) -> Tensor
     return (torch.arange(count) * timesteps + shift) // count
 
 
-def foreground_weights(foreground: np.ndarray, step: int, plan: TrainingPlan) -> Tensor:
-    """(B, 1, 16, 16), with mean 1. All are 1 while the learning rate falls: weights that depend on the picture draw
-    the prediction toward pictures with more of a subject."""
-    if step >= (1 - plan.cooldown) * plan.unet_steps:
-        return torch.ones(len(foreground), 1, 1, 1)
-    weights = 1 + (plan.foreground_weight - 1) * torch.from_numpy(foreground)[:, None] / 255
-    return weights / weights.mean()
+def pixel_weights(subject: np.ndarray, accessory: np.ndarray, share: float, plan: TrainingPlan) -> Tensor:
+    """(B, 16, 16) each -> (B, 1, 16, 16), with mean 1.
+
+    share: 1 for the plan's weights, 0 for equal ones. Weights that depend on the picture draw the prediction towards
+    pictures with more of a subject, so that a training has to end with equal ones.
+    """
+    weights = 1 + share * ((plan.subject_weight - 1) * subject + (plan.accessory_weight - 1) * accessory) / 255
+    return torch.from_numpy(weights / weights.mean()).float()[:, None]
 
 
 @torch.no_grad()
@@ -318,9 +322,9 @@ def train_unet(
         chosen = rng.integers(len(latents), size=plan.unet_batch)
         batch = latents[torch.from_numpy(chosen)].float()
         captions = random_captions(drawn.labels[chosen], rng)
-        pixel_weights = foreground_weights(drawn.foreground[chosen], step, plan)
-        loss = denoising_loss(pipeline, batch, captions, pixel_weights, plan, torch_rng)
         factor = learning_rate_factor(step, plan.unet_steps, plan.warmup, plan.cooldown)
+        weights = pixel_weights(drawn.subject[chosen], drawn.accessory[chosen], factor, plan)
+        loss = denoising_loss(pipeline, batch, captions, weights, plan, torch_rng)
         take_step(optimizer, loss, plan.unet_learning_rate * factor, MAX_GRAD_NORM)
         follow(averages, modules, step, plan.ema_decay)
         recent.append(loss.item())
