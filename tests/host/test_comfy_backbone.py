@@ -263,9 +263,9 @@ def test_a_file_of_another_family_is_refused_by_the_loader(make, tmp_path):
 
 @pytest.mark.parametrize("good_steps", [0, 2])
 def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, good_steps):
-    from palp_pack.nodes import personalize
     from palp_pack.nodes.progress import TrainingProgress
-    from palp_pack.palp_core import load_lora_file
+    from palp_pack.nodes.training import train
+    from palp_pack.palp_core import load_lora_file, save_run
 
     run = personalization(*make())
     denoise, calls = run.backbone.denoise, []
@@ -276,7 +276,7 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
 
     run.backbone.denoise = diverging
     with pytest.raises(RuntimeError) as failure:
-        personalize._train(run, TrainingProgress(None, 3), str(tmp_path), "cat")
+        train(run, TrainingProgress(None, 3), lambda: save_run(run, tmp_path, "cat"), "PALP Personalize")
     outcome = "is kept in cat_step2_00001.safetensors" if good_steps else "nothing was saved"
     assert f"not finite at step {good_steps + 1}" in str(failure.value) and outcome in str(failure.value)
     kept = [path.name for path in tmp_path.glob("*.safetensors*")]
@@ -287,8 +287,9 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
 
 def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
     import comfy.model_management
-    from palp_pack.nodes import personalize
     from palp_pack.nodes.progress import TrainingProgress
+    from palp_pack.nodes.training import train
+    from palp_pack.palp_core import save_run
 
     run = personalization(*make())
     progress = TrainingProgress(None, 3)
@@ -301,5 +302,5 @@ def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
 
     run.backbone.denoise = full
     with pytest.raises(RuntimeError, match=r"Out of memory. Switch on gradient_checkpointing.*cat_step2_00001"):
-        personalize._train(run, progress, str(tmp_path), "cat")
+        train(run, progress, lambda: save_run(run, tmp_path, "cat"), "PALP Personalize")
     assert [path.name for path in tmp_path.iterdir()] == ["cat_step2_00001.safetensors"]
