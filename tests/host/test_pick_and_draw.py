@@ -399,7 +399,7 @@ def test_a_lora_is_left_out_of_the_template_on_a_server(server, sd15_checkpoint)
         inputs = {**prompt[user]["inputs"], "model": ["11", 0]}
         return {**prompt, "11": loader, user: {**prompt[user], "inputs": inputs}}
 
-    draw_only = graph(sd15_checkpoint, pick_weight=0.0)
+    draw_only = graph(sd15_checkpoint, pick_weight=0.0, class_word="")
     bare = run(server, unguided(draw_only))
     assert (run(server, draw_only) == bare).all()  # the model is its own template
     plain, guided = run(server, with_lora(unguided(draw_only))), run(server, with_lora(draw_only))
