@@ -43,7 +43,7 @@ def test_trainings_are_measured_at_each_step_kept_and_not_computed_again(monkeyp
     file = tmp_path / "rows.jsonl"
     arguments = ["run", "--methods", "base", "ti", "palp", "--seeds", 0, "--results", file]
     run(monkeypatch, *arguments)
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = results.read_rows(file)
     assert [(row["method"], row["step"]) for row in rows] == [
         *(("base", 0), ("ti", 1), ("ti", 2)),
         *(("palp", 1), ("palp", 2)),
@@ -61,29 +61,74 @@ def test_trainings_are_measured_at_each_step_kept_and_not_computed_again(monkeyp
 def test_guidance_of_weight_nothing_is_no_guidance(monkeypatch, tmp_path, small):
     file = tmp_path / "rows.jsonl"
     run(monkeypatch, "guide", "--steps", 1, "--parts", "unguided", "pick", "--results", file)
-    rows = {row["method"]: row for row in map(json.loads, file.read_text().splitlines())}
+    rows = {row["method"]: row for row in results.read_rows(file)}
     assert list(rows) == [f"{model}, {part}" for model in ("vanilla", "personalized") for part in ("unguided", "pick")]
     run(monkeypatch, "run", "--methods", "base", "--seeds", 0, "--results", file)
-    base = json.loads(file.read_text().splitlines()[-1])
+    base = results.read_rows(file)[-1]
     assert rows["vanilla, unguided"]["diversity"] == base["diversity"] != rows["vanilla, pick"]["diversity"]
 
 
-def test_comparison_takes_the_baseline_at_its_best(monkeypatch, capsys, tmp_path):
-    def row(method, step, prompt, text, subject):
-        shared = {"pairs": "test", "individual": ["cat", 11], "seed": 0, "diversity": 0.1, "attention_share": 0.2}
-        return shared | dict(method=method, step=step, prompt=prompt, text_alignment=text, subject_fidelity=subject)
+def row(method, step, prompt, text, subject, **other) -> dict:
+    labels = {"pairs": "test", "individual": ["cat", 11], "seed": 0, "cell": "one", "diversity": 0.1}
+    figures = {"text_alignment": text, "subject_fidelity": subject, "attention_share": 0.2}
+    return {**labels, **figures, "method": method, "step": step, "prompt": prompt, **other}
 
-    rows = [row("ti_db", 1, p, 0.9, 0.4) for p in "ab"] + [row("ti_db", 2, p, 0.5, 0.6) for p in "ab"]
-    rows += [row("palp", 1, p, 0.9, 0.3) for p in "ab"]
-    rows += [row("palp", 2, "a", 0.7, 0.7), row("palp", 2, "b", 0.9, 0.7), row("palp", 3, "a", 0.1, 0.9)]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    run(monkeypatch, "compare", "--results", file)
-    said = capsys.readouterr().out
-    assert (
-        "palp at 2 steps minus ti_db at 2 steps, 2 pairs" in said
-        and "prompt                       0.300 ± 0.100" in said
+
+def write_rows(file, rows: list[dict]) -> None:
+    file.write_text(json.dumps({"cell": "one", "world": results.world_digest(), "rows": rows}) + "\n")
+
+
+def test_comparison_chooses_its_steps_on_other_pairs(monkeypatch, capsys, tmp_path):
+    def both(pairs, *given):
+        return [row(*some, individual=[who, 1], pairs=pairs) for some in given for who in ("cat", "mug")]
+
+    tuning = both("tuning", *(("ti_db", 1, p, 0.9, 0.4) for p in "ab"), *(("ti_db", 2, p, 0.5, 0.6) for p in "ab"))
+    tuning += both(
+        "tuning", *(("palp", step, p, 0.9, fidelity) for p in "ab" for step, fidelity in ((1, 0.5), (2, 0.7)))
     )
+    # On these pairs the baseline is best after one step, which is not for it to know.
+    test = both("test", *(("ti_db", 1, p, 0.9, 0.9) for p in "ab"), *(("ti_db", 2, p, 0.5, 0.6) for p in "ab"))
+    test += both("test", ("palp", 2, "a", 0.7, 0.7), ("palp", 2, "b", 0.9, 0.7), ("palp", 2, "c", 0.0, 0.0))
+    write_rows(tmp_path / "rows.jsonl", tuning + test)
+    run(monkeypatch, "compare", "--results", tmp_path / "rows.jsonl")
+    said = capsys.readouterr().out
+    assert "palp at 2 steps minus ti_db at 2 steps, 4 pairs" in said
+    assert "prompt                       0.300 ± 0.100" in said
+    with pytest.raises(ValueError, match="no rows of 'sds'; there are those of ti_db, palp"):
+        run(monkeypatch, "compare", "--method", "sds", "--results", tmp_path / "rows.jsonl")
+
+
+def test_errors_count_individuals_and_prompts_not_repetitions():
+    rows = [
+        row("palp", 1, p, 0, 0, individual=[who, 1], seed=seed) for who in "ABC" for p in "xyz" for seed in range(9)
+    ]
+    by_individual = [float("ABC".index(r["individual"][0])) for r in rows]
+    by_prompt = [float("xyz".index(r["prompt"])) for r in rows]
+    expected = np.std([0.0, 1.0, 2.0], ddof=1) / 3**0.5
+    assert results.standard_error(rows, by_individual) == pytest.approx(expected)
+    assert results.standard_error(rows, by_prompt) == pytest.approx(expected)
+    assert results.standard_error(rows[:9], by_prompt[:9]) is None
+
+
+def test_settings_that_are_not_the_usual_need_a_name(monkeypatch, tmp_path):
+    rows = [row("palp", 1, "a", 0.9, 0.5), row("palp", 1, "a", 0.1, 0.5, cell="other")]
+    with pytest.raises(ValueError, match="'palp' was run with two settings"):
+        results.grouped(rows)
+    monkeypatch.setattr(training, "load_world", lambda: pytest.fail("trained"))
+    for change in (("--weight", 0.5), ("--training.rank", 8)):
+        with pytest.raises(ValueError, match="give --label"):
+            run(monkeypatch, "run", *change, "--results", tmp_path / "rows.jsonl")
+
+
+def test_a_line_that_was_cut_off_loses_that_cell_only(monkeypatch, capsys, tmp_path, small):
+    file = tmp_path / "new" / "folder" / "rows.jsonl"
+    arguments = ["run", "--methods", "base", "ti", "--seeds", 0, "--results", file]
+    run(monkeypatch, *arguments)
+    whole = results.read_rows(file)
+    file.write_bytes(file.read_bytes()[:-20])
+    assert [r["method"] for r in results.read_rows(file)] == ["base"]
+    run(monkeypatch, *arguments)
+    assert results.read_rows(file) == whole
 
 
 def test_overlap_is_that_of_hot_places_and_mask():
@@ -101,8 +146,19 @@ def test_the_place_word_looks_around_the_subject_and_the_class_word_at_it():
     assert looked.heat["place"][~subject].mean() > looked.heat["place"][subject].mean()
 
 
-def test_cells_of_other_weights_count_as_missing(monkeypatch):
-    cell = training.TrainingCell("base", "test", "cat", 11, 0, (), None, training.ToyTraining())
-    key = results.cell_key(cell)
-    monkeypatch.setattr(results, "weights_digest", lambda: b"others")
-    assert results.cell_key(cell) != key
+def test_cells_of_other_weights_count_as_missing(monkeypatch, tmp_path):
+    for name in ("evaluators.safetensors", "model/unet/weights.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"weights")
+    monkeypatch.setattr(results, "WORLD_FOLDER", tmp_path)
+    digest = results.world_digest.__wrapped__
+    seen = [digest()]
+    for name in ("evaluators.safetensors", "model/unet/weights.safetensors"):
+        (tmp_path / name).write_bytes(b"others")
+        seen.append(digest())
+    monkeypatch.setattr(results, "SAMPLING_STEPS", 7)
+    assert len({*seen, digest()}) == 4
+    write_rows(tmp_path / "rows.jsonl", [row("palp", 1, "a", 0.9, 0.5)])
+    assert len(results.read_rows(tmp_path / "rows.jsonl")) == 1
+    monkeypatch.setattr(results, "world_digest", lambda: "another")
+    assert not results.read_rows(tmp_path / "rows.jsonl")

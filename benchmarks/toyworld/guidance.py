@@ -29,14 +29,15 @@ from palp_core.toyworld.world import (
 
 from .attention import attention_share
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
-from .results import FOLDER, compute
+from .results import FOLDER, compute, require_label
 
 Model = Literal["vanilla", "personalized"]
+Part = Literal["unguided", "pick", "draw", "pick and draw"]
 #: Makes a context in which the model is as it was before training.
 Untouched = Callable[[], AbstractContextManager]
 
 SAMPLES = 8
-PARTS = {
+PARTS: dict[Part, PickAndDrawConfig] = {
     "unguided": PickAndDrawConfig(pick_weight=0, draw_weight=0),
     "pick": PickAndDrawConfig(draw_weight=0),
     "draw": PickAndDrawConfig(pick_weight=0),
@@ -122,7 +123,7 @@ class Guide:
     models: tuple[Model, ...] = ("vanilla", "personalized")
     pairs: Pairs = "test"
     seeds: tuple[int, ...] = (0,)
-    parts: tuple[str, ...] = tuple(PARTS)
+    parts: tuple[Part, ...] = tuple(PARTS)
     #: Of the personalized model: so many that it is over-fitted.
     steps: int = 200
     #: Added to the methods' names, where settings below are not the usual.
@@ -134,13 +135,16 @@ class Guide:
     results: Path = FOLDER / "toyworld_guidance.jsonl"
 
     def run(self) -> None:
+        require_label(self.label, changed=bool(self._changes()))
         world = load_world()
         compute(self._cells(), lambda cell: measure(world, cell), self.results)
 
-    def _cells(self) -> Iterator[GuidedCell]:
+    def _changes(self) -> dict:
         names = ("step_size", "threshold", "end_percent")
-        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        parts = {f"{part}{self.label}": replace(PARTS[part], **changes) for part in self.parts}
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _cells(self) -> Iterator[GuidedCell]:
+        parts = {f"{part}{self.label}": replace(PARTS[part], **self._changes()) for part in self.parts}
         for seed, (class_word, number), model in product(self.seeds, INDIVIDUALS[self.pairs], self.models):
             steps = self.steps if model == "personalized" else 0
             yield GuidedCell(model, self.pairs, class_word, number, seed, steps, PROMPTS[self.pairs], parts)

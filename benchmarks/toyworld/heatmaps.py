@@ -18,7 +18,7 @@ from palp_core.toyworld.scenes import Scene, caption, random_scene
 from palp_core.toyworld.world import World, as_pictures, load_world
 
 from .attention import numbers_of, recorded
-from .results import FOLDER, mean_and_error
+from .results import FOLDER
 
 ROLES = ("subject", "accessory", "place")
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
@@ -79,7 +79,9 @@ class Heatmaps:
         for role in ROLES:
             best = max(THRESHOLDS, key=lambda at: np.mean(overlaps(tuning, role, at)))
             whole = [float((getattr(one.picture, role) > 0.5).mean()) for one in test]
-            print(f"| {role} | {best} | {mean_and_error(overlaps(test, role, best))} | {np.mean(whole):.3f} |")
+            found = overlaps(test, role, best)
+            error = np.std(found, ddof=1) / len(found) ** 0.5
+            print(f"| {role} | {best} | {np.mean(found):.3f} ± {error:.3f} | {np.mean(whole):.3f} |")
         write_picture(sheet(test[:SHOWN]), self.out)
 
 

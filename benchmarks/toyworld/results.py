@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +18,12 @@ from tqdm import tqdm
 from palp_core.chart import rendered
 from palp_core.picture_file import write_picture
 from palp_core.toyworld import MODEL_FOLDER
+from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS
 
+from .attention import LEVELS
 from .pairs import Pairs
 
+WORLD_FOLDER = MODEL_FOLDER.parent
 FOLDER = Path(__file__).parents[1] / "results"
 RESULTS = FOLDER / "toyworld.jsonl"
 AXES = {
@@ -35,7 +40,7 @@ class Cell(Protocol):
 
     @property
     def description(self) -> dict:
-        """All that its figures depend on but the model's weights: what says whether it is there already."""
+        """All that its figures depend on beside the world: what says whether it is there already."""
 
     @property
     def labels(self) -> dict:
@@ -43,52 +48,108 @@ class Cell(Protocol):
 
 
 def compute(cells: Iterable[Cell], measure: Callable[[Cell], list[dict]], results: Path) -> None:
-    """Add the rows of the cells that are not in the file for the shipped weights."""
-    known = {row["cell"] for row in read_rows(results)}
+    """Add the cells that are not in the file, a line each, so that a cell is there whole or not at all."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    known = {line["cell"] for line in read_cells(results)}
     missing = {key: cell for cell in cells if (key := cell_key(cell)) not in known}
     for key, cell in tqdm(missing.items(), unit="cell"):
-        lines = [json.dumps({**cell.labels, **row, "cell": key}) + "\n" for row in measure(cell)]
-        with results.open("a", encoding="utf-8") as file:  # all of a cell, or nothing
-            file.write("".join(lines))
+        rows = [{**cell.labels, **row} for row in measure(cell)]
+        append_line(results, json.dumps({"cell": key, "world": world_digest(), "rows": rows}))
+
+
+def append_line(file: Path, line: str) -> None:
+    """Also behind a line that was cut off when the disk was full or the power failed."""
+    earlier = file.read_bytes() if file.exists() else b""
+    cut_off = earlier and not earlier.endswith(b"\n")
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(("\n" if cut_off else "") + line + "\n")
 
 
 def cell_key(cell: Cell) -> str:
-    digest = hashlib.sha256(json.dumps(cell.description, sort_keys=True).encode())
-    digest.update(weights_digest())
+    return hashlib.sha256(json.dumps([cell.description, world_digest()], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def world_digest() -> str:
+    """Stands for the weights of model and judges, and for how pictures are drawn and looked at."""
+    digest = hashlib.sha256(json.dumps([GUIDANCE_SCALE, SAMPLING_STEPS, LEVELS]).encode())
+    for file in sorted(WORLD_FOLDER.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def weights_digest() -> bytes:
-    digest = hashlib.sha256()
-    for file in sorted(MODEL_FOLDER.rglob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.digest()
+def read_cells(results: Path) -> list[dict]:
+    """The cells of the world as it is now; a line that was cut off counts as none."""
+    found = []
+    for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else ():
+        try:
+            cell = json.loads(line)
+        except json.JSONDecodeError:
+            logging.warning("%s has a damaged line, which is passed over", results)
+            continue
+        if cell["world"] == world_digest():
+            found.append(cell)
+    return found
 
 
 def read_rows(results: Path, pairs: Pairs | None = None) -> list[dict]:
-    if not results.exists():
-        return []
-    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "cell": cell["cell"]} for cell in read_cells(results) for row in cell["rows"]]
     return [row for row in rows if pairs in (None, row["pairs"])]
 
 
 def grouped(rows: list[dict]) -> dict[str, dict[int, dict[str, dict]]]:
-    """method -> step -> pair of individual and prompt, with the seed -> row."""
+    """method -> step -> pair of individual and prompt, with the seed -> row.
+
+    Raises ValueError where one method's name stands for two settings.
+    """
     found: dict[str, dict[int, dict[str, dict]]] = {}
     for row in rows:
         pair = json.dumps([row["individual"], row["prompt"], row["seed"]])
-        found.setdefault(row["method"], {}).setdefault(row["step"], {})[pair] = row
+        earlier = found.setdefault(row["method"], {}).setdefault(row["step"], {}).setdefault(pair, row)
+        if earlier["cell"] != row["cell"]:
+            raise ValueError(
+                f"{row['method']!r} was run with two settings. Remove one from the file, or run it with --label."
+            )
     return found
 
 
+def require_label(label: str, changed: bool) -> None:
+    """Raises ValueError where other settings than the usual have no name of their own."""
+    if changed and not label:
+        raise ValueError("these settings are not the usual: give --label, a name under which their rows are kept.")
+
+
 def values(rows: Iterable[dict], name: str) -> list[float]:
-    return [row[name] for row in rows if row.get(name) is not None]
+    return [row[name] for row in rows]
 
 
-def mean_and_error(numbers: list[float]) -> str:
-    if len(numbers) < 2:
-        return "".join(f"{number:.3f}" for number in numbers)
-    return f"{np.mean(numbers):.3f} ± {np.std(numbers, ddof=1) / len(numbers) ** 0.5:.3f}"
+def mean_and_error(rows: list[dict], numbers: list[float]) -> str:
+    error = standard_error(rows, numbers)
+    return f"{np.mean(numbers):.3f}" if error is None else f"{np.mean(numbers):.3f} ± {error:.3f}"
+
+
+def standard_error(rows: list[dict], numbers: list[float]) -> float | None:
+    """Of the mean of numbers, one for each row; None where there is but one individual or prompt.
+
+    Rows of one individual share a training and rows of one prompt its difficulty, so that they count as clusters, in
+    both ways at once (Cameron, Gelbach and Miller 2011, eq. 2.11).
+    """
+    individuals, prompts = ([json.dumps(row[name]) for row in rows] for name in ("individual", "prompt"))
+    if min(len(set(individuals)), len(set(prompts))) < 2:
+        return None
+    rest = np.array(numbers) - np.mean(numbers)
+    by_individual, by_prompt, by_pair = (
+        _cluster_variance(rest, clusters)
+        for clusters in (individuals, prompts, list(zip(individuals, prompts, strict=True)))
+    )
+    return float(max(by_individual + by_prompt - by_pair, by_individual, by_prompt) ** 0.5)
+
+
+def _cluster_variance(rest: np.ndarray, clusters: Sequence[Hashable]) -> float:
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(rest, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+    return sum(total**2 for total in sums.values()) / len(rest) ** 2 * len(sums) / (len(sums) - 1)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -96,69 +157,111 @@ def mean_and_error(numbers: list[float]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Print the figures of each method, with standard errors over pairs and seeds, in Markdown."""
+    """Print the figures of each method, with standard errors over individuals and prompts, in Markdown."""
 
     pairs: Pairs = "test"
+    #: Only these; none for all.
+    methods: tuple[str, ...] = ()
     results: Path = RESULTS
 
     def run(self) -> None:
         heads = ["method", "step", *AXES.values(), "style", "class", "accessory", "place", "n"]
         print("|", " | ".join(heads), "|")
         print("|---" * len(heads) + "|")
-        for method, steps in grouped(read_rows(self.results, self.pairs)).items():
-            for step, pairs in sorted(steps.items()):
-                axes = [mean_and_error(values(pairs.values(), name)) for name in AXES]
-                elements = [f"{np.mean([row['elements'][name] for row in pairs.values()]):.0%}" for name in ELEMENTS]
-                print("|", " | ".join([method, str(step), *axes, *elements, str(len(pairs))]), "|")
+        for method, steps in chosen(grouped(read_rows(self.results, self.pairs)), self.methods).items():
+            for step, by_pair in sorted(steps.items()):
+                rows = list(by_pair.values())
+                axes = [mean_and_error(rows, values(rows, name)) for name in AXES]
+                elements = [f"{np.mean([row['elements'][name] for row in rows]):.0%}" for name in ELEMENTS]
+                print("|", " | ".join([method, str(step), *axes, *elements, str(len(rows))]), "|")
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Print how a method differs from a baseline, pair by pair, at the step where the baseline's fidelity is best.
+    """Print how a method differs from a baseline, pair by pair and seed by seed.
 
-    The method is taken at its earliest step with no less subject fidelity, or at its own best.
+    Their steps are chosen on other pairs than are reported: the baseline's with the best subject fidelity, the method's
+    first with no less of it.
     """
 
     method: str = "palp"
     baseline: str = "ti_db"
+    #: Instead of the steps that are chosen.
+    step: int | None = None
+    baseline_step: int | None = None
+    chosen_on: Pairs = "tuning"
     pairs: Pairs = "test"
     results: Path = RESULTS
 
     def run(self) -> None:
-        found = grouped(read_rows(self.results, self.pairs))
-        ours, theirs = found[self.method], found[self.baseline]
-        our_fidelity, their_fidelity = ({step: fidelity(pairs) for step, pairs in m.items()} for m in (ours, theirs))
-        their_step = max(their_fidelity, key=their_fidelity.get)
-        enough = [step for step, value in our_fidelity.items() if value >= their_fidelity[their_step]]
-        our_step = min(enough, default=max(our_fidelity, key=our_fidelity.get))
-        shared = sorted(ours[our_step].keys() & theirs[their_step].keys())
-        print(f"{self.method} at {our_step} steps minus {self.baseline} at {their_step} steps, {len(shared)} pairs:")
+        names = (self.method, self.baseline)
+        if self.step is None or self.baseline_step is None:
+            step, baseline_step = steps_at_equal_fidelity(*self._found(names, self.chosen_on))
+        step, baseline_step = self.step or step, self.baseline_step or baseline_step
+        ours, theirs = self._found(names, self.pairs)
+        shared = sorted(ours[step].keys() & theirs[baseline_step].keys())
+        print(f"{self.method} at {step} steps minus {self.baseline} at {baseline_step} steps, {len(shared)} pairs:")
+        rows = [ours[step][pair] for pair in shared]
         for name, head in AXES.items():
-            differences = [ours[our_step][pair][name] - theirs[their_step][pair][name] for pair in shared]
-            print(f"{head:28} {mean_and_error(differences)}")
+            theirs_too = values((theirs[baseline_step][pair] for pair in shared), name)
+            differences = [a - b for a, b in zip(values(rows, name), theirs_too, strict=True)]
+            print(f"{head:28} {mean_and_error(rows, differences)}")
+
+    def _found(self, names: tuple[str, ...], pairs: Pairs) -> list[dict[int, dict[str, dict]]]:
+        return list(chosen(grouped(read_rows(self.results, pairs)), names).values())
 
 
-def fidelity(pairs: dict[str, dict]) -> float:
-    return float(np.mean(values(pairs.values(), "subject_fidelity")))
+def chosen(found: dict[str, dict], methods: tuple[str, ...]) -> dict[str, dict]:
+    """Some of the methods, in the order asked for; all where none is. Raises ValueError for one that was not run."""
+    for method in methods:
+        if method not in found:
+            raise ValueError(f"there are no rows of {method!r}; there are those of {', '.join(found) or 'nothing'}.")
+    return {method: found[method] for method in methods} or found
+
+
+def steps_at_equal_fidelity(ours: dict[int, dict], theirs: dict[int, dict]) -> tuple[int, int]:
+    """Our first step with the best subject fidelity of theirs, else our best; and the step of theirs."""
+    our_fidelity, their_fidelity = (
+        {step: np.mean(values(by_pair.values(), "subject_fidelity")) for step, by_pair in sorted(steps.items())}
+        for steps in (ours, theirs)
+    )
+    their_step = max(their_fidelity, key=their_fidelity.get)
+    enough = [step for step, value in our_fidelity.items() if value >= their_fidelity[their_step]]
+    return enough[0] if enough else max(our_fidelity, key=our_fidelity.get), their_step
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Draw both axes against each other, a curve over the steps for each method (the paper's Fig. 6)."""
+    """Draw both axes against the steps, and against each other (the paper's Fig. 6), with standard errors."""
 
     pairs: Pairs = "test"
+    #: Only these; none for all.
+    methods: tuple[str, ...] = ()
     results: Path = RESULTS
     out: Path = FOLDER / "toyworld.png"
 
     def run(self) -> None:
-        figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
-        axes = figure.add_subplot(xlabel="subject fidelity", ylabel="text alignment")
-        for method, steps in grouped(read_rows(self.results, self.pairs)).items():
-            points = [(step, fidelity(p), np.mean(values(p.values(), "text_alignment"))) for step, p in steps.items()]
-            numbers, x, y = zip(*sorted(points), strict=True)
-            axes.plot(x, y, marker="o", label=method)
-            for number, *at in zip(numbers, x, y, strict=True):
-                axes.annotate(str(number), at, textcoords="offset points", xytext=(4, 4), fontsize=7)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained")
+        axes = figure.subplots(1, 3)
+        for method, steps in chosen(grouped(read_rows(self.results, self.pairs)), self.methods).items():
+            text, fidelity = (curve(steps, name) for name in ("text_alignment", "subject_fidelity"))
+            for panel, (numbers, means, errors) in zip(axes, (text, fidelity), strict=False):
+                panel.errorbar(numbers, means, errors, marker="o", capsize=2, label=method)
+            axes[2].plot(fidelity[1], text[1], marker="o", label=method)
+            for number, *at in zip(text[0], fidelity[1], text[1], strict=True):
+                axes[2].annotate(str(number), at, textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axes[0].set(xlabel="steps", ylabel="text alignment")
+        axes[1].set(xlabel="steps", ylabel="subject fidelity")
+        axes[2].set(xlabel="subject fidelity", ylabel="text alignment")
+        for panel in axes:
+            panel.grid(alpha=0.25)
+        axes[2].legend(frameon=False)
         write_picture(rendered(figure), self.out)
+
+
+def curve(steps: dict[int, dict[str, dict]], name: str) -> tuple[list[int], list[float], list[float]]:
+    """Steps, and at each the mean of a figure and its standard error (0 where it has none)."""
+    numbers = sorted(steps)
+    rows = [list(steps[number].values()) for number in numbers]
+    means = [float(np.mean(values(some, name))) for some in rows]
+    return numbers, means, [standard_error(some, values(some, name)) or 0.0 for some in rows]

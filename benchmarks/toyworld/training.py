@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from palp_core.alignment import AlignmentConfig
 from palp_core.backbone import Placeholders
@@ -26,7 +27,7 @@ from palp_core.toyworld.world import (
 
 from .attention import attention_share
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
-from .results import RESULTS, compute
+from .results import RESULTS, compute, require_label
 
 STEPS = (25, 50, 100, 150, 200)
 SAMPLES = 16
@@ -41,8 +42,11 @@ class Word:
     learning_rate: float = 5e-3
 
 
-#: method -> what is trained; None for nothing.
-METHODS: dict[str, AlignmentConfig | Word | None] = {
+TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm"]
+TrainedLora = Literal["ti_db", "palp", "palp_composition", "sds", "nfsd", "fresh_noise", "no_rescale"]
+Method = Literal["base", TrainedWord, TrainedLora]
+#: What is trained; None for nothing.
+METHODS: dict[Method, AlignmentConfig | Word | None] = {
     "base": None,
     "ti": Word(),
     "ti_8_vectors": Word(vectors=8),
@@ -122,7 +126,7 @@ def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterato
 
 def textual_inversion(world: World, cell: TrainingCell, individual: Individual) -> TextualInversion:
     """The one template is the neutral one of this world, whose model knows none of the paper's other words."""
-    concept = Concept(photos(individual), cell.class_word, templates=("a photo of a {}",))
+    concept = Concept(photos(individual, cell.training.photos), cell.class_word, templates=("a photo of a {}",))
     config = TextualInversionConfig(
         steps=STEPS[-1],
         batch_size=cell.training.batch_size,
@@ -137,10 +141,10 @@ def textual_inversion(world: World, cell: TrainingCell, individual: Individual) 
 class Run:
     """Train and judge what is missing."""
 
-    methods: tuple[str, ...] = ("base", "ti_db", "palp")
+    methods: tuple[Method, ...] = ("base", "ti_db", "palp")
     pairs: Pairs = "test"
     seeds: tuple[int, ...] = (0, 1, 2)
-    #: Name under which the rows are kept, where settings below are not the usual.
+    #: Added to the methods' names, where settings below are not the usual.
     label: str = ""
     #: Other settings of the alignment branch; none for the method's.
     weight: float | None = None
@@ -150,6 +154,7 @@ class Run:
     results: Path = RESULTS
 
     def run(self) -> None:
+        require_label(self.label, changed=bool(self._changes()) or self.training != ToyTraining())
         world = load_world()
         compute(self._cells(), lambda cell: measure(world, cell), self.results)
 
@@ -161,9 +166,8 @@ class Run:
             if reads_prompt:
                 method = replace(method, **self._changes())
             for some in [(prompt,) for prompt in prompts] if reads_prompt else [prompts]:
-                yield TrainingCell(
-                    self.label or name, self.pairs, class_word, number, seed, some, method, self.training
-                )
+                label = f"{name}{self.label}"
+                yield TrainingCell(label, self.pairs, class_word, number, seed, some, method, self.training)
 
     def _changes(self) -> dict:
         return {k: getattr(self, k) for k in ("weight", "alpha", "beta") if getattr(self, k) is not None}

@@ -100,7 +100,7 @@ def random_individual(rng: np.random.Generator, class_word: ClassWord | None = N
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Styles, places and classes are equally likely; half of the pictures have an accessory."""
+    """Styles, places and classes are equally likely; three in five have an accessory."""
     return Scene(
         individual=random_individual(rng),
         style=STYLES[rng.integers(len(STYLES))],

@@ -46,6 +46,8 @@ class ToyTraining:
     batch_size: int = 4
     #: Rank of the LoRA.
     rank: int = 16
+    #: Reference photos, 1 to 4.
+    photos: int = 1
 
 
 def load_world(device: str | None = None) -> World:
@@ -94,12 +96,15 @@ def personalization(
         seed=seed,
         alignment=alignment,
     )
-    return Personalization(world.backbone, [subject(individual)], prompt, config)
+    return Personalization(world.backbone, [subject(individual, training.photos)], prompt, config)
 
 
 def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
-    """What a perfect model would draw: renders of the individual, (count, 3, 64, 64) in -1..1."""
-    drawn = [Scene(individual, target.style or "photo", target.place, target.accessory, n) for n in range(count)]
+    """What a perfect model would draw: renders of the individual, (count, 3, 64, 64) in -1..1.
+
+    None of them is posed as a reference photo is.
+    """
+    drawn = [Scene(individual, target.style or "photo", target.place, target.accessory, 100 + n) for n in range(count)]
     return as_pictures([torch.from_numpy(render(scene)).float() / 255 for scene in drawn])
 
 
@@ -163,6 +168,6 @@ def read_target(prompt: str, class_word: ClassWord) -> Target:
     """The elements that a prompt names in the world's words: "a sketch of [V] with a hat on the beach"."""
 
     def named(choices: tuple[str, ...]) -> str | None:
-        return next((choice for choice in choices if re.search(rf"\b{choice}\b", prompt)), None)
+        return next((choice for choice in choices if re.search(rf"\b{choice}\b", prompt, re.IGNORECASE)), None)
 
     return Target(named(scenes.STYLES), class_word, named(scenes.ACCESSORIES), named(scenes.PLACES))
