@@ -9,6 +9,7 @@ from pathlib import Path
 
 import comfy.model_management
 
+from ..palp_core.checkpoint import keep_unfinished
 from ..palp_core.personalization import Personalization
 from ..palp_core.textual_inversion import TextualInversion
 from .progress import TrainingProgress
@@ -28,19 +29,11 @@ def train(run: Run, progress: TrainingProgress, save: Callable[[], Path], node: 
             for step in steps:
                 progress.update(step)
     except comfy.model_management.InterruptProcessingException:
-        logging.info("%s was cancelled. %s", node, _keep(run, save))
+        logging.info("%s was cancelled. %s", node, keep_unfinished(run, save))
         raise
     except comfy.model_management.OOM_EXCEPTION as error:
-        kept = _keep(run, save)
+        kept = keep_unfinished(run, save)
         raise RuntimeError(f"{OUT_OF_MEMORY} {kept}") from error
     except Exception as error:
-        raise RuntimeError(f"{error} {_keep(run, save)}") from error
+        raise RuntimeError(f"{error} {keep_unfinished(run, save)}") from error
     return save()
-
-
-def _keep(run: Run, save: Callable[[], Path]) -> str:
-    """Save what there is of an unfinished run; says where."""
-    if run.weights is None or run.weights.steps == 0:
-        return "No step was completed, so nothing was saved."
-    path = save()
-    return f"What was learned in {run.weights.steps} steps is kept in {path.name}."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -34,3 +35,21 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class Learned(Protocol):
+    steps: int  # completed
+
+
+class Run(Protocol):
+    """A training that has ended. weights: None where it ended before it had any."""
+
+    weights: Learned | None
+
+
+def keep_unfinished(run: Run, save: Callable[[], Path]) -> str:
+    """Save what a run that ended early has learned, if anything; says where."""
+    if run.weights is None or run.weights.steps == 0:
+        return "No step was completed, so nothing was saved."
+    path = save()
+    return f"What was learned in {run.weights.steps} steps is kept in {path.name}."

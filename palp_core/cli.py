@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from signal import SIGINT, signal
+from threading import Event
 from typing import Annotated
 
 import torch
 import tyro
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from .backbone import Precision
 from .chart import loss_chart
-from .checkpoint import save_tensors
+from .checkpoint import keep_unfinished, save_tensors
+from .denoising import NonFiniteLossError
 from .lora_file import check_can_save, check_file_name, load_lora_file, save_run
 from .personalization import Personalization, PersonalizationConfig, Subject, TrainingStep
 from .picture_file import picture_files, read_picture, write_picture
+from .prompts import check_known
 from .toyworld.scenes import ClassWord
 
 SAVE_STATE_EVERY = 50  # steps
@@ -54,7 +60,8 @@ class Demo:
         from .toyworld.world import load_world
 
         prompts = self.prompt or demo.DEFAULT_PROMPTS
-        self.out.mkdir(parents=True, exist_ok=True)
+        for folder in (self.out, *([self.json.parent] if self.json else [])):
+            folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=self.steps * (1 + len(prompts)), unit="step") as bar:
 
             def report(method: str, _step: TrainingStep) -> None:
@@ -93,7 +100,7 @@ class Train:
     #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
     device: str | None = None
     #: Number format of the computation.
-    precision: Annotated[str, tyro.conf.arg(metavar="{auto,fp32,bf16,fp16}")] = "auto"
+    precision: Precision = "auto"
     config: Annotated[PersonalizationConfig, tyro.conf.arg(name="")] = field(default_factory=PersonalizationConfig)
 
     def run(self) -> None:
@@ -106,28 +113,39 @@ class Train:
             masks=tuple(read_picture(path).mean(dim=-1) for path in picture_files(self.masks)),
         )
         run = Personalization(self._backbone(), [subject], self.prompt, self.config)
-        unfinished = self.out / f".{name}.unfinished.safetensors"
-        identity = run_identity(subject, run)
-        state, history = self._earlier(unfinished, identity)
+        unfinished = Unfinished(self.out / f".{name}.unfinished.safetensors", run_identity(subject, run))
+        state, history = unfinished.earlier(self.resume)
         try:
-            with (
-                closing(run.steps(state)) as steps,
-                tqdm(steps, total=self.config.steps, initial=len(history), unit="step") as bar,
-            ):
-                for step in bar:
-                    history.append(step)
-                    bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", gap=f"{step.score_gap:.3f}")
-                    if len(history) % SAVE_STATE_EVERY == 0:
-                        save_unfinished(unfinished, run, history, identity)
-        except KeyboardInterrupt:
-            if run.weights is None:
-                sys.exit("palp: stopped before the first step.")
-            print("stopped: what was learned until now is kept; --resume goes on.", file=sys.stderr)
+            stopped = self._train(run, unfinished, state, history)
+        except (NonFiniteLossError, torch.OutOfMemoryError) as error:
+            sys.exit(f"palp: {error} {keep_unfinished(run, lambda: save_run(run, self.out, name))}")
         path = save_run(run, self.out, name)
         write_picture(loss_chart(history), path.with_suffix(".loss.png"))
-        if run.weights.steps == self.config.steps:
-            unfinished.unlink(missing_ok=True)
+        if stopped:
+            print("stopped: what was learned until now is kept; --resume goes on.", file=sys.stderr)
+        else:
+            unfinished.file.unlink(missing_ok=True)
         print(path)
+
+    def _train(
+        self, run: Personalization, unfinished: Unfinished, state: dict[str, Tensor] | None, history: list[TrainingStep]
+    ) -> bool:
+        """Append the steps to the history. Returns whether Ctrl-C ended them before the last."""
+        total = self.config.steps
+        with (
+            stop_at_ctrl_c() as stop,
+            closing(run.steps(state)) as steps,
+            tqdm(steps, total=total, initial=len(history), unit="step") as bar,
+        ):
+            for step in bar:
+                history.append(step)
+                bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", gap=f"{step.score_gap:.3f}")
+                stopped = stop.is_set() and len(history) < total
+                if stopped or len(history) % SAVE_STATE_EVERY == 0:
+                    unfinished.save(run, history)
+                if stopped:
+                    return True
+        return False
 
     def _backbone(self):
         from .diffusers_backbone import DiffusersBackbone, load_pipeline
@@ -135,19 +153,6 @@ class Train:
         half = (self.device or "").startswith("cuda") or (self.device is None and torch.cuda.is_available())
         pipeline = load_pipeline(self.model, torch.bfloat16 if half and self.precision != "fp32" else torch.float32)
         return DiffusersBackbone(pipeline, self.device, self.precision)
-
-    def _earlier(self, file: Path, identity: str) -> tuple[dict[str, Tensor] | None, list[TrainingStep]]:
-        if not self.resume:
-            return None, []
-        if not file.exists():
-            raise ValueError(f"there is no unfinished training {file}. Leave out --resume.")
-        with safe_open(file, "pt") as opened:
-            found = opened.metadata()
-        if found["identity"] != identity:
-            raise ValueError(
-                f"{file} was begun with other photos, prompts or settings. Give the same, or another name."
-            )
-        return load_file(file), [TrainingStep(*row) for row in json.loads(found["history"])]
 
 
 @dataclass(frozen=True)
@@ -179,13 +184,15 @@ class Generate:
         from .diffusers_backbone import load_file_into, load_pipeline
 
         trained = load_lora_file(self.file)
+        check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
         if self.prompt:
             trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
         cuda = torch.cuda.is_available()
         pipeline = load_pipeline(self.model, torch.float16 if cuda else torch.float32).to("cuda" if cuda else "cpu")
         prompt = load_file_into(pipeline, trained)
         self.out.mkdir(parents=True, exist_ok=True)
-        for number in range(self.count):
+        paths = free_paths(self.out, self.file.stem, self.count)
+        for number, path in enumerate(paths):
             picture = pipeline(
                 prompt,
                 negative_prompt=self.negative_prompt,
@@ -195,9 +202,15 @@ class Generate:
                 height=self.size,
                 width=self.size,
             ).images[0]
-            path = self.out / f"{self.file.stem}_{self.seed + number}.png"
             picture.save(path)
             print(path)
+
+
+def free_paths(folder: Path, name: str, count: int) -> list[Path]:
+    """NAME_00001.png and so on: the next numbers behind those that are there."""
+    taken = [int(number) for path in folder.glob(f"{name}_*.png") if (number := path.stem[len(name) + 1 :]).isdigit()]
+    first = max(taken, default=0) + 1
+    return [folder / f"{name}_{number:05}.png" for number in range(first, first + count)]
 
 
 @dataclass(frozen=True)
@@ -228,17 +241,63 @@ class Info:
 # --- an unfinished training ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """The state of a training between two runs of the command. identity: it goes on with the same inputs only."""
+
+    file: Path
+    identity: str
+
+    def earlier(self, resume: bool) -> tuple[dict[str, Tensor] | None, list[TrainingStep]]:
+        """What to go on from, and the steps until there. Raises ValueError where that is not what the user meant."""
+        if not resume and self.file.exists():
+            raise ValueError(
+                f"{self.file} holds an unfinished training. Go on with --resume, take another --name, or delete it."
+            )
+        if not resume:
+            return None, []
+        if not self.file.exists():
+            raise ValueError(f"there is no unfinished training {self.file}. Leave out --resume.")
+        with safe_open(self.file, "pt") as opened:
+            found = opened.metadata()
+        if found["identity"] != self.identity:
+            raise ValueError(
+                f"{self.file} was begun with another model, other photos, prompts or settings. Give the same, or "
+                "another --name."
+            )
+        return load_file(self.file), [TrainingStep(*row) for row in json.loads(found["history"])]
+
+    def save(self, run: Personalization, history: list[TrainingStep]) -> None:
+        """While the run's steps are being iterated."""
+        save_tensors(self.file, run.state(), {"identity": self.identity, "history": json.dumps(history)})
+
+
 def run_identity(subject: Subject, run: Personalization) -> str:
-    """Photos, prompts and settings of a run in a few letters: an unfinished training goes on with the same only."""
-    digest = sha256(json.dumps([asdict(run.config), run.target_prompt, run.clean_prompt, subject.class_word]).encode())
-    digest.update(subject.personalization_prompt.encode())
-    for tensor in (*subject.images, *subject.masks):
+    """Model, photos, prompts and settings of a run in a few letters."""
+    texts = [run.target_prompt, run.clean_prompt, subject.class_word, subject.personalization_prompt]
+    digest = sha256(
+        json.dumps([asdict(run.config), texts, run.backbone.prediction, str(run.backbone.compute_dtype)]).encode()
+    )
+    some = torch.cat([p.detach().flatten()[:4].float() for p in run.backbone.denoiser.parameters()])
+    for tensor in (some.cpu(), *subject.images, *subject.masks):
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
-def save_unfinished(file: Path, run: Personalization, history: list[TrainingStep], identity: str) -> None:
-    save_tensors(file, run.state(), {"identity": identity, "history": json.dumps(history)})
+@contextmanager
+def stop_at_ctrl_c() -> Iterator[Event]:
+    """Inside, the first Ctrl-C sets the event, so that a step can be ended; a second one interrupts as usual."""
+    asked = Event()
+
+    def note(*_) -> None:
+        asked.set()
+        signal(SIGINT, usual)
+
+    usual = signal(SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal(SIGINT, usual)
 
 
 def main() -> None:
@@ -246,8 +305,10 @@ def main() -> None:
     chosen = tyro.extras.subcommand_cli_from_dict(commands, prog="palp", description=__doc__)
     try:
         chosen.run()
-    except ValueError as error:
+    except (ValueError, OSError, SafetensorError) as error:
         sys.exit(f"palp: {error}")
+    except KeyboardInterrupt:
+        sys.exit("palp: stopped.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -34,8 +34,8 @@ def read_picture(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture that can be read.") from error
+    except OSError as error:  # also of a file that was cut off
+        raise ValueError(f"{path} is not a picture that can be read: {error}.") from error
     return torch.from_numpy(pixels.copy()).float() / 255
 
 

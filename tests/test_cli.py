@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from palp_core import cli, load_lora_file
 from tiny import pictures, tiny_pipeline
@@ -65,38 +67,85 @@ def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, pho
     palp(monkeypatch, *common, "--prompt", "[V] in Rome")
     images = [np.asarray(Image.open(path)) for path in sorted(drawn.iterdir())]
     assert len(images) == 2 and images[0].shape == (64, 64, 3) and not np.array_equal(*images)
+    with pytest.raises(SystemExit, match=r"prompt uses \[X\]"):
+        palp(monkeypatch, *common, "--prompt", "[X] in Rome")
 
 
-def test_ctrl_c_keeps_what_was_learned_and_resume_goes_on(monkeypatch, tmp_path, model, photos):
+class StoppedAfter(cli.tqdm):
+    """A progress bar at which the user presses Ctrl-C."""
+
+    steps = 0
+
+    def set_postfix(self, **_) -> None:
+        StoppedAfter.steps -= 1
+        if StoppedAfter.steps == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def stop_after(steps: int, monkeypatch, arguments: list[str]) -> None:
+    with monkeypatch.context() as patched:
+        StoppedAfter.steps = steps
+        patched.setattr(cli, "tqdm", StoppedAfter)
+        palp(monkeypatch, *arguments)
+
+
+def test_ctrl_c_keeps_what_was_learned_and_resume_goes_on(monkeypatch, capsys, tmp_path, model, photos):
     out = tmp_path / "loras"
-    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 2)
     palp(monkeypatch, *train_arguments(model, photos, tmp_path / "whole", steps=4))
-
-    save = cli.save_unfinished
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "save_unfinished", save_and_stop)
-    palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
-    assert (out / f"{NAME}_step2_00001.safetensors").exists()
-    monkeypatch.setattr(cli, "save_unfinished", save)
+    stop_after(3, monkeypatch, train_arguments(model, photos, out, steps=4))
+    assert "--resume goes on" in capsys.readouterr().err
+    assert load_lora_file(out / f"{NAME}_step3_00001.safetensors").info.steps == 3
+    with pytest.raises(SystemExit, match="holds an unfinished training"):
+        palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
     palp(monkeypatch, *train_arguments(model, photos, out, steps=4), "--resume")
     assert not list(out.glob(".*"))
     whole, resumed = (load_lora_file(folder / f"{NAME}_00001.safetensors").lora for folder in (tmp_path / "whole", out))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_resume_with_other_photos_is_refused(monkeypatch, tmp_path, model, photos):
+def test_a_killed_training_goes_on_from_its_last_state(monkeypatch, tmp_path, model, photos):
     out = tmp_path / "loras"
-    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 1)
-    monkeypatch.setattr(cli.Path, "unlink", lambda *_, **__: None)  # as if it had been killed before the end
-    palp(monkeypatch, *train_arguments(model, photos, out))
-    monkeypatch.undo()
-    next(photos.iterdir()).unlink()
-    with pytest.raises(SystemExit, match="other photos"):
+    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 2)
+
+    class Killed(cli.tqdm):
+        def set_postfix(self, **_) -> None:
+            if list(out.glob(".*.unfinished.safetensors")):
+                raise SystemExit("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="killed"):
+        patched.setattr(cli, "tqdm", Killed)
+        palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=4), "--resume")
+    assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 4
+
+
+@pytest.mark.parametrize("changed", ["photos", "model"])
+def test_resume_with_other_inputs_is_refused(monkeypatch, tmp_path, model, photos, changed):
+    out = tmp_path / "loras"
+    stop_after(1, monkeypatch, train_arguments(model, photos, out))
+    if changed == "photos":
+        next(photos.iterdir()).unlink()
+    else:
+        file = model / "unet" / "diffusion_pytorch_model.safetensors"
+        save_file({name: 2 * value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(SystemExit, match="another model, other photos"):
         palp(monkeypatch, *train_arguments(model, photos, out), "--resume")
+
+
+def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_path, model, photos):
+    diverged = cli.NonFiniteLossError(2)
+
+    class Diverging(cli.tqdm):
+        def __iter__(self):
+            yield next(steps := super().__iter__())
+            steps.close()
+            raise diverged
+
+    monkeypatch.setattr(cli, "tqdm", Diverging)
+    with pytest.raises(SystemExit, match=f"not finite at step 2.*1 steps is kept in {NAME}_step1_00001"):
+        palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"))
+    assert load_lora_file(tmp_path / "loras" / f"{NAME}_step1_00001.safetensors").info.steps == 1
 
 
 @pytest.mark.parametrize(
@@ -107,9 +156,13 @@ def test_resume_with_other_photos_is_refused(monkeypatch, tmp_path, model, photo
         (("--prompt", "a cat"), "has no placeholder"),
         (("--name", "../cat"), "must be a plain name"),
         (("--resume",), "no unfinished training"),
+        (("--model", "photos"), "model_index.json"),
+        (("--images", "cut_off.png"), "not a picture that can be read"),
     ],
 )
 def test_bad_input_is_one_line_without_a_traceback(monkeypatch, tmp_path, model, photos, change, message):
+    (tmp_path / "cut_off.png").write_bytes(next(photos.iterdir()).read_bytes()[:-200])
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=f"palp: .*{message}"):
         palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"), *change)
 
@@ -121,16 +174,7 @@ def test_help_has_the_settings_of_the_config_with_their_meaning():
     assert "Rank of the LoRA; 4 to 64." in said
 
 
-def test_the_unfinished_state_is_a_safetensors_file(tmp_path, monkeypatch, model, photos):
-    seen = []
-    save = cli.save_unfinished
-
-    def look(file, *rest):
-        save(file, *rest)
-        with safe_open(file, "pt") as opened:
-            seen.append((opened.metadata()["identity"], "steps" in opened.keys()))
-
-    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 1)
-    monkeypatch.setattr(cli, "save_unfinished", look)
-    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"))
-    assert len(seen) == 3 and len(set(seen)) == 1 and seen[0][1]
+def test_pictures_are_added_to_those_that_are_there(tmp_path):
+    for name in ("cat_00001.png", "cat_00007.png", "cat_other.png", "dog_00009.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in cli.free_paths(tmp_path, "cat", 2)] == ["cat_00008.png", "cat_00009.png"]

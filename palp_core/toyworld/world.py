@@ -57,6 +57,9 @@ def load_world(device: str | None = None) -> World:
 
 
 def new_individual(seed: int, class_word: ClassWord | None = None) -> Individual:
+    """Raises ValueError for a negative seed."""
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be 0 or more.")
     return random_individual(np.random.default_rng(seed), class_word)
 
 
