@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from palp_core import cli, load_lora_file
+from palp_core import Personalization, cli, load_lora_file
+from palp_core.toyworld import demo
 from tiny import pictures, tiny_pipeline
 
 NAME = "my_cat"
@@ -178,3 +179,39 @@ def test_pictures_are_added_to_those_that_are_there(tmp_path):
     for name in ("cat_00001.png", "cat_00007.png", "cat_other.png", "dog_00009.png"):
         (tmp_path / name).touch()
     assert [path.name for path in cli.free_paths(tmp_path, "cat", 2)] == ["cat_00008.png", "cat_00009.png"]
+
+
+def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(demo, "PICTURES", 2)
+    prompt, out, figures = "a Sketch of a [V] on the beach", tmp_path / "out", tmp_path / "new" / "figures.json"
+    palp(monkeypatch, "demo", "--steps", 2, "--prompt", prompt, "--subject", "mug", "--out", out, "--json", figures)
+    found = json.loads(figures.read_text())
+    for method in ("base", "ti_db", "palp"):
+        assert 0 <= found[method]["text_alignment"] <= 1 and -1 <= found[method]["subject_fidelity"] <= 1
+        assert set(found[method]["elements"]) == {"style", "class_word", "place"}
+    assert found["fidelity_floor"] < found["fidelity_ceiling"] < 0.99  # the photos themselves would have 1
+    assert {path.name for path in out.iterdir()} == {
+        *("demo.png", "loss.png"),
+        *("mug_ti_db_00001.safetensors", "mug_palp_00001.safetensors"),
+    }
+    assert load_lora_file(out / "mug_palp_00001.safetensors").info.target_prompt == prompt
+    with Image.open(out / "demo.png") as picture:
+        assert picture.width > 1000
+    said = capsys.readouterr().out
+    assert "PALP" in said and "±" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", "a cat"), "has no placeholder"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--out", "taken"), "taken"),
+    ],
+)
+def test_bad_input_of_the_demo_is_said_before_it_trains(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    monkeypatch.setattr(Personalization, "steps", lambda *_: pytest.fail("trained"))
+    with pytest.raises(SystemExit, match=f"palp: .*{message}"):
+        palp(monkeypatch, "demo", *arguments)

@@ -36,7 +36,8 @@ def test_each_choice_of_an_element_looks_different(scene, element):
 
 
 def test_individuals_differ_in_every_style_and_not_by_colour_alone(scene):
-    other = random_individual(np.random.default_rng(4), "cat")
+    colours = {"main": scene.individual.main, "second": scene.individual.second}
+    other = replace(random_individual(np.random.default_rng(4), "cat"), **colours)
     for style in scenes.STYLES:
         one, two = (
             render(replace(scene, style=style, individual=who)).mean(axis=-1) for who in (scene.individual, other)

@@ -26,12 +26,6 @@ TINY = TrainingPlan(
 )
 
 
-@pytest.fixture(autouse=True)
-def few_pictures(monkeypatch):
-    monkeypatch.setattr(training, "PICTURES_PER_JOB", 12)
-    monkeypatch.setattr(training, "draw_pictures", lambda count, seed: draw_some((seed, 0), count))
-
-
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
     training.train(TINY, tmp_path / "whole", tmp_path / "whole_model")
     training.train(replace(TINY, vae_steps=1, unet_steps=0), tmp_path / "parts", tmp_path / "model")

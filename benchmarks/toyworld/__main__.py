@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
-import numpy as np
+import torch
 import tyro
+from torch import Tensor
 
-from palp_core.toyworld.world import fidelity_range, load_world, new_individual
+from palp_core.toyworld import scenes
+from palp_core.toyworld.evaluators import Target
+from palp_core.toyworld.figures import mean_and_error
+from palp_core.toyworld.training import draw_some, psnr
+from palp_core.toyworld.world import fidelity_range, load_world, new_individual, paint
 
 from . import __doc__ as description
 from .guidance import Guide
@@ -27,8 +33,32 @@ class Range:
         for class_word, number in INDIVIDUALS["test"]:
             targets = [target(class_word, prompt) for prompt in PROMPTS["test"]]
             ranges.append(fidelity_range(world, new_individual(number, class_word), targets, number))
-        floor, ceiling = np.mean(ranges, axis=0)
-        print(f"subject fidelity: floor {floor:.3f}, ceiling {ceiling:.3f}")
+        for name, values in zip(("floor", "ceiling"), torch.tensor(ranges).T, strict=True):
+            print("subject fidelity's {} {:.3f} ± {:.3f}".format(name, *mean_and_error(values)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """Print how often the untouched model draws what its prompts say: 30 of four elements, each style and class."""
+
+    #: Pictures of each prompt.
+    pictures: int = 4
+    #: Pictures that nothing was trained on, for what the VAE makes of them.
+    unseen: int = 300
+
+    def run(self) -> None:
+        world = load_world()
+        found: dict[str, list[Tensor]] = {}
+        for number, (style, class_word) in enumerate(product(scenes.STYLES, scenes.CLASSES)):
+            accessory = scenes.ACCESSORIES[number % len(scenes.ACCESSORIES)]
+            wanted = Target(style, class_word, accessory, scenes.PLACES[number * 5 % len(scenes.PLACES)])
+            drawn = paint(world, wanted.prompt(f"a {class_word}"), {}, self.pictures, number)
+            for name, shown in world.evaluators.recognised(drawn, wanted).items():
+                found.setdefault(name, []).append(shown)
+        for name, shown in found.items():
+            print(f"{name:12} {torch.cat(shown).mean():.1%} of {len(torch.cat(shown))} pictures")
+        decibels = psnr(world.backbone.pipeline.vae.cpu(), draw_some((999, 0), self.unseen).pictures)
+        print(f"VAE          {decibels:.1f} dB")
 
 
 COMMANDS = {
@@ -39,6 +69,7 @@ COMMANDS = {
     "compare": Compare,
     "figure": Chart,
     "range": Range,
+    "model": Model,
 }
 
 

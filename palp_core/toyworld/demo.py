@@ -110,8 +110,14 @@ def comparison(result: DemoResult) -> Tensor:
 
 
 def _title(result: DemoResult, method: str) -> str:
-    figures = result.figures[method]
-    return f"{METHODS[method]}\nprompt {figures.text_alignment:.0%}, subject {figures.subject_fidelity:.2f}"
+    prompt, subject = _measured(result.figures[method])
+    return f"{METHODS[method]}\nprompt {prompt}, subject {subject}"
+
+
+def _measured(figures: Figures) -> tuple[str, str]:
+    """Text alignment and subject fidelity with their standard errors."""
+    prompt = f"{figures.text_alignment:.0%} ± {figures.text_alignment_error:.0%}"
+    return prompt, f"{figures.subject_fidelity:.2f} ± {figures.subject_fidelity_error:.2f}"
 
 
 def mosaic(pictures: Tensor) -> np.ndarray:
@@ -136,14 +142,13 @@ def as_json(result: DemoResult) -> dict:
 
 
 def as_table(result: DemoResult) -> str:
-    lines = [f"{'':18}{'prompt':>8}{'subject':>9}{'variety':>9}"]
+    lines = [f"{'':18}{'prompt':>12}{'subject':>15}{'variety':>9}"]
     for method, figures in result.figures.items():
-        name = METHODS[method]
-        shown = (f"{figures.text_alignment:>8.0%}", f"{figures.subject_fidelity:>9.2f}", f"{figures.diversity:>9.3f}")
-        lines.append(f"{name:18}{''.join(shown)}")
+        prompt, subject = _measured(figures)
+        lines.append(f"{METHODS[method]:18}{prompt:>12}{subject:>15}{figures.diversity:>9.3f}")
     floor, ceiling = result.fidelity_range
     lines.append(
         f"prompt: share of the prompt's elements found. subject: likeness to the photos; others of its class have "
-        f"{floor:.2f}, true pictures of it {ceiling:.2f}."
+        f"{floor:.2f}, true pictures of it {ceiling:.2f}. ±: standard error over the pictures."
     )
     return "\n".join(lines)

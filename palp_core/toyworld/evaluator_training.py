@@ -1,4 +1,4 @@
-"""Trains the judges: `python -m palp_core.toyworld.evaluator_training --work FOLDER`.
+"""Trains the judges: `python -m palp_core.toyworld.evaluator_training --work FOLDER --vae MODEL_FOLDER`.
 
 They learn from renders and from what the VAE makes of renders, so that its blur means nothing to them. The work folder
 is that of `training`, whose pictures and VAE are used.
@@ -24,7 +24,7 @@ from . import scenes
 from .drawing import render
 from .evaluators import ATTRIBUTES, FILE, Evaluators, load_evaluators, save_evaluators
 from .scenes import Scene, random_individual, random_scene
-from .training import TrainingPlan, as_pixels, drawn_pictures, take_step
+from .training import TrainingPlan, as_pixels, drawn_pictures, save_arrays, take_step
 
 HELD_OUT = 2_000  # pictures; and the last tenth of the individuals
 INDIVIDUALS = 3_000
@@ -55,9 +55,8 @@ def all_individuals(seed: int, work: Path) -> tuple[np.ndarray, np.ndarray, np.n
         jobs = [(seed + 1, job) for job in range(INDIVIDUALS // 100)]
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             parts = list(tqdm(pool.map(individual_renders, jobs), "drawing", len(jobs), mininterval=10))
-        np.savez(
-            file, **{name: np.concatenate(part) for name, part in zip("pcs", zip(*parts, strict=True), strict=True)}
-        )
+        named = zip("pcs", zip(*parts, strict=True), strict=True)
+        save_arrays(file, **{name: np.concatenate(part) for name, part in named})
     with np.load(file) as arrays:
         return arrays["p"], arrays["c"], arrays["s"]
 

@@ -101,10 +101,6 @@ class Evaluators(nn.Module):
             for name, value in target.elements().items()
         }
 
-    def text_alignment(self, pictures: Tensor, target: Target) -> Tensor:
-        """The share of the target's elements that each picture shows, (B,): what the paper's user study counts."""
-        return torch.stack(list(self.recognised(pictures, target).values())).mean(dim=0)
-
     @torch.no_grad()
     def subject_fidelity(self, pictures: Tensor, references: Tensor) -> Tensor:
         """Mean cosine between each picture's identity and those of the references (R, 3, 64, 64); (B,) in -1..1."""

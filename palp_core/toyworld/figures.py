@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,32 +13,55 @@ from .evaluators import Evaluators, Target, diversity
 
 @dataclass(frozen=True)
 class Figures:
-    """Means over the pictures of one prompt. elements: attribute -> share of pictures that show it."""
+    """Means over the pictures of one prompt, or of several; the errors are standard errors over the pictures.
+
+    elements: attribute -> share of pictures that show it.
+    """
 
     text_alignment: float
+    text_alignment_error: float
     subject_fidelity: float
+    subject_fidelity_error: float
     diversity: float
     elements: dict[str, float]
 
 
 @torch.no_grad()
 def judge(evaluators: Evaluators, pictures: Tensor, target: Target, references: Tensor) -> Figures:
-    """pictures: (B, 3, 64, 64), references: (R, 3, 64, 64), both in -1..1."""
-    elements = {name: float(shown.mean()) for name, shown in evaluators.recognised(pictures, target).items()}
+    """pictures: (B, 3, 64, 64) with B >= 2, references: (R, 3, 64, 64), both in -1..1.
+
+    The text alignment of a picture is the share of the target's elements that it shows, which the paper's user study
+    counts too.
+    """
+    shown = evaluators.recognised(pictures, target)
     return Figures(
-        text_alignment=sum(elements.values()) / len(elements),
-        subject_fidelity=float(evaluators.subject_fidelity(pictures, references).mean()),
+        *mean_and_error(torch.stack(list(shown.values())).mean(dim=0)),
+        *mean_and_error(evaluators.subject_fidelity(pictures, references)),
         diversity=diversity(pictures),
-        elements=elements,
+        elements={name: float(pictures_that_do.mean()) for name, pictures_that_do in shown.items()},
     )
 
 
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Of independent values, (N,) with N >= 2."""
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+
+
 def mean_figures(several: list[Figures]) -> Figures:
-    count = len(several)
-    names = [name for name in several[0].elements if all(name in f.elements for f in several)]
+    """Over prompts, which count as given: the error is that of their pictures."""
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(figures, name) for figures in several]))
+
+    def error(name: str) -> float:
+        return float(np.sqrt(np.sum([getattr(figures, name) ** 2 for figures in several])) / len(several))
+
+    names = [name for name in several[0].elements if all(name in figures.elements for figures in several)]
     return Figures(
-        sum(f.text_alignment for f in several) / count,
-        sum(f.subject_fidelity for f in several) / count,
-        sum(f.diversity for f in several) / count,
-        {name: sum(f.elements[name] for f in several) / count for name in names},
+        mean("text_alignment"),
+        error("text_alignment_error"),
+        mean("subject_fidelity"),
+        error("subject_fidelity_error"),
+        mean("diversity"),
+        {name: float(np.mean([figures.elements[name] for figures in several])) for name in names},
     )

@@ -116,10 +116,16 @@ def draw_pictures(count: int, seed: int) -> Drawn:
 def drawn_pictures(plan: TrainingPlan, work: Path) -> Drawn:
     file = work / "pictures.npz"
     if not file.exists():
-        drawn = draw_pictures(plan.pictures, plan.seed)
-        np.savez(file, **asdict(drawn))
+        save_arrays(file, **asdict(draw_pictures(plan.pictures, plan.seed)))
     with np.load(file) as arrays:
         return Drawn(**arrays)
+
+
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Appears whole or not at all, because what is there is not drawn again."""
+    partial = file.with_name(f"part_{file.name}")
+    np.savez(partial, **arrays)
+    partial.replace(file)
 
 
 def as_pixels(pictures: np.ndarray) -> Tensor:
