@@ -9,6 +9,9 @@ With x_t = x0 + sigma*eps and e = eps_hat(x_t, y_P), the only prediction that ca
 
 The gradient of the loss with respect to x0_hat is Delta. Since d x0_hat/d theta = -sigma * d e/d theta, dividing by
 sigma (the paper's rescaling) leaves the surrogate loss = -weight * mean(stopgrad(Delta) * e).
+
+The paper's model predicts eps. Of a model that predicts v = sqrt(1 + sigma^2)*e + terms without e, the denoising loss
+is on v, so the surrogate is taken on v too: times 1 + sigma^2, or it would count for nothing at large noise.
 """
 
 from __future__ import annotations
@@ -81,6 +84,7 @@ class NoisySample(NamedTuple):
     noise: Tensor  # (B, C, H, W)
     sigma: Tensor  # (B,)
     prediction: Tensor  # (B, C, H, W), e = eps_hat(x, y_P), with gradients
+    weight: Tensor  # (B,), of a squared error of e in the model's own loss: 1 where it predicts eps, 1 + sigma^2 for v
 
 
 class Denoiser(Protocol):
@@ -142,9 +146,10 @@ def score_difference(
 def alignment_loss(delta: Tensor, sample: NoisySample, config: AlignmentConfig) -> Tensor:
     """The surrogate whose gradient with respect to theta is weight * Delta * d x0_hat/d theta, rescaled or not; ().
 
-    Its value means nothing, its gradient does: -weight * mean(stopgrad(Delta) * e), times sigma without rescaling.
+    Its value means nothing, its gradient does: -weight * mean(stopgrad(Delta) * e), times sigma without rescaling, and
+    times the weight that the sample has in the model's own loss.
     """
-    scale = 1.0 if config.rescale else _column(sample.sigma)
+    scale = _column(sample.weight if config.rescale else sample.weight * sample.sigma)
     return -config.weight * (scale * delta.detach() * sample.prediction).mean()
 
 

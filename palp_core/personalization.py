@@ -269,10 +269,11 @@ class _Trainer:
         personal = self._personal(placeholder)
         x = x0 + column * noise
         denoised = self.backbone.denoise(x, sigma, personal.expand(len(x)))
-        denoising = denoising_loss(denoised, x0, self.backbone.loss_weight(sigma), mask)
+        weight = self.backbone.loss_weight(sigma)  # of D's squared error
+        denoising = denoising_loss(denoised, x0, weight, mask)
         loss, alignment, gap = denoising, 0.0, 0.0
         if self.config.alignment.weight > 0:
-            sample = NoisySample(x, noise, sigma, prediction=(x - denoised) / column)
+            sample = NoisySample(x, noise, sigma, prediction=(x - denoised) / column, weight=weight * sigma**2)
             delta = self._score_difference(sample, personal)
             surrogate = alignment_loss(delta, sample, self.config.alignment)
             loss, alignment, gap = denoising + surrogate, surrogate.item(), delta.square().mean().sqrt().item()

@@ -22,6 +22,11 @@ def backbone(tmp_path):
     return DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu")
 
 
+@pytest.fixture
+def v_backbone(tmp_path):
+    return DiffusersBackbone(tiny_pipeline("sd2", tmp_path, prediction="v_prediction"), device="cpu")
+
+
 def noise_of(backbone, x, sigma, cond, scale=1.0, null=None):
     """eps_hat with guidance, one sample and one prompt at a time: the formula, not our batching."""
     rows = []
@@ -47,7 +52,7 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
         for parameter in lora.parameters():  # away from zero, so that the two models differ
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = (x - backbone.denoise(x, SIGMA, personal.expand(3))) / column
-        sample = NoisySample(x, noise, SIGMA, prediction)
+        sample = NoisySample(x, noise, SIGMA, prediction, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
         prompts = AlignmentPrompts(null, clean)
         delta = score_difference(backbone.denoise, lora.disabled(), sample, personal, prompts, noise, SIGMA[0], config)
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
@@ -63,6 +68,35 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
         theirs = torch.autograd.grad(x0_hat, lora.parameters(), direction)
     torch.testing.assert_close(delta, expected, rtol=1e-3, atol=1e-4)
     assert max(g.norm() for g in ours) > 0
+    for mine, written in zip(ours, theirs, strict=True):
+        assert (mine - written).norm() < 1e-3 * written.norm()
+
+
+def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backbone):
+    """In v, the paper's gradient of eps_hat is that of v_hat, and the step does not fade at large noise."""
+    backbone, config = v_backbone, AlignmentConfig(weight=0.7, alpha=15.0, beta=1.0)
+    null, clean, personal = (backbone.encode_prompt(p, {}) for p in ("", "a sketch of a cat", "a photo of a cat"))
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    signal, spread = 1 / (1 + SIGMA**2).sqrt(), SIGMA / (1 + SIGMA**2).sqrt()  # of latents at unit variance
+
+    def v_of(denoised, eps):
+        return signal.view(-1, 1, 1, 1) * eps - spread.view(-1, 1, 1, 1) * denoised
+
+    column = SIGMA.view(-1, 1, 1, 1)
+    x = x0 + column * noise
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, alpha=4, seed=0) as lora:
+        for parameter in lora.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        denoised = backbone.denoise(x, SIGMA, personal.expand(3))
+        e = (x - denoised) / column
+        sample = NoisySample(x, noise, SIGMA, e, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
+        prompts = AlignmentPrompts(null, clean)
+        delta = score_difference(backbone.denoise, lora.disabled(), sample, personal, prompts, noise, SIGMA[0], config)
+        ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
+        # A difference of eps_hat as one of v_hat, at the same x: D = x - sigma*eps_hat.
+        v_delta = v_of(-column * delta, delta)
+        theirs = torch.autograd.grad(v_of(denoised, e), lora.parameters(), -0.7 * v_delta / x.numel())
     for mine, written in zip(ours, theirs, strict=True):
         assert (mine - written).norm() < 1e-3 * written.norm()
 
@@ -104,7 +138,7 @@ def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(sco
         noise = torch.randn(64, 1, 2, 2, generator=generator)
         sigma = torch.full((64,), 1.0)
         x = 3.0 + noise
-        sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, cond)) / 1.0)
+        sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, cond)) / 1.0, weight=torch.ones(64))
         threshold = torch.tensor(2.0 if score == "nfsd" else 0.0)  # nfsd: the form for small noise
         delta = score_difference(denoise, Pretrained(), sample, cond, prompts, noise, threshold, config)
         (gradient,) = torch.autograd.grad(alignment_loss(delta, sample, config), [learned])

@@ -105,7 +105,7 @@ def pushed_along(world, sign: float) -> float:
     for _ in range(20):
         sigma = backbone.sigmas[torch.randint(200, 800, (1,), generator=generator)]
         noise = torch.randn(x0.shape, generator=generator)
-        sample = NoisySample(x0 + sigma * noise, noise, sigma, prediction=noise)  # so that x0_hat is x0
+        sample = NoisySample(x0 + sigma * noise, noise, sigma, noise, weight=sigma)  # so that x0_hat is x0
         prompts, config = AlignmentPrompts(null, clean), AlignmentConfig()
         delta = score_difference(
             backbone.denoise, nullcontext(), sample, personal, prompts, noise, backbone.sigmas[200], config
