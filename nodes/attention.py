@@ -7,7 +7,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..palp_core.attention import cross_attention_layers, recorded_attention
+from ..palp_core.attention import cross_attention_layers, is_decoder, recorded_attention
 from ..palp_core.heatmap import HeatMaps, overlay, word_heat, word_share
 from .inputs import CATEGORY
 from .learned_words import check_clip, content_positions, spelled_out, token_positions
@@ -44,7 +44,7 @@ class AttentionRecording:
         if len(rows) == 0 or tuple(x.shape[-2:]) != self._size:
             return executor(x, t, c_concat, c_crossattn, *args, **kwargs)
         network = executor.class_obj.diffusion_model
-        with recorded_attention(network, self.tokens, rows, repeats) as layers:
+        with recorded_attention(network, self.tokens, rows, repeats, only=is_decoder) as layers:
             output = executor(x, t, c_concat, c_crossattn, *args, **kwargs)
         self.heat.add(layers, self._size, self._batch)
         return output

@@ -54,16 +54,18 @@ def recorded_attention(
     tokens: Sequence[int],
     rows: Tensor | None = None,
     repeats: int = 1,
+    only: Callable[[str], bool] | None = None,
     keep_features: Callable[[str], bool] | None = None,
 ) -> Iterator[dict[str, LayerAttention]]:
     """Record one run of the network: the dict that is yielded holds its layers by name once the network has run.
 
     tokens: positions in the prompt whose maps are kept. rows: of the network's batch, (R,) int64; by default all.
-    repeats: how many copies of the prompt stand one behind the other in the context. keep_features: says by name which
-    layers' features are kept. Everything is differentiable where the run is. Hooks are gone when the context ends.
+    repeats: how many copies of the prompt stand one behind the other in the context. only: says by name which layers
+    are recorded; by default all. keep_features: says by name which layers' features are kept. Everything is
+    differentiable where the run is. Hooks are gone when the context ends.
     Raises ValueError where the network has no cross-attention.
     """
-    attention = cross_attention_layers(network)
+    attention = {name: m for name, m in cross_attention_layers(network).items() if only is None or only(name)}
     found: dict[str, LayerAttention] = {}
     queries: dict[str, tuple[Tensor, Tensor]] = {}
     size = (0, 0)

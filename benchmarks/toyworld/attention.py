@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palp_core.attention import recorded_attention
+from palp_core.attention import is_decoder, recorded_attention
 from palp_core.backbone import Placeholders
 from palp_core.heatmap import HeatMaps, word_share
 from palp_core.toyworld.model import LATENT_SIZE
@@ -22,10 +22,11 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: Placeholders) -
     cond = backbone.encode_prompt(prompt, words).expand(len(pictures))
     latents = torch.cat([backbone.encode_image((picture.movedim(0, -1) + 1) / 2) for picture in pictures])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    tokens = content_tokens(world, prompt, words)
     heat = HeatMaps()
     for level in LEVELS:
         sigma = backbone.sigmas[int(level * len(backbone.sigmas))].to(latents)
-        with recorded_attention(backbone.denoiser, content_tokens(world, prompt, words)) as layers:
+        with recorded_attention(backbone.denoiser, tokens, only=is_decoder) as layers:
             backbone.denoise(latents + sigma * noise, sigma.expand(len(latents)), cond)
         heat.add(layers, (LATENT_SIZE, LATENT_SIZE), len(latents))
     return heat

@@ -29,7 +29,7 @@ from .attention import attention_share
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
 from .results import RESULTS, compute, require_label
 
-STEPS = (25, 50, 100, 150, 200)
+STEPS = (50, 100, 150, 200)
 SAMPLES = 16
 
 
@@ -43,7 +43,7 @@ class Word:
 
 
 TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm"]
-TrainedLora = Literal["ti_db", "palp", "palp_composition", "sds", "nfsd", "fresh_noise", "no_rescale"]
+TrainedLora = Literal["ti_db", "palp", "palp_15_7.5", "sds", "nfsd", "fresh_noise", "no_rescale"]
 Method = Literal["base", TrainedWord, TrainedLora]
 #: What is trained; None for nothing.
 METHODS: dict[Method, AlignmentConfig | Word | None] = {
@@ -53,7 +53,7 @@ METHODS: dict[Method, AlignmentConfig | Word | None] = {
     "ti_free_norm": Word(hold_norm=False),
     "ti_db": AlignmentConfig(weight=0.0),
     "palp": AlignmentConfig(),
-    "palp_composition": AlignmentConfig(alpha=7.5, beta=1.0),
+    "palp_15_7.5": AlignmentConfig(alpha=15.0, beta=7.5),
     "sds": AlignmentConfig(score="sds"),
     "nfsd": AlignmentConfig(score="nfsd", negative_prompt=""),  # this world has no words for what is ugly
     "fresh_noise": AlignmentConfig(noise="fresh"),
