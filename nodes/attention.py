@@ -156,6 +156,12 @@ class AttentionHeatmap(io.ComfyNode):
                     step=0.05,
                     tooltip="Of the colours over the picture: 0 shows the picture alone, 1 the heat alone.",
                 ),
+                io.String.Input(
+                    "against",
+                    default="",
+                    tooltip="Other words of the prompt, with commas between them: shows where the word wins against "
+                    "them. For what fills the background, as a place does. Empty: the word by itself.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="overlay", tooltip="The picture with the word's heat over it."),
@@ -167,9 +173,10 @@ class AttentionHeatmap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, recording, image, word, opacity):
+    def execute(cls, recording, image, word, opacity, against=""):
         tokens, maps = recording.positions(word), recording.maps(len(image))
-        heat = word_heat(maps, tokens, tuple(image.shape[1:3]))
+        others = [token for other in against.split(",") if other.strip() for token in recording.positions(other)]
+        heat = word_heat(maps, tokens, tuple(image.shape[1:3]), sorted(set(others) - set(tokens)))
         picture = overlay(image, heat, opacity)
         share = word_share(maps, tokens).mean().item()
         show_text(cls.hidden.unique_id, f"{word.strip()}: {share:.0%} of the attention that the prompt's words get")

@@ -43,7 +43,7 @@ class PalpDemoWorld(io.ComfyNode):
                     "accessory", options=[NONE, *scenes.ACCESSORIES], default="hat", tooltip="For the prompt."
                 ),
                 io.Combo.Input("place", options=[NONE, *scenes.PLACES], default="beach", tooltip="For the prompt."),
-                io.Int.Input("photos", default=4, min=1, max=4, tooltip="How many photos of the subject to make."),
+                io.Int.Input("photos", default=1, min=1, max=4, tooltip="How many photos of the subject to make."),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),

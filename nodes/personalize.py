@@ -144,7 +144,7 @@ def _inputs() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            tooltip="How strongly the prompt is kept: 0.1 to 1. 0 is plain textual inversion + LoRA, in half the time.",
+            tooltip="How strongly the prompt is kept: 0.1 to 0.5. 0 is plain textual inversion + LoRA, in half the time.",
         ),
         seed_input("photos"),
         io.String.Input(
@@ -169,7 +169,7 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance scale of the untouched model. The paper: 15; 7.5 for several subjects.",
+            tooltip="Guidance scale of the untouched model. The paper: 15, and 7.5 for several subjects.",
             extra_dict=ADVANCED,
         ),
         io.Float.Input(
@@ -178,7 +178,7 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance of the personalized model. The paper: 7.5; 1 for several subjects, which is faster.",
+            tooltip="Guidance of the personalized model; 1 is fastest. The paper: 7.5, and 1 for several subjects.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(

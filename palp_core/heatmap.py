@@ -7,7 +7,7 @@ blur the mean of all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib import colormaps
@@ -52,9 +52,16 @@ def mean_over_layers(layers: Mapping[str, LayerAttention], size: tuple[int, int]
     return total / len(layers)
 
 
-def word_heat(maps: Tensor, tokens: list[int], size: tuple[int, int]) -> Tensor:
-    """(B, K, h, w) and which of the K tokens are the word -> (B, *size): 0 at its coldest place, 1 at its hottest."""
-    return min_max(resized(maps[:, tokens].sum(dim=1), size))
+def word_heat(maps: Tensor, tokens: list[int], size: tuple[int, int], against: Sequence[int] = ()) -> Tensor:
+    """(B, K, h, w) and which of the K tokens are the word -> (B, *size): 0 at its coldest place, 1 at its hottest.
+
+    against: tokens of other words. The heat is then the word's share of what all of them get at a place, which finds
+    what fills a background: its word gets no more attention there than elsewhere, but the others get less.
+    """
+    heat = maps[:, tokens].sum(dim=1)
+    if against:
+        heat = heat / (heat + maps[:, list(against)].sum(dim=1)).clamp(min=torch.finfo(heat.dtype).tiny)
+    return min_max(resized(heat, size))
 
 
 def word_share(maps: Tensor, tokens: list[int]) -> Tensor:

@@ -107,8 +107,6 @@ def two_subjects() -> tuple[dict[str, dict], list, list]:
             {
                 "target_prompt": "a watercolor of [V] beside [V2] in a meadow",
                 "file_name": "cat_and_cup",
-                "alpha": 7.5,
-                "beta": 1.0,
             },
             (400, 860),
         ),
@@ -145,19 +143,19 @@ def load_lora() -> tuple[dict[str, dict], list, list]:
 
 def try_palp() -> tuple[dict[str, dict], list, list]:
     """The embedded model: plain training and PALP on the same photos, side by side."""
-    rates = {"learning_rate": 1e-3, "embedding_learning_rate": 1e-3}
-    small = {"steps": 200, **rates, "rank": 16, "batch_size": 4, "resolution": 64}
+    rates = {"learning_rate": 2e-3, "embedding_learning_rate": 2e-3}
+    small = {"steps": 200, **rates, "rank": 16, "batch_size": 2, "resolution": 64}
     small |= {"personalization_prompt": "a photo of a [V]"}
     nodes = {
         "world": node("PALP_DemoWorld", (0, 60), size=(330, 270)),
-        "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photos"),
+        "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photo"),
         "latent": node("EmptyLatentImage", (0, 820), {"width": 64, "height": 64, "batch_size": 4}, (330, 110)),
     }
     links = [("world", "images", "photos", "images")]
-    kinds = {"plain": ("Plain training", 0.0), "palp": ("PALP: the prompt is kept", 0.25)}
-    for row, (name, (title, weight)) in enumerate(kinds.items()):
+    kinds = {"plain": ("Plain training", {"alignment_weight": 0.0}), "palp": ("PALP", {})}
+    for row, (name, (title, changed)) in enumerate(kinds.items()):
         x, y = 390 + row * 440, 60 + row * 520  # the trainings beside each other, what they draw below each other
-        widgets = {**small, "alignment_weight": weight, "file_name": f"demo_{name}"}
+        widgets = {**small, **changed, "file_name": f"demo_{name}"}
         encode, negative, sampler, decode, scale, save = (
             f"{name}_{part}" for part in ("encode", "negative", "sampler", "decode", "scale", "save")
         )
@@ -235,15 +233,17 @@ def attention_heatmap() -> tuple[dict[str, dict], list, list]:
         "record": node("PALP_RecordAttention", (0, 220), {"prompt": "a sketch of a cat in Paris at night"}, (350, 200)),
         **sampled,
     }
-    for column, word in enumerate(("cat", "Paris")):
+    for column, (word, against) in enumerate((("cat", ""), ("Paris", "cat"))):
         at = (1620 + 420 * column, 60)
-        nodes[word] = node("PALP_AttentionHeatmap", at, {"word": word}, (380, 430), f"Where: {word}")
+        nodes[word] = node(
+            "PALP_AttentionHeatmap", at, {"word": word, "against": against}, (380, 460), f"Where: {word}"
+        )
         links += [("record", "recording", word, "recording"), ("decode", "IMAGE", word, "image")]
     links += parts("checkpoint", "record", "model clip")
     groups = [
         {"title": "1. The prompt whose words are recorded", "bounding": [-20, -20, 390, 560]},
         {"title": "2. Sampled as ever", "bounding": [390, -20, 1190, 560]},
-        {"title": "3. What each word looked at", "bounding": [1600, -20, 840, 560]},
+        {"title": "3. What each word looked at", "bounding": [1600, -20, 840, 590]},
     ]
     return nodes, links, groups
 

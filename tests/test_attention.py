@@ -182,5 +182,20 @@ def test_a_hot_place_shows_in_the_overlay():
     assert word_share(maps, [0]).item() == pytest.approx(1.6 / (1.6 + 4 * 0.9 + 12 * 0.1))
 
 
+def test_a_word_of_the_background_is_found_against_the_things_in_it():
+    maps = torch.full((1, 2, 4, 4), 0.1)  # the first word is looked at everywhere, the second at its thing
+    maps[0, 1, :2, :2] = 0.9
+    assert word_heat(maps, [0], (4, 4)).max() == 0
+    heat = word_heat(maps, [0], (4, 4), against=[1])
+    assert heat[0, 3, 3] == 1 and heat[0, 0, 0] == 0
+
+
+def test_only_the_layers_that_are_asked_for_are_recorded(backbone):
+    cond = backbone.encode_prompt(PROMPT, {})
+    with torch.no_grad(), recorded_attention(backbone.denoiser, (1,), only=is_decoder) as layers:
+        backbone.denoise(latents(1, 4, 8, 8), torch.ones(1), cond)
+    assert layers and all(name.startswith("up_blocks.") for name in layers)
+
+
 def test_a_flat_map_is_cold():
     assert torch.equal(min_max(torch.full((1, 3, 3), 0.2)), torch.zeros(1, 3, 3))

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 from torch import Tensor
 
 from palp_core.chart import rendered
 from palp_core.heatmap import overlay, word_heat
 from palp_core.picture_file import write_picture
 from palp_core.toyworld.drawing import Picture, render_with_masks
+from palp_core.toyworld.figures import mean_and_error
 from palp_core.toyworld.scenes import Scene, caption, random_scene
 from palp_core.toyworld.world import World, as_pictures, load_world
 
@@ -21,7 +23,7 @@ from .attention import numbers_of, recorded
 from .results import FOLDER
 
 ROLES = ("subject", "accessory", "place")
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SHOWN = 5  # scenes in the picture
 
 
@@ -42,7 +44,9 @@ def look(world: World, scene: Scene) -> Looked:
     maps = recorded(world, pixels, prompt, {}).maps
     named = dict(zip(ROLES, (kind, scene.accessory, scene.place), strict=True))
     size = tuple(picture.pixels.shape[:2])
-    heat = {role: word_heat(maps, numbers_of(world, prompt, word, {}), size)[0] for role, word in named.items()}
+    numbers = {role: numbers_of(world, prompt, word, {}) for role, word in named.items()}
+    against = {"place": [*numbers["subject"], *numbers["accessory"]]}
+    heat = {role: word_heat(maps, numbers[role], size, against.get(role, ()))[0] for role in ROLES}
     return Looked(scene, picture, heat)
 
 
@@ -63,9 +67,19 @@ def overlap(heat: Tensor, mask: np.ndarray, threshold: float) -> float:
     return float((hot & true).sum() / (hot | true).sum())
 
 
+def separation(heat: Tensor, mask: np.ndarray) -> float:
+    """How often a pixel inside the mask is hotter than one outside: area under the curve, 0.5 is chance."""
+    ranks, true = rankdata(heat.flatten().numpy()), mask.flatten() > 0.5
+    inside, outside = true.sum(), (~true).sum()
+    return float((ranks[true].sum() - inside * (inside + 1) / 2) / (inside * outside))
+
+
 @dataclass(frozen=True)
 class Heatmaps:
-    """Print the mean intersection over union of words' heat maps with the renderer's masks; write some of them."""
+    """Compare words' heat maps with the renderer's masks, and write some of them.
+
+    A place's word is taken against those of subject and accessory.
+    """
 
     #: Scenes that are reported, and as many others on which each role's threshold is chosen.
     scenes: int = 60
@@ -74,15 +88,19 @@ class Heatmaps:
     def run(self) -> None:
         world = load_world()
         tuning, test = ([look(world, scene) for scene in full_scenes(self.scenes, seed)] for seed in (5, 6))
-        print("| word for the | threshold | intersection over union | of the whole picture |")
-        print("|---|---|---|---|")
+        print("| word for the | inside hotter than outside | threshold | overlap | of the whole picture |")
+        print("|---|---|---|---|---|")
         for role in ROLES:
             best = max(THRESHOLDS, key=lambda at: np.mean(overlaps(tuning, role, at)))
             whole = [float((getattr(one.picture, role) > 0.5).mean()) for one in test]
-            found = overlaps(test, role, best)
-            error = np.std(found, ddof=1) / len(found) ** 0.5
-            print(f"| {role} | {best} | {np.mean(found):.3f} ± {error:.3f} | {np.mean(whole):.3f} |")
+            areas = [separation(one.heat[role], getattr(one.picture, role)) for one in test]
+            cells = [role, mean_pm(areas), str(best), mean_pm(overlaps(test, role, best)), f"{np.mean(whole):.3f}"]
+            print("|", " | ".join(cells), "|")
         write_picture(sheet(test[:SHOWN]), self.out)
+
+
+def mean_pm(values: list[float]) -> str:
+    return "{:.3f} ± {:.3f}".format(*mean_and_error(torch.tensor(values)))
 
 
 def overlaps(looked: list[Looked], role: str, threshold: float) -> list[float]:

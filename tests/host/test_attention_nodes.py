@@ -11,7 +11,7 @@ from PIL import Image
 
 import tiny_host
 from comfy_server import ComfyServer
-from palp_core.attention import recorded_attention
+from palp_core.attention import is_decoder, recorded_attention
 from palp_core.heatmap import HeatMaps
 from tiny import tiny_pipeline
 
@@ -83,7 +83,7 @@ def test_only_the_rows_of_the_prompt_are_recorded(parts):
     backbone, heat = ComfyBackbone(*parts), HeatMaps()
     cond = backbone.encode_prompt(PROMPT, {})
     for x, sigma in seen:
-        with torch.no_grad(), recorded_attention(backbone.denoiser, recording.tokens) as layers:
+        with torch.no_grad(), recorded_attention(backbone.denoiser, recording.tokens, only=is_decoder) as layers:
             backbone.denoise(x, sigma, cond.expand(2))
         heat.add(layers, (8, 12), batch=2)
     assert len(seen) == 3
@@ -137,8 +137,9 @@ def test_a_model_without_text_cross_attention_is_named(parts):
         RecordAttention.execute(model, parts[1], PROMPT)
 
 
-def graph(checkpoint: str, batch: int = 1, width: int = 64, word: str = "cat", recorded: bool = True) -> dict:
+def graph(checkpoint: str, batch: int = 1, width: int = 64, recorded: bool = True, **widgets) -> dict:
     """From a checkpoint to a heat map and its mask."""
+    widgets = {"word": "cat", "opacity": 0.6, "against": "", **widgets}
     source = ["10", 0] if recorded else ["1", 0]
     sampler = {"seed": 1, "steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     links = {"model": source, "positive": ["10", 1], "negative": ["3", 0], "latent_image": ["4", 0]}
@@ -155,7 +156,7 @@ def graph(checkpoint: str, batch: int = 1, width: int = 64, word: str = "cat", r
         },
         "11": {
             "class_type": "PALP_AttentionHeatmap",
-            "inputs": {"recording": ["10", 2], "image": ["6", 0], "word": word, "opacity": 0.6},
+            "inputs": {"recording": ["10", 2], "image": ["6", 0], **widgets},
         },
         "12": {"class_type": "MaskToImage", "inputs": {"mask": ["11", 1]}},
         "13": {"class_type": "SaveImage", "inputs": {"images": ["12", 0], "filename_prefix": "mask"}},
@@ -176,9 +177,14 @@ def test_heat_maps_on_a_server(server, family, request):
         assert mask.min() == 0 and mask.max() == 255
     assert any((heat != picture).any() for heat, picture in zip(heats, pictures, strict=True))
     assert any(node == "11" and "% of the attention that the prompt's words get" in text for node, text in result.texts)
-    another = server.queue(graph(checkpoint, batch=2, width=128, word="Paris"), timeout=900).require_success()
-    assert "5" not in another.executed  # another word of the same sampling
-    assert any((a != b).any() for a, b in zip(files(server, another, "13"), masks, strict=True))
+    seen = masks
+    for widgets in ({"word": "Paris"}, {"word": "Paris", "against": "cat, sketch"}):  # of the same sampling
+        another = server.queue(graph(checkpoint, batch=2, width=128, **widgets), timeout=900).require_success()
+        assert "5" not in another.executed
+        assert any((a != b).any() for a, b in zip(files(server, another, "13"), seen, strict=True))
+        seen = files(server, another, "13")
+    unknown = server.queue(graph(checkpoint, batch=2, width=128, against="cat, dog"))
+    assert "the word 'dog' is not in the prompt" in unknown.error["exception_message"]
 
     unrecorded = graph(checkpoint, batch=2, width=128, recorded=False)
     for node in ("11", "12", "13"):
