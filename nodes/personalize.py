@@ -144,7 +144,7 @@ def _inputs() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            tooltip="How strongly the prompt is kept: 0.1 to 0.5. 0 is plain textual inversion + LoRA, in half the time.",
+            tooltip="How strongly the prompt is kept: 0.1 to 0.5. 0 is plain textual inversion + LoRA, twice as fast.",
         ),
         seed_input("photos"),
         io.String.Input(
