@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from palp_core.attention import recorded_attention
+from palp_core.attention import LayerAttention, recorded_attention
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.pick_and_draw import (
     BLUR,
@@ -304,6 +304,14 @@ def test_a_word_that_attends_nowhere_asks_for_a_mask(tmp_path):
     with pytest.raises(ValueError, match=r"attends nowhere in the reference picture.*Connect a mask"):
         guidance(backbone, end_percent=1.0)(x, sigma)
     guidance(backbone, end_percent=1.0, mask=torch.ones(1, 1, 8, 8))(x, sigma)
+
+
+@pytest.mark.parametrize(("coldest", "warned"), [(0.7, True), (0.1, False)])
+def test_a_word_that_attends_almost_evenly_is_warned_of(caplog, coldest, warned):
+    maps = torch.linspace(coldest, 1.0, 16).view(1, 1, 4, 4)
+    palette = reference_palette({"up_blocks.0": LayerAttention(maps, random(1, 16, 3))}, None, 0.4)
+    assert len(palette["up_blocks.0"]) == 9
+    assert ("hardly anywhere" in caplog.text) == warned
 
 
 def test_hooks_are_gone_after_an_error(backbone):
