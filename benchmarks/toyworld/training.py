@@ -40,6 +40,7 @@ class Word:
     vectors: int = 1
     hold_norm: bool = True
     learning_rate: float = 5e-3
+    photos: int = 4  # the paper's 3 to 5
 
 
 TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm"]
@@ -126,13 +127,16 @@ def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterato
 
 def textual_inversion(world: World, cell: TrainingCell, individual: Individual) -> TextualInversion:
     """The one template is the neutral one of this world, whose model knows none of the paper's other words."""
-    concept = Concept(photos(individual, cell.training.photos), cell.class_word, templates=("a photo of a {}",))
+    word = cell.method
+    concept = Concept(photos(individual, word.photos), cell.class_word, templates=("a photo of a {}",))
     config = TextualInversionConfig(
         steps=STEPS[-1],
         batch_size=cell.training.batch_size,
         resolution=RESOLUTION,
         seed=cell.seed,
-        **asdict(cell.method),
+        vectors=word.vectors,
+        hold_norm=word.hold_norm,
+        learning_rate=word.learning_rate,
     )
     return TextualInversion(world.backbone, concept, config)
 
