@@ -68,9 +68,19 @@ def stack_batch(batch: list[Example], device: torch.device) -> tuple[Tensor, Ten
 
 def draw_noise(backbone: Backbone, x0: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Noise levels uniform over those of the model's training, (B,), and noise like x0."""
-    levels = torch.randint(len(backbone.sigmas), (len(x0),), generator=random)
+    levels = spread_timesteps(len(x0), len(backbone.sigmas), random)
     noise = torch.randn(x0.shape, generator=random)
     return backbone.sigmas[levels.to(backbone.sigmas.device)].to(x0), noise.to(x0)
+
+
+def spread_timesteps(count: int, timesteps: int, random: torch.Generator) -> Tensor:
+    """(count,), uniform, one from each of as many equal parts of the schedule (arXiv 2107.00630, app. I.1).
+
+    Gradients at large noise are several times those at small, so that a small batch of independent draws is mostly the
+    luck of its levels.
+    """
+    shift = torch.randint(timesteps, (1,), generator=random)
+    return (torch.arange(count) * timesteps + shift) // count
 
 
 def denoising_loss(denoised: Tensor, x0: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from palp_core import AlignmentConfig, NonFiniteLossError, Personalization, PersonalizationConfig, Subject
+from palp_core.denoising import spread_timesteps
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.personalization import denoising_loss, initial_vector
 from tiny import fingerprint, pictures, same, tiny_pipeline
@@ -90,7 +91,7 @@ def test_weight_zero_is_plain_textual_inversion_with_lora_bit_for_bit(backbone, 
         torch.randint(1, (), generator=random)  # the subject
         chosen = [int(torch.randint(2, (), generator=random)) for _ in range(CONFIG.batch_size)]
         x0 = torch.cat([latents[i] for i in chosen])
-        sigma = plain.sigmas[torch.randint(1000, (2,), generator=random)]
+        sigma = plain.sigmas[(torch.arange(2) * 1000 + torch.randint(1000, (1,), generator=random)) // 2]
         noise = torch.randn(x0.shape, generator=random)
         x = x0 + sigma.view(-1, 1, 1, 1) * noise
         cond = plain.encode_prompt("a photo of [V]", {"[V]": word})
@@ -140,7 +141,7 @@ def test_methods_compare_on_the_same_samples(backbone):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"score": "sds"}, {"score": "nfsd"}, {"noise": "fresh"}, {"rescale": False}, {"weight": 0.0}, {"beta": 1.0}],
+    [{"score": "sds"}, {"score": "nfsd"}, {"noise": "fresh"}, {"rescale": False}, {"weight": 0.0}, {"beta": 7.5}],
     ids=str,
 )
 def test_every_choice_changes_what_is_learned(backbone, changes):
@@ -416,3 +417,11 @@ def test_there_is_no_state_before_or_after_the_steps(backbone):
         pass
     with pytest.raises(RuntimeError, match="no training under way"):
         run.snapshot()
+
+
+def test_the_timesteps_of_a_batch_come_from_all_parts_of_the_schedule():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([spread_timesteps(16, 1000, generator) for _ in range(500)])  # (500, 16)
+    assert drawn.min() == 0 and drawn.max() == 999
+    assert torch.equal((drawn * 16 // 1000).clamp(max=15).float().mean(dim=0).round(), torch.arange(16.0))
+    assert abs(drawn.float().mean().item() - 499.5) < 5

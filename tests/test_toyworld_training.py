@@ -18,7 +18,6 @@ from palp_core.toyworld.training import (
     draw_some,
     learning_rate_factor,
     pixel_weights,
-    spread_timesteps,
 )
 
 TINY = TrainingPlan(
@@ -67,14 +66,6 @@ def test_the_learning_rate_rises_stays_and_falls():
     rates = [learning_rate_factor(step, 100, 10, 0.2) for step in range(100)]
     assert rates[0] == 0.1 and set(rates[10:80]) == {1.0} and rates[80:] == sorted(rates[80:], reverse=True)
     assert 0 < rates[-1] < 0.1
-
-
-def test_the_timesteps_of_a_batch_come_from_all_parts_of_the_schedule():
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([spread_timesteps(16, 1000, generator) for _ in range(500)])  # (500, 16)
-    assert drawn.min() == 0 and drawn.max() == 999
-    assert torch.equal((drawn * 16 // 1000).clamp(max=15).float().mean(dim=0).round(), torch.arange(16.0))
-    assert abs(drawn.float().mean().item() - 499.5) < 5
 
 
 def test_subject_and_accessory_weigh_more_by_their_share():

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoint import load_optimizer_tensors, optimizer_tensors, save_tensors
+from ..denoising import spread_timesteps
 from . import scenes
 from .drawing import SIZE, render_with_masks
 from .model import LATENT_SIZE, new_pipeline, save_model, standardise_latents
@@ -285,12 +286,6 @@ def denoising_loss(
     error = (pipeline.unet(noisy, timesteps, context).sample - velocity).square()
     of_x0 = 1 / (1 - pipeline.scheduler.alphas_cumprod[timesteps])  # SNR + 1
     return ((error * weights).mean(dim=(1, 2, 3)) * of_x0.clamp(max=plan.weight_limit) / of_x0).mean()
-
-
-def spread_timesteps(count: int, timesteps: int, rng: torch.Generator) -> Tensor:
-    """(count,), uniform, one from each of as many equal parts: losses of a step vary less (arXiv 2107.00630, I.1)."""
-    shift = torch.randint(timesteps, (1,), generator=rng)
-    return (torch.arange(count) * timesteps + shift) // count
 
 
 def pixel_weights(subject: np.ndarray, accessory: np.ndarray, share: float, plan: TrainingPlan) -> Tensor:
