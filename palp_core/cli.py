@@ -51,7 +51,7 @@ class Demo:
     #: Which individual it is, and everything else that is random.
     seed: int = 1
     #: Training steps of each method.
-    steps: int = 200
+    steps: int = 150
     #: A file to write the figures to.
     json: Path | None = None
 
@@ -65,7 +65,7 @@ class Demo:
         with tqdm(total=self.steps * (1 + len(prompts)), unit="step") as bar:
 
             def report(method: str, _step: TrainingStep) -> None:
-                bar.set_description(demo.METHODS[method])
+                bar.set_description(demo.METHODS[method], refresh=False)
                 bar.update()
 
             result = demo.run_demo(load_world(), self.subject, prompts, self.seed, self.steps, self.out, report)
@@ -139,7 +139,7 @@ class Train:
         ):
             for step in bar:
                 history.append(step)
-                bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", gap=f"{step.score_gap:.3f}")
+                bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", gap=f"{step.score_gap:.3f}", refresh=False)
                 stopped = stop.is_set() and len(history) < total
                 if stopped or len(history) % SAVE_STATE_EVERY == 0:
                     unfinished.save(run, history)

@@ -19,7 +19,18 @@ from ..picture_file import write_picture
 from .evaluators import Target
 from .figures import Figures, judge, mean_figures
 from .scenes import ClassWord, Individual
-from .world import World, fidelity_range, new_individual, paint, personalization, read_target, references
+from .world import (
+    ToyTraining,
+    World,
+    as_pictures,
+    fidelity_range,
+    new_individual,
+    paint,
+    personalization,
+    photos,
+    read_target,
+    references,
+)
 
 DEFAULT_PROMPTS = (
     "a sketch of a [V] with a hat on the beach",
@@ -93,25 +104,26 @@ def _judged(world: World, individual: Individual, pictures: list[Tensor], target
 def comparison(result: DemoResult) -> Tensor:
     """References beside what each model draws for each prompt; (H, W, 3) in 0..1."""
     rows, methods = len(result.prompts), list(result.pictures)
-    figure = Figure(figsize=(12.4, 0.7 + 3.0 * rows), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12.4, 0.9 + 3.0 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, 1 + len(methods), squeeze=False)
-    photographed = references(result.individual)
+    learned_from = as_pictures(photos(result.individual, ToyTraining().photos))
     for row, prompt in enumerate(result.prompts):
-        tiles = [photographed, *(result.pictures[method][row][:SHOWN] for method in methods)]
+        tiles = [learned_from, *(result.pictures[method][row][:SHOWN] for method in methods)]
         for column, shown in enumerate(tiles):
             axes[row][column].imshow(mosaic(shown), interpolation="nearest")
             axes[row][column].set(xticks=[], yticks=[])
             for spine in axes[row][column].spines.values():
                 spine.set_visible(False)
         axes[row][0].set_ylabel("\n".join(textwrap.wrap(prompt, 30)), fontsize=10)
-    for column, title in enumerate(["your photos", *(_title(result, method) for method in methods)]):
+    learned = "your photo" if len(learned_from) == 1 else "your photos"
+    for column, title in enumerate([learned, *(_title(result, method) for method in methods)]):
         axes[0][column].set_title(title, fontsize=11)
     return rendered(figure)
 
 
 def _title(result: DemoResult, method: str) -> str:
     prompt, subject = _measured(result.figures[method])
-    return f"{METHODS[method]}\nprompt {prompt}, subject {subject}"
+    return f"{METHODS[method]}\nprompt {prompt}\nsubject {subject}"
 
 
 def _measured(figures: Figures) -> tuple[str, str]:
@@ -121,13 +133,15 @@ def _measured(figures: Figures) -> tuple[str, str]:
 
 
 def mosaic(pictures: Tensor) -> np.ndarray:
-    """Up to four pictures (B, 3, H, W) in -1..1 in two columns, with a white gap; (2H+2, 2W+2, 3) in 0..1."""
+    """One picture (B, 3, H, W) in -1..1, or up to four in two columns with a white gap; (H', W', 3) in 0..1."""
+    pixels = ((pictures.movedim(1, -1).clamp(-1, 1) + 1) / 2).numpy()
+    if len(pixels) == 1:
+        return pixels[0]
     side = pictures.shape[-1]
     sheet = np.ones((2 * side + 2, 2 * side + 2, 3), dtype=np.float32)
-    for number, picture in enumerate(pictures):
+    for number, picture in enumerate(pixels):
         y, x = divmod(number, 2)
-        pixels = (picture.movedim(0, -1).clamp(-1, 1) + 1) / 2
-        sheet[y * (side + 2) : y * (side + 2) + side, x * (side + 2) : x * (side + 2) + side] = pixels.numpy()
+        sheet[y * (side + 2) : y * (side + 2) + side, x * (side + 2) : x * (side + 2) + side] = picture
     return sheet
 
 
