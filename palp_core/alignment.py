@@ -38,7 +38,7 @@ NFSD_SMALL_NOISE = 0.2
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """How the target prompt is kept alive. Defaults are those that did best in the toy world (benchmarks.toyworld)."""
+    """How the target prompt is kept alive. Guidance as the paper has it for compositions, which costs least."""
 
     #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 1.
     weight: float = 0.15
