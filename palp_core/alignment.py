@@ -40,7 +40,7 @@ NFSD_SMALL_NOISE = 0.2
 class AlignmentConfig:
     """How the target prompt is kept alive. Guidance as the paper has it for compositions, which costs least."""
 
-    #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 1.
+    #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 0.5.
     weight: float = 0.15
     #: palp: against the personalized model; sds: against the noise; nfsd: noise-free score distillation.
     score: Score = "palp"

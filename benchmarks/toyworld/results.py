@@ -195,9 +195,10 @@ class Compare:
 
     def run(self) -> None:
         names = (self.method, self.baseline)
-        if self.step is None or self.baseline_step is None:
-            step, baseline_step = steps_at_equal_fidelity(*self._found(names, self.chosen_on))
-        step, baseline_step = self.step or step, self.baseline_step or baseline_step
+        step, baseline_step = self.step, self.baseline_step
+        if step is None or baseline_step is None:
+            found = steps_at_equal_fidelity(*self._found(names, self.chosen_on))
+            step, baseline_step = (a if a is not None else b for a, b in zip((step, baseline_step), found, strict=True))
         ours, theirs = self._found(names, self.pairs)
         shared = sorted(ours[step].keys() & theirs[baseline_step].keys())
         print(f"{self.method} at {step} steps minus {self.baseline} at {baseline_step} steps, {len(shared)} pairs:")

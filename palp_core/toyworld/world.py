@@ -65,7 +65,12 @@ def new_individual(seed: int, class_word: ClassWord | None = None) -> Individual
 
 def photos(individual: Individual, count: int = 4) -> tuple[Tensor, ...]:
     """Reference photos, (64, 64, 3) in 0..1 each."""
-    return tuple(torch.from_numpy(render(scene)).float() / 255 for scene in reference_scenes(individual, count))
+    return tuple(rendered(scene) for scene in reference_scenes(individual, count))
+
+
+def rendered(scene: Scene) -> Tensor:
+    """(64, 64, 3) in 0..1."""
+    return torch.from_numpy(render(scene)).float() / 255
 
 
 def subject(individual: Individual, count: int = 4) -> Subject:
@@ -108,7 +113,7 @@ def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
     None of them is posed as a reference photo is.
     """
     drawn = [Scene(individual, target.style or "photo", target.place, target.accessory, 100 + n) for n in range(count)]
-    return as_pictures([torch.from_numpy(render(scene)).float() / 255 for scene in drawn])
+    return as_pictures([rendered(scene) for scene in drawn])
 
 
 def fidelity_range(world: World, individual: Individual, targets: list[Target], seed: int) -> tuple[float, float]:
