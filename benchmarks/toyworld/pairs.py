@@ -21,11 +21,16 @@ PROMPTS: dict[Pairs, tuple[Prompt, ...]] = {
         ("sketch", "balloon", "room"),
         ("neon", "scarf", "meadow"),
     ),
-    "tuning": (("watercolor", "balloon", "city"), ("pixel art", "hat", "meadow"), ("sketch", "scarf", "snow")),
+    "tuning": (
+        ("watercolor", "balloon", "city"),
+        ("pixel art", "hat", "meadow"),
+        ("sketch", "scarf", "snow"),
+        ("neon", "hat", "room"),
+    ),
 }
 INDIVIDUALS: dict[Pairs, tuple[tuple[ClassWord, int], ...]] = {
     "test": tuple((class_word, 11 + n) for n, class_word in enumerate(scenes.CLASSES)),
-    "tuning": tuple((class_word, 71 + n) for n, class_word in enumerate(scenes.CLASSES[::2])),
+    "tuning": tuple((class_word, 71 + n) for n, class_word in enumerate(scenes.CLASSES)),
 }
 
 

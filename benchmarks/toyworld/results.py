@@ -123,7 +123,7 @@ def values(rows: Iterable[dict], name: str) -> list[float]:
     return [row[name] for row in rows]
 
 
-def mean_and_error(rows: list[dict], numbers: list[float]) -> str:
+def mean_with_error(rows: list[dict], numbers: list[float]) -> str:
     error = standard_error(rows, numbers)
     return f"{np.mean(numbers):.3f}" if error is None else f"{np.mean(numbers):.3f} ± {error:.3f}"
 
@@ -171,7 +171,7 @@ class Table:
         for method, steps in chosen(grouped(read_rows(self.results, self.pairs)), self.methods).items():
             for step, by_pair in sorted(steps.items()):
                 rows = list(by_pair.values())
-                axes = [mean_and_error(rows, values(rows, name)) for name in AXES]
+                axes = [mean_with_error(rows, values(rows, name)) for name in AXES]
                 elements = [f"{np.mean([row['elements'][name] for row in rows]):.0%}" for name in ELEMENTS]
                 print("|", " | ".join([method, str(step), *axes, *elements, str(len(rows))]), "|")
 
@@ -206,7 +206,7 @@ class Compare:
         for name, head in AXES.items():
             theirs_too = values((theirs[baseline_step][pair] for pair in shared), name)
             differences = [a - b for a, b in zip(values(rows, name), theirs_too, strict=True)]
-            print(f"{head:28} {mean_and_error(rows, differences)}")
+            print(f"{head:28} {mean_with_error(rows, differences)}")
 
     def _found(self, names: tuple[str, ...], pairs: Pairs) -> list[dict[int, dict[str, dict]]]:
         return list(chosen(grouped(read_rows(self.results, pairs)), names).values())

@@ -14,6 +14,7 @@ from palp_core.textual_inversion import Concept, TextualInversion, TextualInvers
 from palp_core.toyworld.figures import judge
 from palp_core.toyworld.scenes import ClassWord, Individual
 from palp_core.toyworld.world import (
+    ALIGNMENT,
     RESOLUTION,
     ToyTraining,
     World,
@@ -53,12 +54,12 @@ METHODS: dict[Method, AlignmentConfig | Word | None] = {
     "ti_8_vectors": Word(vectors=8),
     "ti_free_norm": Word(hold_norm=False),
     "ti_db": AlignmentConfig(weight=0.0),
-    "palp": AlignmentConfig(),
+    "palp": ALIGNMENT,
     "palp_15_7.5": AlignmentConfig(alpha=15.0, beta=7.5),
-    "sds": AlignmentConfig(score="sds"),
-    "nfsd": AlignmentConfig(score="nfsd", negative_prompt=""),  # this world has no words for what is ugly
-    "fresh_noise": AlignmentConfig(noise="fresh"),
-    "no_rescale": AlignmentConfig(rescale=False),
+    "sds": replace(ALIGNMENT, score="sds"),
+    "nfsd": replace(ALIGNMENT, score="nfsd", negative_prompt=""),  # this world has no words for what is ugly
+    "fresh_noise": replace(ALIGNMENT, noise="fresh"),
+    "no_rescale": replace(ALIGNMENT, rescale=False),
 }
 
 

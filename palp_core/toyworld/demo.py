@@ -20,6 +20,7 @@ from .evaluators import Target
 from .figures import Figures, judge, mean_figures
 from .scenes import ClassWord, Individual
 from .world import (
+    ALIGNMENT,
     ToyTraining,
     World,
     as_pictures,
@@ -67,9 +68,9 @@ def run_demo(
     report(method, step) is called after each training step. Raises ValueError for a prompt without [V].
     """
     individual = new_individual(seed, class_word)
-    aligned, plain = AlignmentConfig(), AlignmentConfig(weight=0.0)  # plain training serves all prompts
+    plain = AlignmentConfig(weight=0.0)  # its training serves all prompts
     runs = [("ti_db", personalization(world, individual, prompts[0], steps, seed, plain), prompts)]
-    runs += [("palp", personalization(world, individual, p, steps, seed, aligned), (p,)) for p in prompts]
+    runs += [("palp", personalization(world, individual, p, steps, seed, ALIGNMENT), (p,)) for p in prompts]
     pictures = {"base": [paint(world, p.replace("[V]", class_word), {}, PICTURES, seed) for p in prompts]}
     files = []
     for method, run, drawn_prompts in runs:

@@ -25,6 +25,9 @@ RESOLUTION = 64  # pixels
 #: Suits this model: more adds contrast and takes variety, less leaves elements of the prompt out.
 GUIDANCE_SCALE = 4.0
 SAMPLING_STEPS = 16
+#: PALP as it suits this model: the untouched one guided as when it draws, the personalized one by half of that, which
+#: is the proportion of the paper's 15 and 7.5.
+ALIGNMENT = AlignmentConfig(weight=0.25, alpha=GUIDANCE_SCALE, beta=GUIDANCE_SCALE / 2)
 STRANGERS = 6  # other individuals of the class, for the floor of subject fidelity
 
 
