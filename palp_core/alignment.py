@@ -38,16 +38,16 @@ NFSD_SMALL_NOISE = 0.2
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """How the target prompt is kept alive. Guidance as the paper has it for compositions, which costs least."""
+    """How the target prompt is kept alive. Guidance as the paper has it for one subject."""
 
     #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 0.5.
     weight: float = 0.15
     #: palp: against the personalized model; sds: against the noise; nfsd: noise-free score distillation.
     score: Score = "palp"
     #: Guidance scale of the pre-trained model towards the clean prompt. Paper: 15; 7.5 for compositions.
-    alpha: float = 7.5
+    alpha: float = 15.0
     #: Guidance scale of the personalized model; 1 saves a forward pass. Paper: 7.5; 1 for compositions.
-    beta: float = 1.0
+    beta: float = 7.5
     #: Re-noise with the noise of the training sample (the paper's choice) or with a fresh draw.
     noise: Noise = "same"
     #: Divide the gradient by sigma, which the paper found better and stabler.

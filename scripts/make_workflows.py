@@ -107,6 +107,8 @@ def two_subjects() -> tuple[dict[str, dict], list, list]:
             {
                 "target_prompt": "a watercolor of [V] beside [V2] in a meadow",
                 "file_name": "cat_and_cup",
+                "alpha": 7.5,  # the paper's for compositions
+                "beta": 1.0,
             },
             (400, 860),
         ),
@@ -146,13 +148,14 @@ def try_palp() -> tuple[dict[str, dict], list, list]:
     rates = {"learning_rate": 2e-3, "embedding_learning_rate": 2e-3}
     small = {"steps": 200, **rates, "rank": 16, "batch_size": 2, "resolution": 64}
     small |= {"personalization_prompt": "a photo of a [V]"}
+    toy_alignment = {"alignment_weight": 0.25, "alpha": 4.0, "beta": 2.0}  # palp_core.toyworld.world.ALIGNMENT
     nodes = {
         "world": node("PALP_DemoWorld", (0, 60), size=(330, 270)),
         "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photo"),
         "latent": node("EmptyLatentImage", (0, 820), {"width": 64, "height": 64, "batch_size": 4}, (330, 110)),
     }
     links = [("world", "images", "photos", "images")]
-    kinds = {"plain": ("Plain training", {"alignment_weight": 0.0}), "palp": ("PALP", {})}
+    kinds = {"plain": ("Plain training", {"alignment_weight": 0.0}), "palp": ("PALP", toy_alignment)}
     for row, (name, (title, changed)) in enumerate(kinds.items()):
         x, y = 390 + row * 440, 60 + row * 520  # the trainings beside each other, what they draw below each other
         widgets = {**small, **changed, "file_name": f"demo_{name}"}

@@ -85,7 +85,7 @@ def test_the_file_describes_itself(run, tmp_path):
     assert info.prompt == "a sketch of embedding:my_cat_00001, in Paris"
     (subject,) = info.subjects
     assert (subject.placeholder, subject.class_word, subject.embedding) == ("[V]", "cat", "my_cat_00001")
-    assert info.settings["alignment"]["alpha"] == 7.5
+    assert info.settings["alignment"]["alpha"] == 15
     fields = metadata(path)
     assert fields["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert fields["modelspec.trigger_phrase"] == "my_cat_00001"

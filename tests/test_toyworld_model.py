@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from palp_core import AlignmentConfig
 from palp_core.alignment import AlignmentPrompts, NoisySample, score_difference
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluator_training import attribute_accuracy, individual_renders, verification
@@ -16,7 +15,7 @@ from palp_core.toyworld.evaluators import Target, diversity
 from palp_core.toyworld.figures import judge
 from palp_core.toyworld.training import as_pixels, draw_some, psnr
 from palp_core.toyworld.world import (
-    ToyTraining,
+    ALIGNMENT,
     as_pictures,
     load_world,
     new_individual,
@@ -106,9 +105,9 @@ def pushed_along(world, sign: float) -> float:
         sigma = backbone.sigmas[torch.randint(200, 800, (1,), generator=generator)]
         noise = torch.randn(x0.shape, generator=generator)
         sample = NoisySample(x0 + sigma * noise, noise, sigma, noise, weight=sigma)  # so that x0_hat is x0
-        prompts, config = AlignmentPrompts(null, clean), AlignmentConfig()
+        prompts = AlignmentPrompts(null, clean)
         delta = score_difference(
-            backbone.denoise, nullcontext(), sample, personal, prompts, noise, backbone.sigmas[200], config
+            backbone.denoise, nullcontext(), sample, personal, prompts, noise, backbone.sigmas[200], ALIGNMENT
         )
         x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colours burn out
     picture = backbone.pipeline.vae.decode(x0).sample.clamp(-1, 1)
@@ -124,9 +123,7 @@ def test_a_short_palp_run_keeps_the_prompt_and_learns_the_subject(world):
     target, individual = Target("watercolor", "cat", "balloon", "city"), new_individual(71, "cat")
     photographed = references(individual)
     base = paint(world, target.prompt("a cat"), {}, 8, seed=2)
-    run = personalization(
-        world, individual, target.prompt("a [V]"), 40, 0, AlignmentConfig(), ToyTraining(batch_size=2)
-    )
+    run = personalization(world, individual, target.prompt("a [V]"), 40, 0, ALIGNMENT)
     gaps = []
     for step in run.steps():
         gaps.append(step.score_gap)
