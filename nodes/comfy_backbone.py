@@ -10,6 +10,7 @@ from functools import cached_property
 import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
+import comfy.sd1_clip
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
@@ -138,13 +139,12 @@ class ComfyBackbone(Backbone):
     @contextmanager
     def training(self, learn_words: bool) -> Iterator[None]:
         patchers = [self.patcher, self.clip.patcher] if learn_words else [self.patcher]
-        modules = [patcher.model for patcher in patchers]
         with ExitStack() as stack:
             stack.callback(self._release)
             comfy.model_management.load_models_gpu(patchers, memory_required=ALL_MEMORY, force_full_load=True)
-            for module in modules:
-                make_differentiable(module, self.device)
-            stack.enter_context(frozen(*modules))
+            for patcher in patchers:  # the host may keep the text encoder elsewhere than the model
+                make_differentiable(patcher.model, patcher.load_device)
+            stack.enter_context(frozen(*(patcher.model for patcher in patchers)))
             if learn_words:
                 stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model))
             self._loaded_for_training = learn_words
@@ -168,7 +168,9 @@ def make_differentiable(module: nn.Module, device: torch.device) -> None:
     where a part of the model is not on its device: a backward pass needs all of it there.
     """
     if any(parameter.device.type != device.type for parameter in module.parameters()):
-        raise ValueError("model was not loaded onto the GPU as a whole. Start ComfyUI without --novram.")
+        raise ValueError(
+            f"{type(module).__name__} was not loaded onto {device} as a whole. Start ComfyUI without --novram."
+        )
     clones: dict[int, Tensor] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
@@ -280,14 +282,15 @@ def _family(model, clip) -> tuple[tuple[str, ...], Family]:
     if clip is None:
         raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
     encoder, base = clip.cond_stage_model, model.model
-    keys = tuple(key for key in "lgh" if hasattr(encoder, f"clip_{key}"))
+    parts = {name for name, part in encoder.named_children() if isinstance(part, comfy.sd1_clip.SDClipModel)}
+    keys = tuple(key for key in "lgh" if f"clip_{key}" in parts)
     kind = {comfy.model_base.BaseModel: "sd", comfy.model_base.SDXL: "sdxl"}.get(type(base))
     config = base.model_config.unet_config
     if kind is None or "context_dim" not in config:
         raise ValueError(f"model is of the family {type(base.model_config).__name__}. {SUPPORTED}: load one of these.")
     if config["in_channels"] != base.latent_format.latent_channels or base.concat_keys:
         raise ValueError(f"model is an inpainting or editing model. {SUPPORTED}: load one of these.")
-    family = FAMILIES.get(keys)
+    family = FAMILIES.get(keys) if len(keys) == len(parts) else None  # other encoders beside them: SD 3, Flux
     width = sum(_clip_width(encoder, key) for key in keys)
     if family is None or (family == "sdxl") != (kind == "sdxl") or width != config["context_dim"]:
         raise ValueError(

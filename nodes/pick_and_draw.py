@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..palp_core.backbone import Conditioning
+from ..palp_core.backbone import Conditioning, Family
 from ..palp_core.images import check_image, check_mask, latent_mask, resize_to_cover, training_size
 from ..palp_core.pick_and_draw import (
     PickAndDraw,
@@ -29,12 +29,14 @@ from .learned_words import check_clip, spelled_out, token_positions
 from .vanilla_weights import vanilla_weights, with_weights
 
 KEY = "palp_pick_and_draw"
+#: At which a family draws, pixels.
+RESOLUTIONS: dict[Family, int] = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 DEFAULT = PickAndDrawConfig()
 #: About how many times a sampling step's memory a step along the gradient takes.
 GRADIENT_BATCH = 4
 OUT_OF_MEMORY = (
     "Out of memory in Pick-and-Draw Guidance, whose gradients need more of it than sampling does. Lower the batch size "
-    "of the latents, then the size of the picture."
+    "of the latents, set draw_weight to 0, then lower the size of the picture."
 )
 
 
@@ -170,13 +172,19 @@ class GuidedSampling:
         weights = vanilla_weights(patcher, patches)
         plain = with_conditioning(source.backbone, cond, prompt.tokens)
         if not weights:
-            return None if prompt == source.prompts.generation else plain
+            return None if self._same_prompt() else plain
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             with with_weights(patcher.model, weights):
                 return plain.denoise(x, sigma)
 
         return plain._replace(denoise=denoise)
+
+    def _same_prompt(self) -> bool:
+        """Whether the template's prompt means what is sampled, however it is spelled."""
+        sampled, template = (self.conds[at].context for at in (0, 2))
+        same_word = self.source.prompts.generation.tokens == self.source.prompts.template.tokens
+        return same_word and sampled.shape == template.shape and torch.equal(sampled, template)
 
 
 def load_for_gradients(executor, model, noise_shape, conds, *args, **kwargs):
@@ -199,6 +207,8 @@ def _out_of_memory_named() -> Iterator[None]:
 def _prompts(tokenizer, prompt: str, subject_word: str, class_word: str, reference_prompt: str) -> _Prompts:
     """Raises ValueError where a prompt does not hold its word."""
     text, word = spelled_out(tokenizer, prompt), spelled_out(tokenizer, subject_word).strip()
+    if word.startswith("embedding:") and not class_word.strip():
+        raise ValueError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
     class_word = class_word.strip() or word
     reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of {word}"
 
@@ -226,10 +236,12 @@ def _reference_latents(
     """image: (1, H, W, C); mask: (1, H, W). Returns (1, C, h, w) and (1, 1, h, w)."""
     if len(image) != 1:
         raise ValueError(
-            f"image holds {len(image)} pictures; the guidance takes one. Choose one, by Get Image or Batch."
+            f"image holds {len(image)} pictures; the guidance takes one. Choose one, for example with ImageFromBatch."
         )
+    if mask is not None and len(mask) != 1:
+        raise ValueError(f"mask holds {len(mask)} masks; connect the one that belongs to the reference picture.")
     picture = check_image("image", image[0])
-    size = training_size(*picture.shape[:2], resolution)
+    size = training_size(*picture.shape[:2], resolution or RESOLUTIONS[backbone.family])
     latents = backbone.encode_image(resize_to_cover(picture, size))
     if mask is None:
         return latents, None
@@ -264,8 +276,8 @@ def _inputs() -> list[io.Input]:
         ),
         io.String.Input(
             "class_word",
-            default="cat",
-            tooltip="What the subject is, in a word the plain model knows. Empty: the subject word.",
+            default="",
+            tooltip="What a learned word stands for, in a word the plain model knows: cat. Empty: the subject word.",
         ),
         io.Model.Input(
             "vanilla_model",
@@ -344,11 +356,12 @@ def _inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "resolution",
-            default=512,
-            min=64,
+            default=0,
+            min=0,
             max=2048,
             step=64,
-            tooltip="The reference is brought to about resolution x resolution pixels, keeping its aspect. SDXL: 1024.",
+            tooltip="The reference is brought to about this size squared, pixels. 0: 512 for SD 1.x, 768 for 2.x, "
+            "1024 for SDXL.",
             extra_dict=ADVANCED,
         ),
         io.Int.Input(

@@ -70,9 +70,9 @@ class TextualInversionTrain(io.ComfyNode):
     def execute(cls, model, clip, vae, images, masks=None, **widgets):
         model, clip, vae = model[0], clip[0], vae[0]
         widgets = {name: value[0] for name, value in widgets.items()}
-        name, overwrite = widgets["name"], widgets["overwrite"]
+        overwrite = widgets["overwrite"]
         folder = first_writable_folder(folder_paths.get_folder_paths("embeddings"))
-        check_can_save(folder, name, overwrite)
+        name = check_can_save(folder, widgets["name"], overwrite)
         _check_no_namesake(folder, name)
         with torch.inference_mode(False):
             concept = Concept(
@@ -98,7 +98,7 @@ class TextualInversionTrain(io.ComfyNode):
 
 def _check_no_namesake(folder: Path, name: str) -> None:
     """The host looks in several folders, and takes .pt and .bin files too: another file of the name may come first."""
-    ours = folder / f"{name.strip().removesuffix('.safetensors')}.safetensors"
+    ours = folder / f"{name}.safetensors"
     for file in folder_paths.get_filename_list("embeddings"):
         path = Path(folder_paths.get_full_path("embeddings", file) or ours)
         if PurePath(file).stem == ours.stem and path.resolve() != ours.resolve():

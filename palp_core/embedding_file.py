@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ SINGLE = "emb_params"
 SDXL_KEYS = ("clip_l", "clip_g")
 A1111_KEY = "string_to_param.*"
 BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<key>string_to_param\.\*|clip_[lg])")
-UNSAFE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".sft")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def load_embedding(path: str | Path) -> Embedding:
     Raises ValueError for any other file; files that can hold program code are refused unread.
     """
     path = Path(path)
-    if path.suffix.lower() in UNSAFE_SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"{path.name} is of a kind that can hold program code, and is not opened. Save it again as .safetensors: "
+            f"{path.name} is of a kind that may hold program code, and is not opened. Save it again as .safetensors: "
             "the help page of Textual Inversion Train has the lines of Python that do it."
         )
     try:
@@ -121,22 +121,30 @@ def first_writable_folder(folders: Iterable[str | Path]) -> Path:
     raise ValueError(f"no embeddings folder can be written to: {'; '.join(errors)}. Make one writable.")
 
 
-def check_can_save(folder: str | Path, name: str, overwrite: bool) -> None:
-    """Before a long run: raise ValueError for a name with path parts, or one that is taken and not to be replaced."""
+def check_can_save(folder: str | Path, name: str, overwrite: bool) -> str:
+    """Before a long run: the name without its suffix.
+
+    Raises ValueError for a name with path parts, or one that is taken and not to be replaced.
+    """
     name = check_file_name(name, "name", "embeddings")
     if not overwrite and (Path(folder) / f"{name}.safetensors").exists():
         raise ValueError(
             f"name: {name}.safetensors is in the embeddings folder already. Choose another, or switch overwrite on."
         )
+    return name
 
 
 def save_embedding(
-    vectors: WordVectors, metadata: dict[str, str], folder: str | Path, name: str, overwrite: bool = False
+    vectors: WordVectors,
+    describe: Callable[[str], dict[str, str]],
+    folder: str | Path,
+    name: str,
+    overwrite: bool = False,
 ) -> Path:
     """Write folder/NAME.safetensors, whole or not at all; returns the path.
 
-    vectors: encoder -> (N, C). Unless told to overwrite, a name that is taken gets a number: NAME_2. Raises ValueError
-    for a name with path parts.
+    vectors: encoder -> (N, C). describe: final name -> metadata. Unless told to overwrite, a name that is
+    taken gets a number: NAME_2. Raises ValueError for a name with path parts.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,11 +152,11 @@ def save_embedding(
     tensors = dict(vectors) if len(vectors) > 1 else {SINGLE: next(iter(vectors.values()))}
     target = folder / f"{name}.safetensors"
     if overwrite:
-        save_tensors(target, tensors, metadata)
+        save_tensors(target, tensors, describe(name))
         return target
     target = _claim(folder, name)
     try:
-        save_tensors(target, tensors, metadata)
+        save_tensors(target, tensors, describe(target.stem))
     except BaseException:
         target.unlink()
         raise

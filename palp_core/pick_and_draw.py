@@ -33,6 +33,8 @@ Reference = Literal["noise", "inversion"]
 BLUR = 0.5  # standard deviation of the smoothing of maps, in places of a layer
 PALETTE_SIZE = 1024  # features of a layer, at most; more are thinned out evenly
 KEPT_PALETTES = 2  # a sampler of higher order comes back to the level before; SDXL's take some 100 MB each
+#: Share of the schedule at which the reference is looked at for where its subject is: words attend clearest there.
+REGION_LEVEL = 0.4
 FLAT = 1e-3  # a map that varies by less than this share of its peak attends nowhere
 #: And by less than this, hardly anywhere: in the toy world, words for what a photo shows have 0.87 and more, and words
 #: for what it does not show 0.33 and more.
@@ -140,7 +142,8 @@ class PickAndDraw:
     ):
         self.generation, self.reference, self.template = generation, reference, template
         self.config = config
-        self.mask = mask
+        self._region = mask
+        self._region_level = sigmas[round(REGION_LEVEL * (len(sigmas) - 1))].item()
         self.trajectory = ReferenceTrajectory(reference.denoise, latents, sigmas, config)
         self.history: list[GuidanceStep] = []
         self._picks = config.pick_weight > 0
@@ -199,14 +202,22 @@ class PickAndDraw:
     @torch.no_grad()
     def palette(self, sigma: Tensor) -> dict[str, Tensor]:
         """The reference's subject at a noise level, (1,): decoder layer -> features (K, C)."""
+        if self._region is None:
+            layers = self._look_at_reference(torch.full_like(sigma, self._region_level))
+            self._region = reference_region(layers, self.config.threshold)
         level = sigma.item()
         if level not in self._palettes:
-            with recorded_attention(self.reference.network, self.reference.tokens, keep_features=is_decoder) as layers:
-                self.reference.denoise(self.trajectory.at(sigma), sigma)
+            layers = self._look_at_reference(sigma)
             if len(self._palettes) == KEPT_PALETTES:
                 del self._palettes[next(iter(self._palettes))]
-            self._palettes[level] = reference_palette(layers, self.mask, self.config.threshold)
+            self._palettes[level] = reference_palette(layers, self._region)
         return self._palettes[level]
+
+    def _look_at_reference(self, sigma: Tensor) -> dict[str, LayerAttention]:
+        network, tokens = self.reference.network, self.reference.tokens
+        with recorded_attention(network, tokens, only=is_decoder, keep_features=is_decoder) as layers:
+            self.reference.denoise(self.trajectory.at(sigma), sigma)
+        return layers
 
 
 def guided(denoise: Denoiser, guidance: PickAndDraw) -> Denoiser:
@@ -273,19 +284,25 @@ def saliency(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
     return min_max(torch.stack([resized(m, size) for m in maps]).mean(dim=0))
 
 
-def reference_palette(layers: Mapping[str, LayerAttention], mask: Tensor | None, threshold: float) -> dict[str, Tensor]:
-    """The subject's features in each layer that kept any, (1, h*w, C) -> (K, C) with 1 <= K <= PALETTE_SIZE.
+def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> Tensor:
+    """Where a word attends by more than the threshold, (1, 1, h, w), 0 or 1, on the finest of the layers' grids.
 
-    mask: (1, 1, h, w) in 0..1. Raises ValueError where there is no mask and the word's attention is flat.
+    Raises ValueError where it attends nowhere.
     """
-    layers = {name: layer for name, layer in layers.items() if layer.features is not None}
     maps = list(word_maps(layers).values())
-    if mask is None:
-        _check_attends(maps)
+    finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
+    _check_attends(torch.stack([resized(m, finest) for m in maps]).mean(dim=0))
+    return (saliency(maps, finest) > threshold).float()[:, None]
+
+
+def reference_palette(layers: Mapping[str, LayerAttention], region: Tensor) -> dict[str, Tensor]:
+    """The subject's features in each layer, (1, h*w, C) -> (K, C) with 1 <= K <= PALETTE_SIZE.
+
+    region: (1, 1, h, w) in 0..1, where it is.
+    """
     palette = {}
     for name, layer in layers.items():
-        size = tuple(layer.maps.shape[-2:])
-        inside = saliency(maps, size)[0] > threshold if mask is None else _inside(mask.to(layer.maps), size)
+        inside = _inside(region.to(layer.maps), tuple(layer.maps.shape[-2:]))
         features = layer.features[0, inside.flatten()]  # (K, C)
         thin = torch.linspace(0, len(features) - 1, min(len(features), PALETTE_SIZE), device=features.device)
         palette[name] = features[thin.round().long()]
@@ -349,20 +366,25 @@ def _mean_one(maps: Tensor) -> Tensor:
     return maps / maps.mean(dim=(-2, -1), keepdim=True)
 
 
-def _inside(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 1, h, w) -> (*size) bool: places of which the mask covers the most, at least half of that."""
-    covered = F.adaptive_avg_pool2d(mask, size)[0, 0]
+def _inside(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, 1, h, w) -> (*size) bool: places of which the region covers the most, at least half of that."""
+    covered = F.adaptive_avg_pool2d(region, size)[0, 0]
     return covered >= covered.max() / 2
 
 
-def _check_attends(maps: list[Tensor]) -> None:
-    finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
-    mean = torch.stack([resized(m, finest) for m in maps]).mean(dim=0)
-    contrast = (mean.max() - mean.min()) / mean.max()
+def _check_attends(heat: Tensor) -> None:
+    """heat: (1, h, w)."""
+    contrast = (heat.max() - heat.min()) / heat.max()
     remedy = "Connect a mask, white where the subject is, or use a word that names what the picture shows."
     if not contrast > FLAT:
         raise ValueError(
-            "the subject's word attends nowhere in the reference picture, so its look cannot be found there. " + remedy
+            "the subject's word attends nowhere in the reference picture of Pick-and-Draw Guidance, so its look cannot "
+            "be found there. " + remedy
         )
     if contrast < FAINT:
-        logging.warning("The subject's word attends hardly anywhere in the reference picture. %s", remedy)
+        logging.warning(
+            "Pick-and-Draw Guidance: the subject's word attends hardly anywhere in the reference picture (contrast "
+            "%.2f; right words have 0.9 and more). %s",
+            contrast,
+            remedy,
+        )

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -31,6 +32,7 @@ from .denoising import (
     stack_batch,
 )
 from .embedding_file import Embedding, fitting_vectors, save_embedding
+from .file_name import check_file_name
 from .images import check_pictures
 from .lora_file import architecture
 from .personalization import TrainingStep, no_training
@@ -48,42 +50,55 @@ MAX_GRAD_NORM = 1.0
 #: Deviation between several vectors that start from one word, as a share of its norm: alike, they would learn alike.
 SPREAD = 0.05
 
+#: The neutral templates of the paper (supplementary material), each once.
 TEMPLATES: dict[Kind, tuple[str, ...]] = {
     "object": (
         "a photo of a {}",
         "a photo of the {}",
+        "the photo of a {}",
+        "a photo of my {}",
         "a photo of one {}",
-        "a picture of a {}",
-        "an image of the {}",
-        "a rendering of a {}",
-        "a rendition of the {}",
-        "a depiction of a {}",
+        "a photo of a clean {}",
+        "a photo of the clean {}",
+        "a photo of a dirty {}",
+        "a photo of a cool {}",
+        "a photo of the cool {}",
+        "a photo of a nice {}",
+        "a photo of the nice {}",
+        "a photo of a small {}",
+        "a photo of the small {}",
+        "a photo of the large {}",
+        "a photo of the weird {}",
         "a good photo of a {}",
+        "a good photo of the {}",
         "a bright photo of the {}",
         "a dark photo of the {}",
         "a close-up photo of a {}",
+        "a close-up photo of the {}",
+        "a cropped photo of a {}",
         "a cropped photo of the {}",
-        "a clean photo of a {}",
-        "a nice photo of the {}",
-        "a small photo of the {}",
+        "a rendering of a {}",
+        "a rendition of a {}",
+        "a rendition of the {}",
     ),
     "style": (
         "a painting in the style of {}",
+        "the painting in the style of {}",
         "a picture in the style of {}",
-        "an image in the style of {}",
         "a rendering in the style of {}",
         "a rendition in the style of {}",
-        "a depiction in the style of {}",
-        "an artwork in the style of {}",
-        "a close-up painting in the style of {}",
         "a cropped painting in the style of {}",
-        "a bright painting in the style of {}",
-        "a dark painting in the style of {}",
+        "a close-up painting in the style of {}",
         "a clean painting in the style of {}",
+        "a dirty painting in the style of {}",
+        "a dark painting in the style of {}",
+        "a bright painting in the style of {}",
+        "a cool painting in the style of {}",
+        "a good painting in the style of {}",
         "a nice painting in the style of {}",
         "a small painting in the style of {}",
         "a large painting in the style of {}",
-        "a detailed painting in the style of {}",
+        "a weird painting in the style of {}",
     ),
 }
 
@@ -145,7 +160,8 @@ class TextualInversionConfig:
     batch_size: int = 2
     #: Side of a square of the area that images are brought to, pixels; 512 for SD 1.x, 768 for 2.x, 1024 for SDXL.
     resolution: int = 512
-    #: Keep each row no longer than the vocabulary's are on average, so that it does not drown the prompt's other words.
+    #: Keep each row no longer than the vocabulary's are on average, or than the initial word's where that is longer, so
+    #: that it does not drown the prompt's other words.
     hold_norm: bool = True
     #: Pull towards where the word started: weight of its squared distance, relative to its norm. 0 is off; up to 1.
     regularization: float = 0.0
@@ -191,7 +207,7 @@ class TextualInversion:
         self._trainer: _Trainer | None = None
         self._start = start_vectors(backbone, concept, config)
         with torch.no_grad():
-            for text in concept.captions or concept.templates or TEMPLATES[concept.kind][:1]:
+            for text in concept.captions or concept.templates or TEMPLATES[concept.kind]:
                 backbone.encode_prompt(text.replace(SLOT, WORD), {WORD: self._start})  # raises where it is too long
 
     def steps(self) -> Iterator[TrainingStep]:
@@ -232,7 +248,7 @@ class _Trainer:
         self.random = torch.Generator().manual_seed(run.config.seed)
         self.start = {encoder: v.to(run.backbone.device, torch.float32) for encoder, v in run._start.items()}
         self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}
-        self.longest = mean_norms(run.backbone)
+        self.longest = longest_norms(run.backbone, run.concept)
         self.optimizer = torch.optim.AdamW(self.vectors.values(), lr=run.config.learning_rate, weight_decay=0.0)
         self.scaler = loss_scaler(run.backbone)
 
@@ -278,13 +294,26 @@ def start_vectors(backbone: Backbone, concept: Concept, config: TextualInversion
     noise. Raises ValueError where the initial word is not one token, or the initial embedding is of another family.
     """
     if concept.initial_embedding is not None:
-        return fitting_vectors(concept.initial_embedding, backbone)
+        vectors = fitting_vectors(concept.initial_embedding, backbone)
+        check_rows(concept.initial_embedding.name, vectors)
+        return vectors
     word = concept.initial_word.strip()
     random = torch.Generator().manual_seed(config.seed)
     return {
         encoder: _spread(check_single(word, rows), config.vectors, random)
         for encoder, rows in backbone.word_vectors(word).items()
     }
+
+
+def check_rows(name: str, vectors: WordVectors) -> None:
+    """Raises ValueError for an embedding of more vectors than a word may have, or with an empty one."""
+    count = len(next(iter(vectors.values())))
+    if count > MOST_VECTORS:
+        raise ValueError(
+            f"initial_embedding {name} has {count} vectors; at most {MOST_VECTORS} can be learned. Choose another."
+        )
+    if not all(rows.norm(dim=-1).all() for rows in vectors.values()):
+        raise ValueError(f"initial_embedding {name} holds a vector of zeros. Choose another, or train it anew.")
 
 
 def check_single(word: str, rows: Tensor) -> Tensor:
@@ -305,9 +334,16 @@ def _spread(row: Tensor, count: int, random: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def mean_norms(backbone: Backbone) -> dict[str, float]:
-    """How long the rows of each text encoder's vocabulary are on average."""
-    return {encoder: table.float().norm(dim=-1).mean().item() for encoder, table in backbone.token_embeddings().items()}
+def longest_norms(backbone: Backbone, concept: Concept) -> dict[str, float]:
+    """How long rows may become, by text encoder: as the vocabulary's on average, or as the initial word's.
+
+    In a vocabulary of which few words are in use, those are much longer than the average.
+    """
+    means = {name: table.float().norm(dim=-1).mean().item() for name, table in backbone.token_embeddings().items()}
+    if concept.initial_embedding is not None:
+        return means
+    words = backbone.word_vectors(concept.initial_word.strip())
+    return {name: max(mean, words[name].norm(dim=-1).max().item()) for name, mean in means.items()}
 
 
 @torch.no_grad()
@@ -329,10 +365,10 @@ def save_word(run: TextualInversion, folder: str | Path, name: str, overwrite: b
     A run that ended early has its steps in the name, NAME_step123, and replaces nothing, nor does any run that is not
     told to overwrite: a name that is taken gets a number. Raises ValueError for a name with path parts.
     """
+    name = check_file_name(name, "name", "embeddings")
     if run.weights.steps < run.config.steps:
-        stem = name.strip().removesuffix(".safetensors")[:LONGEST_STEM]
-        name, overwrite = f"{stem}_step{run.weights.steps}", False
-    return save_embedding(run.weights.vectors, _metadata(run, name), folder, name, overwrite)
+        name, overwrite = f"{name[:LONGEST_STEM]}_step{run.weights.steps}", False
+    return save_embedding(run.weights.vectors, partial(_metadata, run), folder, name, overwrite)
 
 
 def _metadata(run: TextualInversion, name: str) -> dict[str, str]:

@@ -268,12 +268,20 @@ def textual_inversion() -> tuple[dict[str, dict], list, list]:
     nodes = {
         "checkpoint": checkpoint((0, 60)),
         "photo": photo("cat.png", (0, 220)),
-        "word": node("PALP_TextualInversionTrain", (390, 60), {"name": "my_cat"}, (400, 900)),
+        "word": node("PALP_TextualInversionTrain", (390, 60), {"name": "my_cat"}, (400, 820)),
+        "prompt": node(
+            "StringConcatenate",
+            (390, 930),
+            {"string_a": "in Paris, a photo of", "delimiter": " "},
+            (400, 160),
+            "A prompt that ends with the word",
+        ),
         "chart": node("PreviewImage", (850, 560), size=(700, 480), title="Loss chart"),
         **sampled,
     }
     links += [*parts("checkpoint", "word"), ("photo", "IMAGE", "word", "images.image0")]
     links += [("word", "loss_chart", "chart", "images")]
+    links += [("word", "embedding", "prompt", "string_b"), ("prompt", "STRING", "positive", "text")]
     groups = [
         {"title": "1. Checkpoint and images", "bounding": [-20, -20, 370, 580]},
         {"title": "2. Name the word, say where it starts", "bounding": [370, -20, 440, 1140]},

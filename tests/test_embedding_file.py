@@ -21,6 +21,10 @@ PARTS = {"clip_l": ("tokenizer", "text_encoder"), "clip_h": ("tokenizer", "text_
 PARTS["clip_g"] = ("tokenizer_2", "text_encoder_2")
 
 
+def describe(name: str) -> dict[str, str]:
+    return {"name": name}
+
+
 def trained(family, folder, steps=2) -> TextualInversion:
     prediction = "v_prediction" if family == "sd2" else "epsilon"
     backbone = DiffusersBackbone(tiny_pipeline(family, folder, prediction), device="cpu")
@@ -76,27 +80,30 @@ def test_diffusers_loads_the_word(family, tmp_path):
 
 
 def test_a_file_is_never_replaced_unless_it_is_to_be(tmp_path):
-    first = save_embedding(WORD, {}, tmp_path, "cat")
+    first = save_embedding(WORD, describe, tmp_path, "cat")
     content = first.read_bytes()
-    second = save_embedding({"clip_l": ROWS + 1}, {}, tmp_path, "cat.safetensors")
+    second = save_embedding({"clip_l": ROWS + 1}, describe, tmp_path, "cat.safetensors")
     assert second.name == "cat_2.safetensors" and first.read_bytes() == content
     with pytest.raises(ValueError, match=r"cat.safetensors is in the embeddings folder already"):
         check_can_save(tmp_path, "cat", overwrite=False)
     check_can_save(tmp_path, "cat", overwrite=True)
-    replaced = save_embedding({"clip_l": ROWS + 2}, {}, tmp_path, "cat", overwrite=True)
+    replaced = save_embedding({"clip_l": ROWS + 2}, describe, tmp_path, "cat", overwrite=True)
     assert replaced == first and torch.equal(load_file(first)["emb_params"], ROWS + 2)
     assert {path.name for path in tmp_path.iterdir()} == {"cat.safetensors", "cat_2.safetensors"}
 
 
 def test_an_unfinished_run_has_its_steps_in_the_name_and_replaces_nothing(tmp_path):
     run = trained("sd1", tmp_path, steps=1)
-    names = [save_word(run, tmp_path / "out", "cat", overwrite=True).name for _ in range(2)]
-    assert names == ["cat_step1.safetensors", "cat_step1_2.safetensors"]
+    paths = [save_word(run, tmp_path / "out", "cat.safetensors", overwrite=True) for _ in range(2)]
+    assert [path.name for path in paths] == ["cat_step1.safetensors", "cat_step1_2.safetensors"]
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["modelspec.trigger_phrase"] == path.stem
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, overwrite):
-    first = save_embedding(WORD, {}, tmp_path, "cat")
+    first = save_embedding(WORD, describe, tmp_path, "cat")
     content = first.read_bytes()
 
     def half(tensors, path, metadata):
@@ -105,7 +112,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, overwrite):
 
     monkeypatch.setattr("palp_core.checkpoint.save_file", half)
     with pytest.raises(OSError, match="disk full"):
-        save_embedding({"clip_l": ROWS + 1}, {}, tmp_path, "cat", overwrite)
+        save_embedding({"clip_l": ROWS + 1}, describe, tmp_path, "cat", overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.safetensors"] and first.read_bytes() == content
 
 
@@ -113,7 +120,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, overwrite):
 def test_names_with_path_parts_are_refused(tmp_path, name):
     for attempt in (
         lambda: check_can_save(tmp_path, name, overwrite=True),
-        lambda: save_embedding(WORD, {}, tmp_path / "out", name, overwrite=True),
+        lambda: save_embedding(WORD, describe, tmp_path / "out", name, overwrite=True),
     ):
         with pytest.raises(ValueError, match=r"name .* must be a plain name.*embeddings folder"):
             attempt()

@@ -14,6 +14,7 @@ from palp_core.pick_and_draw import (
     BLUR,
     LONGEST_STEP,
     PALETTE_SIZE,
+    REGION_LEVEL,
     PickAndDraw,
     PickAndDrawConfig,
     PromptedDenoiser,
@@ -23,6 +24,7 @@ from palp_core.pick_and_draw import (
     guided,
     prompted,
     reference_palette,
+    reference_region,
     relaxed_emd,
     sigma_range,
     smoothed,
@@ -233,7 +235,7 @@ def test_the_reference_is_computed_once_per_level(sd1, reference):
         guide(random(1, 4, 8, 8), torch.tensor([level]))
     assert len(levels) == len(set(levels))
     if reference == "noise":
-        assert levels == [4.0, 2.0]
+        assert levels == [region_level(sd1), 4.0, 2.0]
 
 
 def test_no_more_levels_are_kept_than_samplers_come_back_to(sd1):
@@ -248,7 +250,7 @@ def test_no_more_levels_are_kept_than_samplers_come_back_to(sd1):
     )
     for level in (8.0, 4.0, 2.0, 4.0, 8.0):
         guide(random(1, 4, 8, 8), torch.tensor([level]))
-    assert levels == [8.0, 4.0, 2.0, 8.0]
+    assert levels == [region_level(sd1), 8.0, 4.0, 2.0, 8.0]
 
 
 def test_inversion_is_the_way_that_sampling_goes_back(sd1):
@@ -266,6 +268,10 @@ def test_inversion_is_the_way_that_sampling_goes_back(sd1):
     assert torch.equal(between, way._inverted[len(levels) - 1][0])
 
 
+def region_level(backbone) -> float:
+    return backbone.sigmas[round(REGION_LEVEL * (len(backbone.sigmas) - 1))].item()
+
+
 def test_the_noised_reference_has_the_same_noise_at_every_level(sd1):
     latents = random(1, 4, 8, 8, seed=9)
     way = ReferenceTrajectory(None, latents, sd1.sigmas, PickAndDrawConfig(seed=5))
@@ -280,18 +286,26 @@ def test_a_mask_says_where_the_palette_comes_from(sd1):
     guide = guidance(sd1, mask=mask)
     with torch.no_grad(), recorded_attention(sd1.denoiser, (1,), keep_features=lambda _: True) as layers:
         guide.reference.denoise(random(1, 4, 8, 8), torch.tensor([2.0]))
-    palette = reference_palette(layers, mask, 0.4)
+    palette = reference_palette(layers, mask)
     for name, layer in layers.items():
         height, width = layer.maps.shape[-2:]
         inside = layer.features.unflatten(1, (height, width))[0, : height // 2, : width // 2].flatten(0, 1)
         assert torch.equal(palette[name], inside)
 
 
+def test_where_the_subject_is_does_not_depend_on_the_level_that_is_guided(sd1):
+    first, second = (guidance(sd1, end_percent=1.0) for _ in range(2))
+    for guide, levels in ((first, (5.0, 2.0)), (second, (2.0, 5.0))):
+        for level in levels:
+            guide.palette(torch.tensor([level]))
+    assert torch.equal(first._region, second._region) and 0 < first._region.mean() < 1
+
+
 def test_a_large_palette_is_thinned_out(sd1):
     denoiser = prompted(sd1, "a cat", "cat")
     with torch.no_grad(), recorded_attention(sd1.denoiser, (1,), keep_features=lambda _: True) as layers:
         denoiser.denoise(random(1, 4, 48, 48), torch.tensor([2.0]))
-    sizes = {len(features) for features in reference_palette(layers, torch.ones(1, 1, 48, 48), 0.4).values()}
+    sizes = {len(features) for features in reference_palette(layers, torch.ones(1, 1, 48, 48)).values()}
     assert max(sizes) == PALETTE_SIZE
 
 
@@ -309,8 +323,8 @@ def test_a_word_that_attends_nowhere_asks_for_a_mask(tmp_path):
 @pytest.mark.parametrize(("coldest", "warned"), [(0.7, True), (0.1, False)])
 def test_a_word_that_attends_almost_evenly_is_warned_of(caplog, coldest, warned):
     maps = torch.linspace(coldest, 1.0, 16).view(1, 1, 4, 4)
-    palette = reference_palette({"up_blocks.0": LayerAttention(maps, random(1, 16, 3))}, None, 0.4)
-    assert len(palette["up_blocks.0"]) == 9
+    region = reference_region({"up_blocks.0": LayerAttention(maps, None)}, 0.4)
+    assert region.shape == (1, 1, 4, 4) and region.sum() == 9
     assert ("hardly anywhere" in caplog.text) == warned
 
 

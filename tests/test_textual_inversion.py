@@ -22,7 +22,7 @@ from palp_core import (
     TextualInversionConfig,
 )
 from palp_core.diffusers_backbone import DiffusersBackbone
-from palp_core.textual_inversion import TEMPLATES, mean_norms, save_word, start_vectors
+from palp_core.textual_inversion import TEMPLATES, longest_norms, save_word, start_vectors
 from tiny import fingerprint, pictures, same, tiny_pipeline
 
 CONFIG = TextualInversionConfig(steps=3, resolution=64, learning_rate=1e-2, hold_norm=False)
@@ -159,12 +159,16 @@ def test_several_vectors_start_near_the_word_but_not_alike(backbone):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_the_norm_is_held_at_the_vocabularys(tmp_path, family):
+def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, family):
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path), device="cpu")
-    limits = mean_norms(backbone)
+    limits = longest_norms(backbone, letter())
     for name, encoder in zip(backbone.encoders, backbone._text_encoders(), strict=True):
         table = encoder.get_input_embeddings().weight
-        assert limits[name] == pytest.approx(sum(row.norm().item() for row in table) / len(table), rel=1e-5)
+        mean = sum(row.norm().item() for row in table) / len(table)
+        word = backbone.word_vectors("c")[name]
+        assert limits[name] == pytest.approx(max(mean, word.norm().item()), rel=1e-5)
+        learned = Embedding("old.safetensors", {e: 9 * rows for e, rows in backbone.word_vectors("c").items()})
+        assert longest_norms(backbone, letter(initial_embedding=learned))[name] == pytest.approx(mean, rel=1e-5)
     eager = {"learning_rate": 0.2, "steps": 4, "vectors": 2}
     free, held = (trained(backbone, config=configured(hold_norm=on, **eager)) for on in (False, True))
     for name, limit in limits.items():
@@ -343,6 +347,14 @@ def test_bad_concepts(arguments, message):
         (
             {"initial_embedding": Embedding("wide.safetensors", {"emb_params": torch.zeros(1, 64)})},
             "wide.safetensors holds clip_l of width 64, but the model has clip_l of width 32",
+        ),
+        (
+            {"initial_embedding": Embedding("long.safetensors", {"emb_params": torch.ones(17, 32)})},
+            "long.safetensors has 17 vectors; at most 16",
+        ),
+        (
+            {"initial_embedding": Embedding("empty.safetensors", {"emb_params": torch.zeros(2, 32)})},
+            "empty.safetensors holds a vector of zeros",
         ),
         (
             {"initial_embedding": Embedding("xl.safetensors", {k: torch.zeros(1, 32) for k in ("clip_l", "clip_g")})},

@@ -36,8 +36,9 @@ SAMPLES = 16
 
 @dataclass(frozen=True)
 class Word:
-    """Textual inversion alone. It learns for as many steps as the others, whose LoRA learns faster: more per step."""
+    """Textual inversion alone, judged at its end."""
 
+    steps: int = 400
     vectors: int = 1
     hold_norm: bool = True
     learning_rate: float = 5e-3
@@ -115,9 +116,9 @@ def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterato
         yield 0, {}
     elif isinstance(cell.method, Word):
         run = textual_inversion(world, cell, individual)
-        for step in run.steps():
-            if step.index + 1 in STEPS:
-                yield step.index + 1, {"[V]": run.snapshot().vectors}
+        for _ in run.steps():
+            pass
+        yield run.weights.steps, {"[V]": run.weights.vectors}
     else:
         prompt = target(cell.class_word, cell.prompts[0]).prompt(cell.noun)
         run = personalization(world, individual, prompt, STEPS[-1], cell.seed, cell.method, cell.training)
@@ -131,7 +132,7 @@ def textual_inversion(world: World, cell: TrainingCell, individual: Individual) 
     word = cell.method
     concept = Concept(photos(individual, word.photos), cell.class_word, templates=("a photo of a {}",))
     config = TextualInversionConfig(
-        steps=STEPS[-1],
+        steps=word.steps,
         batch_size=cell.training.batch_size,
         resolution=RESOLUTION,
         seed=cell.seed,

@@ -324,6 +324,11 @@ def test_out_of_memory_says_what_to_lower(both, monkeypatch):
 BAD = {
     "subject not in the prompt": ({"subject_word": "house"}, "the word 'house' is not in the prompt"),
     "word not in the reference's prompt": ({"reference_prompt": "a photo"}, "is not in the prompt 'a photo'"),
+    "a learned word of no class": (
+        {"prompt": "a sketch of embedding:x in Paris", "subject_word": "embedding:x", "class_word": ""},
+        "class_word is empty. Say what embedding:x is",
+    ),
+    "two masks": ({"mask": torch.ones(2, 64, 64)}, "mask holds 2 masks"),
     "two references": ({"image": torch.rand(2, 64, 64, 3)}, "image holds 2 pictures"),
     "mask of another size": ({"mask": torch.ones(1, 32, 32)}, "mask is 32x32 pixels, but its image is 64x64"),
     "black mask": ({"mask": torch.zeros(1, 64, 64)}, "mask is all black"),

@@ -201,7 +201,7 @@ BAD = {
         },
         "1 x 1 pixels, too small",
     ),
-    "pickled start": ({"initial_embedding": "old.pt"}, "of a kind that can hold program code"),
+    "pickled start": ({"initial_embedding": "old.pt"}, "of a kind that may hold program code"),
     "start of another family": ({"initial_embedding": "xl.safetensors"}, "but the model has clip_l of width 768"),
     "name of a file of another kind": ({"name": "old"}, "embedding:old would also mean"),
 }
