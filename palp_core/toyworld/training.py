@@ -68,14 +68,12 @@ class TrainingPlan:
 @dataclass(frozen=True)
 class Drawn:
     """pictures: (N, 64, 64, 3) uint8. labels: (N, 4), the numbers of style, class, accessory and place; -1 for none.
-    looks: (N, 3), the numbers of the subject's two colours and its pattern.
 
     subject, accessory: (N, 16, 16) uint8, how much of each latent pixel they cover, 255 for all of it.
     """
 
     pictures: np.ndarray
     labels: np.ndarray
-    looks: np.ndarray
     subject: np.ndarray
     accessory: np.ndarray
 
@@ -92,11 +90,6 @@ def scene_labels(scene: Scene) -> tuple[int, int, int, int]:
     )
 
 
-def scene_looks(scene: Scene) -> tuple[int, int, int]:
-    who = scene.individual
-    return scenes.PALETTE.index(who.main), scenes.PALETTE.index(who.second), scenes.PATTERNS.index(who.pattern)
-
-
 def draw_some(seed: tuple[int, int], count: int = PICTURES_PER_JOB) -> Drawn:
     rng = np.random.default_rng(seed)
     some = [random_scene(rng) for _ in range(count)]
@@ -104,7 +97,6 @@ def draw_some(seed: tuple[int, int], count: int = PICTURES_PER_JOB) -> Drawn:
     return Drawn(
         pictures=np.stack([picture.pixels for picture in drawn]),
         labels=np.array([scene_labels(scene) for scene in some]),
-        looks=np.array([scene_looks(scene) for scene in some]),
         subject=np.stack([latent_mask(picture.subject) for picture in drawn]),
         accessory=np.stack([latent_mask(picture.accessory) for picture in drawn]),
     )
@@ -258,23 +250,13 @@ def cached_latents(vae: AutoencoderKL, pictures: np.ndarray, work: Path) -> Tens
 # --- the UNet and its text encoder -----------------------------------------------------------------------------------
 
 
-def random_captions(labels: np.ndarray, looks: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """Each caption names the class, most name the rest, some what the subject looks like.
-
-    One of ten is empty, for classifier-free guidance.
-    """
+def random_captions(labels: np.ndarray, rng: np.random.Generator) -> list[str]:
+    """Each caption names the class, most name the rest; one of ten is empty, for classifier-free guidance."""
     captions = []
-    for (style, class_word, accessory, place), (main, second, pattern) in zip(labels, looks, strict=True):
+    for style, class_word, accessory, place in labels:
         named = rng.random(3) < (0.9, 0.85, 0.9)
-        shown = rng.random(3) < (0.4, 0.25, 0.25)
-        described = scenes.described(
-            scenes.CLASSES[class_word],
-            scenes.COLOUR_WORDS[main] if shown[0] else None,
-            scenes.COLOUR_WORDS[second] if shown[0] and shown[1] else None,
-            scenes.PATTERN_WORDS[pattern] if shown[2] else None,
-        )
         caption = scenes.caption(
-            f"a {described}",
+            f"a {scenes.CLASSES[class_word]}",
             scenes.STYLES[style] if named[0] else None,
             scenes.PLACES[place] if named[1] and place >= 0 else None,
             scenes.ACCESSORIES[accessory] if named[2] and accessory >= 0 else None,
@@ -340,7 +322,7 @@ def train_unet(
     for step, rng, torch_rng in step_generators(plan.seed, 2, range(start, plan.unet_steps)):
         chosen = rng.integers(len(latents), size=plan.unet_batch)
         batch = latents[torch.from_numpy(chosen)].float()
-        captions = random_captions(drawn.labels[chosen], drawn.looks[chosen], rng)
+        captions = random_captions(drawn.labels[chosen], rng)
         factor = learning_rate_factor(step, plan.unet_steps, plan.warmup, plan.cooldown)
         weights = pixel_weights(drawn.subject[chosen], drawn.accessory[chosen], factor, plan)
         loss = denoising_loss(pipeline, batch, captions, weights, plan, torch_rng)

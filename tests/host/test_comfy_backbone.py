@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -221,7 +222,7 @@ def test_models_that_cannot_be_trained_are_named(make):
     with pytest.raises(ValueError, match="neither eps- nor v-prediction"):
         ComfyBackbone(flow, clip, vae)
     with_t5 = make()[1]  # as in Flux and SD 3
-    with_t5.cond_stage_model.add_module("t5xxl", with_t5.cond_stage_model.clip_l)
+    with_t5.cond_stage_model.add_module("t5xxl", copy.deepcopy(with_t5.cond_stage_model.clip_l))
     with pytest.raises(ValueError, match="MODEL and CLIP of the same checkpoint"):
         ComfyBackbone(model, with_t5, vae)
     with pytest.raises(ValueError, match="clip is missing"):
