@@ -25,6 +25,7 @@ def small(monkeypatch):
         monkeypatch.setattr(module, "PROMPTS", ONE_PROMPT)
         monkeypatch.setattr(module, "SAMPLES", 2)
     monkeypatch.setattr(training, "STEPS", (1, 2))
+    monkeypatch.setitem(training.METHODS, "ti", training.Word(steps=3))
 
 
 def run(monkeypatch, *arguments) -> None:
@@ -44,16 +45,13 @@ def test_trainings_are_measured_at_each_step_kept_and_not_computed_again(monkeyp
     arguments = ["run", "--methods", "base", "ti", "palp", "--seeds", 0, "--results", file]
     run(monkeypatch, *arguments)
     rows = results.read_rows(file)
-    assert [(row["method"], row["step"]) for row in rows] == [
-        *(("base", 0), ("ti", 1), ("ti", 2)),
-        *(("palp", 1), ("palp", 2)),
-    ]
+    assert [(row["method"], row["step"]) for row in rows] == [("base", 0), ("ti", 3), ("palp", 1), ("palp", 2)]
     assert all(0 <= row[name] <= 1 for row in rows for name in ("text_alignment", "attention_share"))
 
     monkeypatch.setattr(training, "measure", lambda *_: pytest.fail("computed again"))
     run(monkeypatch, *arguments)
     run(monkeypatch, "table", "--results", file)
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 5
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 4
     run(monkeypatch, "figure", "--results", file, "--out", tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 0
 
