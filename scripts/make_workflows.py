@@ -251,7 +251,7 @@ def attention_heatmap() -> tuple[dict[str, dict], list, list]:
     return nodes, links, groups
 
 
-WORD_PROMPT = "a photo of embedding:my_cat in Paris"
+WORD_PROMPT = "in Paris, a photo of embedding:my_cat"
 
 
 def word_sampling(x: int, y: int, clip: tuple[str, str]) -> tuple[dict[str, dict], list]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 import frontend
 from comfy_server import ComfyServer
-from palp_core import AlignmentConfig, load_lora_file
+from palp_core import load_lora_file
+from palp_core.toyworld.world import ALIGNMENT
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
@@ -135,9 +136,11 @@ def test_the_first_workflow_of_a_newcomer_needs_nothing_but_the_pack(browser_pag
     assert len(saved) == 8  # four of each training
     with Image.open(server.file(saved[0])) as picture:
         assert picture.size == (256, 256)
-    for name, weight in (("demo_plain", 0.0), ("demo_palp", AlignmentConfig().weight)):
+    for name, weight in (("demo_plain", 0.0), ("demo_palp", ALIGNMENT.weight)):
         info = load_lora_file(server.base_directory / f"models/loras/{name}_00001.safetensors").info
-        assert info.settings["alignment"]["weight"] == weight and info.prediction == "v"
+        guidance = info.settings["alignment"]
+        assert guidance["weight"] == weight and info.prediction == "v"
+        assert weight == 0 or (guidance["alpha"], guidance["beta"]) == (ALIGNMENT.alpha, ALIGNMENT.beta)
         assert info.target_prompt == "a sketch of a [V] with a hat on the beach"
 
 
