@@ -162,7 +162,7 @@ def try_palp() -> tuple[dict[str, dict], list, list]:
         encode, negative, sampler, decode, scale, save = (
             f"{name}_{part}" for part in ("encode", "negative", "sampler", "decode", "scale", "save")
         )
-        steps = {"steps": 16, "cfg": 4.0, "seed": 7, "control_after_generate": "fixed", "sampler_name": "dpmpp_2m"}
+        steps = {"steps": 16, "cfg": 2.0, "seed": 7, "control_after_generate": "fixed", "sampler_name": "dpmpp_2m"}
         nodes |= {
             name: node("PALP_Personalize", (x, 60), widgets, (400, 860), title),
             encode: node("CLIPTextEncode", (1290, y), size=(330, 90), title="The target prompt"),

@@ -22,12 +22,11 @@ from .model import LATENT_CHANNELS, LATENT_SIZE
 from .scenes import ClassWord, Individual, Scene, random_individual, reference_scenes
 
 RESOLUTION = 64  # pixels
-#: Suits this model: more adds contrast and takes variety, less leaves elements of the prompt out.
-GUIDANCE_SCALE = 4.0
+#: Suits this model: less leaves elements of the prompt out, more burns colours and hides the subject.
+GUIDANCE_SCALE = 2.0
 SAMPLING_STEPS = 16
-#: PALP as it suits this model: the untouched one guided as when it draws, the personalized one by half of that, which
-#: is the proportion of the paper's 15 and 7.5.
-ALIGNMENT = AlignmentConfig(weight=0.25, alpha=GUIDANCE_SCALE, beta=GUIDANCE_SCALE / 2)
+#: The paper's 15 and 7.5 are twice and once the scale at which Stable Diffusion draws.
+ALIGNMENT = AlignmentConfig(weight=0.25, alpha=2 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE)
 STRANGERS = 6  # other individuals of the class, for the floor of subject fidelity
 
 

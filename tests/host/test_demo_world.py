@@ -66,7 +66,7 @@ def first_graph(steps: int, **world) -> dict:
     """What the template "Try PALP in two minutes" does, without its second sampler."""
     personalize = {**WIDGETS, "class_word": ["1", 4], "target_prompt": ["1", 5], "steps": steps, "file_name": "demo"}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "images.image0": ["1", 3]}
-    sampling = {"seed": 1, "steps": 4, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "normal", "denoise": 1.0}
+    sampling = {"seed": 1, "steps": 4, "cfg": 2.0, "sampler_name": "dpmpp_2m", "scheduler": "normal", "denoise": 1.0}
     return {
         "1": {"class_type": "PALP_DemoWorld", "inputs": {**WORLD, **world}},
         "10": {"class_type": "PALP_Personalize", "inputs": {**personalize, **links}},
