@@ -263,7 +263,9 @@ def test_cancel_and_errors_leave_the_model_as_it_was(both, moment, monkeypatch):
     def cancelled(self, x, sigma, cond):
         denoised = denoise(self, x, sigma, cond)
         calls.append(x.requires_grad)
-        if len(calls) == {"generation": 6, "template": 7}[moment]:  # of template, reference, generation, and again
+        if (
+            len(calls) == {"generation": 7, "template": 8}[moment]
+        ):  # template, reference twice, generation; then once each
             raise comfy.model_management.InterruptProcessingException
         return denoised
 
