@@ -33,7 +33,8 @@ Reference = Literal["noise", "inversion"]
 BLUR = 0.5  # standard deviation of the smoothing of maps, in places of a layer
 PALETTE_SIZE = 1024  # features of a layer, at most; more are thinned out evenly
 KEPT_PALETTES = 2  # a sampler of higher order comes back to the level before; SDXL's take some 100 MB each
-#: Share of the schedule at which the reference is looked at for where its subject is: words attend clearest there.
+#: Share of the schedule at which the reference is looked at for where its subject is. In the toy world the place found
+#: hardly depends on it.
 REGION_LEVEL = 0.4
 FLAT = 1e-3  # a map that varies by less than this share of its peak attends nowhere
 #: And by less than this, hardly anywhere: in the toy world, words for what a photo shows have 0.87 and more, and words
@@ -279,9 +280,14 @@ def word_maps(layers: Mapping[str, LayerAttention]) -> dict[str, Tensor]:
     return {name: layer.maps.sum(dim=1) for name, layer in layers.items()}
 
 
+def mean_map(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Of several layers' maps (B, h, w): (B, *size)."""
+    return torch.stack([resized(m, size) for m in maps]).mean(dim=0)
+
+
 def saliency(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
     """Where a word attends, by the mean of several layers' maps (B, h, w), stretched to 0..1. Returns (B, *size)."""
-    return min_max(torch.stack([resized(m, size) for m in maps]).mean(dim=0))
+    return min_max(mean_map(maps, size))
 
 
 def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> Tensor:
@@ -291,8 +297,9 @@ def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> 
     """
     maps = list(word_maps(layers).values())
     finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
-    _check_attends(torch.stack([resized(m, finest) for m in maps]).mean(dim=0))
-    return (saliency(maps, finest) > threshold).float()[:, None]
+    heat = mean_map(maps, finest)
+    _check_attends(heat)
+    return (min_max(heat) > threshold).float()[:, None]
 
 
 def reference_palette(layers: Mapping[str, LayerAttention], region: Tensor) -> dict[str, Tensor]:

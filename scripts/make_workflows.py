@@ -14,6 +14,8 @@ from pathlib import Path
 from PIL import Image
 from skimage import data
 
+from palp_core.toyworld.world import ALIGNMENT, GUIDANCE_SCALE
+
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO / "tests" / "host"))  # the server and the page, as the tests drive them
 
@@ -148,7 +150,7 @@ def try_palp() -> tuple[dict[str, dict], list, list]:
     rates = {"learning_rate": 2e-3, "embedding_learning_rate": 2e-3}
     small = {"steps": 200, **rates, "rank": 16, "batch_size": 2, "resolution": 64}
     small |= {"personalization_prompt": "a photo of a [V]"}
-    toy_alignment = {"alignment_weight": 0.25, "alpha": 4.0, "beta": 2.0}  # palp_core.toyworld.world.ALIGNMENT
+    toy_alignment = {"alignment_weight": ALIGNMENT.weight, "alpha": ALIGNMENT.alpha, "beta": ALIGNMENT.beta}
     nodes = {
         "world": node("PALP_DemoWorld", (0, 60), size=(330, 270)),
         "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photo"),
@@ -162,7 +164,13 @@ def try_palp() -> tuple[dict[str, dict], list, list]:
         encode, negative, sampler, decode, scale, save = (
             f"{name}_{part}" for part in ("encode", "negative", "sampler", "decode", "scale", "save")
         )
-        steps = {"steps": 16, "cfg": 2.0, "seed": 7, "control_after_generate": "fixed", "sampler_name": "dpmpp_2m"}
+        steps = {
+            "steps": 16,
+            "cfg": GUIDANCE_SCALE,
+            "seed": 7,
+            "control_after_generate": "fixed",
+            "sampler_name": "dpmpp_2m",
+        }
         nodes |= {
             name: node("PALP_Personalize", (x, 60), widgets, (400, 860), title),
             encode: node("CLIPTextEncode", (1290, y), size=(330, 90), title="The target prompt"),
