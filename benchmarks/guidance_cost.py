@@ -1,4 +1,4 @@
-"""What Pick-and-Draw guidance costs: a guided sampler step beside an unguided one, both with classifier-free guidance.
+"""What Pick-and-Draw guidance and recording attention cost, beside a plain sampler step, with classifier-free guidance.
 
     python -m benchmarks.guidance_cost [--device cuda --family sdxl] [--json PATH]
 
@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from palp_core.alignment import guided_noise
+from palp_core.attention import recorded_attention
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, prompted
 
@@ -35,33 +38,39 @@ LABELS = {
     "draw": "draw",
     "both": "pick and draw",
     "after_the_end": "guided run, after its end",
+    "recorded": "unguided step, a word recorded",
 }
 
 
-def step(
-    backbone: DiffusersBackbone, guidance: PickAndDraw, x: Tensor, sigma: Tensor, conds: tuple, cfg: float
-) -> None:
-    """What a sampler evaluates in one step."""
-    with torch.no_grad():
-        guided_noise(backbone.denoise, guidance(x, sigma), sigma, *conds, cfg)
+def sampler_steps(backbone: DiffusersBackbone, x: Tensor, cfg: float) -> dict[str, Callable[[float], None]]:
+    """kind -> what a sampler evaluates in one step at a share of the schedule. x: the latents without their scale."""
+    null, cond = (backbone.encode_prompt(prompt, {}) for prompt in ("", "a cat"))
+    parts = [prompted(backbone, "a cat", "cat")] * 2 + [prompted(backbone, "a dog", "dog")]
+
+    @torch.no_grad()
+    def step(guidance: PickAndDraw, share: float) -> None:
+        sigma = backbone.sigmas[round(share * (len(backbone.sigmas) - 1))].to(x)
+        levels = sigma.expand(len(x))
+        guided_noise(backbone.denoise, guidance(x * sigma, levels), levels, null, cond, cfg)
+
+    def recorded(share: float) -> None:
+        with recorded_attention(backbone.denoiser, parts[0].tokens):
+            found["unguided"](share)
+
+    found = {kind: partial(step, PickAndDraw(*parts, x[:1], backbone.sigmas, config)) for kind, config in KINDS.items()}
+    return {**found, "recorded": recorded}
 
 
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, list[float]]:
     """kind -> seconds of every measured step."""
     side = args.resolution // 8
-    x = torch.randn(args.batch_size, 4, side, side, device=backbone.device)
-    conds = tuple(backbone.encode_prompt(prompt, {}) for prompt in ("", "a cat"))
-    parts = [prompted(backbone, "a cat", "cat")] * 2 + [prompted(backbone, "a dog", "dog")]
-    guidance = {kind: PickAndDraw(*parts, x[:1], backbone.sigmas, config) for kind, config in KINDS.items()}
-    levels = torch.linspace(0.6, 0.95, args.rounds + 1)  # of the schedule, all before END
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for level in levels.tolist():
-        for kind in KINDS:
-            at = level - 0.55 if kind == "after_the_end" else level
-            sigma = backbone.sigmas[round(at * (len(backbone.sigmas) - 1))].to(backbone.device)
+    steps = sampler_steps(backbone, torch.randn(args.batch_size, 4, side, side, device=backbone.device), args.cfg)
+    found: dict[str, list[float]] = {kind: [] for kind in steps}
+    for share in torch.linspace(0.6, 0.95, args.rounds + 1).tolist():  # all before END
+        for kind, step in steps.items():
             synchronize(backbone.device)
             start = time.perf_counter()
-            step(backbone, guidance[kind], x * sigma, sigma.expand(len(x)), conds, args.cfg)
+            step(share - 0.55 if kind == "after_the_end" else share)
             synchronize(backbone.device)
             found[kind].append(time.perf_counter() - start)
     return {kind: seconds[1:] for kind, seconds in found.items()}  # the first round warms up
@@ -77,9 +86,9 @@ def main() -> None:
     seconds = {kind: statistics.median(values) for kind, values in measure(backbone, args).items()}
     ratios = {kind: value / seconds["unguided"] for kind, value in seconds.items()}
     print(setting(args))
-    print(f"{'':26}{'seconds':>10}{'ratio':>8}")
+    print(f"{'':32}{'seconds':>10}{'ratio':>8}")
     for kind, label in LABELS.items():
-        print(f"{label:26}{seconds[kind]:10.3f}{ratios[kind]:8.2f}")
+        print(f"{label:32}{seconds[kind]:10.3f}{ratios[kind]:8.2f}")
     keep({"setting": setting(args), "cfg": args.cfg, "seconds": seconds, "ratios": ratios}, args)
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import guidance_cost, step_cost, textual_inversion_cost
 from benchmarks.toyworld import guidance, pairs, results, training
 from benchmarks.toyworld.__main__ import main
 from benchmarks.toyworld.heatmaps import full_scenes, look, overlap, separation
 from palp_core.toyworld.world import load_world
 
+MODELS = ("vanilla", "palp", "over-fitted")
 ONE_PAIR = {"test": (("cat", 11),), "tuning": ()}
 ONE_PROMPT = {"test": (("sketch", "hat", "beach"),), "tuning": ()}
 
@@ -60,7 +62,7 @@ def test_guidance_of_weight_nothing_is_no_guidance(monkeypatch, tmp_path, small)
     file = tmp_path / "rows.jsonl"
     run(monkeypatch, "guide", "--steps", 1, "--parts", "unguided", "pick", "--results", file)
     rows = {row["method"]: row for row in results.read_rows(file)}
-    assert list(rows) == [f"{model}, {part}" for model in ("vanilla", "personalized") for part in ("unguided", "pick")]
+    assert list(rows) == [f"{model}, {part}" for model in MODELS for part in ("unguided", "pick")]
     run(monkeypatch, "run", "--methods", "base", "--seeds", 0, "--results", file)
     base = results.read_rows(file)[-1]
     assert rows["vanilla, unguided"]["diversity"] == base["diversity"] != rows["vanilla, pick"]["diversity"]
@@ -164,3 +166,16 @@ def test_cells_of_other_weights_count_as_missing(monkeypatch, tmp_path):
     assert len(results.read_rows(tmp_path / "rows.jsonl")) == 1
     monkeypatch.setattr(results, "world_digest", lambda: "another")
     assert not results.read_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("benchmark", [step_cost, guidance_cost, textual_inversion_cost])
+def test_costs_are_measured_printed_and_kept(benchmark, monkeypatch, capsys, tmp_path):
+    file = tmp_path / "cost.json"
+    steps = [] if benchmark is guidance_cost else ["--steps", "1"]
+    arguments = ["--rounds", "1", "--resolution", "64", "--batch-size", "1", *steps, "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["cost", *arguments])
+    benchmark.main()
+    found = json.loads(file.read_text())
+    ratios = found.get("ratios") or {name: value for name, value in found.items() if "ratio" in name}
+    assert ratios and all(np.isfinite(ratio) and ratio > 0 for ratio in ratios.values())
+    assert found["setting"] in capsys.readouterr().out

@@ -11,27 +11,37 @@ from safetensors.torch import load_file
 
 from palp_core.diffusers_backbone import load_pipeline
 from palp_core.toyworld import training
-from palp_core.toyworld.model import new_vae, standardise_latents
+from palp_core.toyworld.model import new_pipeline, new_vae, standardise_latents
+from palp_core.toyworld.scenes import COLOUR_WORDS, PATTERN_WORDS, content_words
 from palp_core.toyworld.training import (
+    Stage,
     TrainingPlan,
     as_pixels,
     draw_some,
     learning_rate_factor,
     pixel_weights,
+    random_captions,
 )
 
+FIRST = Stage(steps=2, learning_rate=1e-3, warmup=1, cooldown=0.0)
+LOOKS = replace(FIRST, looks=(1.0, 1.0, 1.0), lowest_level=0.8, styles=("photo", "sketch", "neon"))
 TINY = TrainingPlan(
-    pictures=12, vae_crop_steps=1, vae_steps=2, vae_batch=2, unet_steps=2, unet_batch=2, warmup=1, cooldown=0.0
+    pictures=12, vae_crop_steps=1, vae_steps=2, vae_batch=2, vae_warmup=1, unet_batch=2, stages=(FIRST, LOOKS)
 )
+
+
+def stopped(*steps: int) -> TrainingPlan:
+    """TINY, whose parts end after so many steps."""
+    return replace(TINY, stages=tuple(replace(s, steps=n) for s, n in zip(TINY.stages, steps, strict=False)))
 
 
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path):
     training.train(TINY, tmp_path / "whole", tmp_path / "whole_model")
-    training.train(replace(TINY, vae_steps=1, unet_steps=0), tmp_path / "parts", tmp_path / "model")
+    training.train(replace(TINY, vae_steps=1, stages=()), tmp_path / "parts", tmp_path / "model")
     (tmp_path / "parts" / "latents.safetensors").unlink()  # of the unfinished VAE
-    training.train(replace(TINY, unet_steps=1), tmp_path / "parts", tmp_path / "model")
-    training.train(TINY, tmp_path / "parts", tmp_path / "model")
-    for part in ("vae", "unet"):
+    for plan in (stopped(1), stopped(2, 1), TINY):
+        training.train(plan, tmp_path / "parts", tmp_path / "model")
+    for part in ("vae", "unet_0", "unet_1"):
         whole, parts = (load_file(tmp_path / folder / f"{part}.safetensors") for folder in ("whole", "parts"))
         assert whole.keys() == parts.keys()
         for key in whole:
@@ -70,11 +80,33 @@ def test_the_learning_rate_rises_stays_and_falls():
 
 def test_subject_and_accessory_weigh_more_by_their_share():
     drawn = draw_some((0, 0), 6)
-    plan = TrainingPlan(subject_weight=4.0, accessory_weight=10.0)
-    assert torch.equal(pixel_weights(drawn.subject, drawn.accessory, 0.0, plan), torch.ones(6, 1, 16, 16))
+    stage = replace(FIRST, subject_weight=4.0, accessory_weight=10.0)
+    assert torch.equal(pixel_weights(drawn, stage, 0.0), torch.ones(6, 1, 16, 16))
     for share in (1.0, 0.5):
-        weights = pixel_weights(drawn.subject, drawn.accessory, share, plan)
+        weights = pixel_weights(drawn, stage, share)
         assert weights.mean().item() == pytest.approx(1)
         subject, accessory = (torch.from_numpy(mask)[:, None] == 255 for mask in (drawn.subject, drawn.accessory))
         assert weights[subject].mean().item() == pytest.approx((1 + 3 * share) * weights.min().item())
         assert weights[accessory].mean().item() == pytest.approx((1 + 9 * share) * weights.min().item())
+
+
+def test_captions_name_looks_only_where_the_stage_says_so():
+    drawn = draw_some((0, 0), 40)
+    looks = {*COLOUR_WORDS, *PATTERN_WORDS}
+    plain = random_captions(drawn, (0.0, 0.0, 0.0), np.random.default_rng(0))
+    assert not any(looks & set(caption.split()) for caption in plain)
+    described = [c for c in random_captions(drawn, (1.0, 1.0, 1.0), np.random.default_rng(0)) if c]
+    assert all(len(looks & set(caption.split())) == 3 for caption in described)
+
+
+def test_words_for_looks_start_within_what_the_text_encoder_knows(tmp_path):
+    pipeline = new_pipeline(tmp_path)
+    before = pipeline.text_encoder.get_input_embeddings().weight.detach().clone()
+    training.introduce_looks(pipeline, seed=0)
+    rows = pipeline.text_encoder.get_input_embeddings().weight.detach()
+    changed = (rows != before).any(dim=-1).nonzero().flatten().tolist()
+    words = pipeline.tokenizer.convert_ids_to_tokens(changed)
+    assert set(words) == {f"{word}</w>" for word in (*COLOUR_WORDS, *PATTERN_WORDS)}
+    known = before[pipeline.tokenizer.convert_tokens_to_ids([f"{word}</w>" for word in content_words()])]
+    part = rows[changed] @ torch.linalg.pinv(known) @ known
+    torch.testing.assert_close(part, rows[changed], atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Pick-and-Draw guidance of the untouched model and of a personalized one: the ablation of arXiv 2401.16762, sec. 4."""
+"""Pick-and-Draw guidance of the untouched model and of personalized ones: the ablation of arXiv 2401.16762, sec. 4."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, PromptedDeno
 from palp_core.toyworld.figures import judge
 from palp_core.toyworld.scenes import ClassWord, Individual
 from palp_core.toyworld.world import (
+    ALIGNMENT,
     ToyTraining,
     World,
     load_world,
@@ -31,7 +32,9 @@ from .attention import attention_share
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
 from .results import FOLDER, compute, require_label
 
-Model = Literal["vanilla", "personalized"]
+Model = Literal["vanilla", "palp", "over-fitted"]
+#: What a model was trained with: the prompt kept alive, or plain training for so long that it forgets.
+ALIGNMENTS: dict[Model, AlignmentConfig] = {"palp": ALIGNMENT, "over-fitted": AlignmentConfig(weight=0.0)}
 Part = Literal["unguided", "pick", "draw", "pick and draw"]
 #: Makes a context in which the model is as it was before training.
 Untouched = Callable[[], AbstractContextManager]
@@ -47,7 +50,7 @@ PARTS: dict[Part, PickAndDrawConfig] = {
 
 @dataclass(frozen=True)
 class GuidedCell:
-    """One model of one individual: untouched, or trained long enough to be over-fitted."""
+    """One model of one individual: untouched, or trained. Plain training serves all prompts of an individual."""
 
     model: Model
     pairs: Pairs
@@ -72,8 +75,8 @@ def measure(world: World, cell: GuidedCell) -> list[dict]:
     individual = new_individual(cell.individual, cell.class_word)
     if cell.model == "vanilla":
         return rows(world, cell, individual, cell.class_word, {}, nullcontext)
-    plain = AlignmentConfig(weight=0.0)
-    run = personalization(world, individual, "a photo of a [V]", cell.steps, cell.seed, plain)
+    prompt = target(cell.class_word, cell.prompts[0]).prompt("a [V]")
+    run = personalization(world, individual, prompt, cell.steps, cell.seed, ALIGNMENTS[cell.model])
     found = []
     for step in run.steps():
         if step.index + 1 == cell.steps:
@@ -120,11 +123,11 @@ def without(untouched: Untouched, denoiser: PromptedDenoiser) -> PromptedDenoise
 class Guide:
     """Draw with and without guidance, with the same seeds, and judge what is missing."""
 
-    models: tuple[Model, ...] = ("vanilla", "personalized")
+    models: tuple[Model, ...] = ("vanilla", *ALIGNMENTS)
     pairs: Pairs = "test"
     seeds: tuple[int, ...] = (0,)
     parts: tuple[Part, ...] = tuple(PARTS)
-    #: Of the personalized model: so many that it is over-fitted.
+    #: Of the trained models.
     steps: int = 200
     #: Added to the methods' names, where settings below are not the usual.
     label: str = ""
@@ -145,6 +148,8 @@ class Guide:
 
     def _cells(self) -> Iterator[GuidedCell]:
         parts = {f"{part}{self.label}": replace(PARTS[part], **self._changes()) for part in self.parts}
+        prompts = PROMPTS[self.pairs]
         for seed, (class_word, number), model in product(self.seeds, INDIVIDUALS[self.pairs], self.models):
-            steps = self.steps if model == "personalized" else 0
-            yield GuidedCell(model, self.pairs, class_word, number, seed, steps, PROMPTS[self.pairs], parts)
+            steps = 0 if model == "vanilla" else self.steps
+            for some in [(prompt,) for prompt in prompts] if model == "palp" else [prompts]:
+                yield GuidedCell(model, self.pairs, class_word, number, seed, steps, some, parts)

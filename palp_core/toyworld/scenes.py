@@ -54,11 +54,14 @@ PALETTE: tuple[Colour, ...] = (
     (242, 240, 232),  # white
     (146, 148, 160),  # grey
 )
+#: What captions call them, in the same order, and the patterns.
+COLOUR_WORDS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "white", "grey")
+PATTERN_WORDS = ("spotted", "striped", "banded", "patched", "checked")
 
 
 @dataclass(frozen=True)
 class Individual:
-    """One particular cat, car, ...: what stays the same in each of its pictures and what no caption names.
+    """One particular cat, car, ...: what stays the same in each of its pictures.
 
     width, height: body proportions around 1. feature: size of the class's own mark (ears, roof, beak, ...), around 1.
     main, second: colours of the body and its pattern. pattern, period: what is on the body, and how fine, 0..1.
@@ -117,6 +120,16 @@ def reference_scenes(individual: Individual, count: int = 4) -> list[Scene]:
     return [Scene(individual, jitter=number) for number in range(count)]
 
 
+def described(class_word: ClassWord, main: str | None, second: str | None, pattern: str | None) -> str:
+    """A kind of subject behind words for what it looks like; second only with main.
+
+    >>> described("cat", "red", "blue", "striped")
+    'red and blue striped cat'
+    """
+    colours = " and ".join(filter(None, (main, second)))
+    return " ".join(filter(None, (colours, pattern, class_word)))
+
+
 def caption(subject: str, style: Style | None, place: Place | None, accessory: Accessory | None) -> str:
     """A caption that names what is given. subject: with its article, "a cat".
 
@@ -132,7 +145,14 @@ def caption(subject: str, style: Style | None, place: Place | None, accessory: A
     return " ".join(part for part in parts if part)
 
 
+def content_words() -> list[str]:
+    """Words of captions that say what is to be seen, those for looks aside."""
+    phrases = [*STYLES, *CLASSES, *ACCESSORIES, *PLACES]
+    return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
+
+
 def vocabulary() -> list[str]:
     """Every word that a caption of this world can hold, in a fixed order."""
     phrases = [*STYLE_PHRASES.values(), *CLASSES, "with a", *ACCESSORIES, *PLACE_PHRASES.values()]
+    phrases += [*COLOUR_WORDS, "and", *PATTERN_WORDS]
     return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
