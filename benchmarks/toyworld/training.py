@@ -41,7 +41,7 @@ class Word:
     steps: int = 400
     vectors: int = 1
     hold_norm: bool = True
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     photos: int = 4  # the paper's 3 to 5
 
 
