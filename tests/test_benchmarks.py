@@ -24,8 +24,8 @@ ONE_PROMPT = {"test": (("sketch", "hat", "beach"),), "tuning": ()}
 def small(monkeypatch):
     for module in (training, guidance):
         monkeypatch.setattr(module, "INDIVIDUALS", ONE_PAIR)
-        monkeypatch.setattr(module, "PROMPTS", ONE_PROMPT)
         monkeypatch.setattr(module, "SAMPLES", 2)
+    monkeypatch.setattr(pairs, "PROMPTS", ONE_PROMPT)
     monkeypatch.setattr(training, "STEPS", (1, 2))
     monkeypatch.setitem(training.METHODS, "ti", training.Word(steps=3))
 

@@ -29,7 +29,7 @@ from palp_core.toyworld.world import (
 )
 
 from .attention import attention_share
-from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
+from .pairs import INDIVIDUALS, Pairs, Prompt, prompts_of_trainings, target
 from .results import FOLDER, compute, require_label
 
 Model = Literal["vanilla", "palp", "over-fitted"]
@@ -148,8 +148,7 @@ class Guide:
 
     def _cells(self) -> Iterator[GuidedCell]:
         parts = {f"{part}{self.label}": replace(PARTS[part], **self._changes()) for part in self.parts}
-        prompts = PROMPTS[self.pairs]
         for seed, (class_word, number), model in product(self.seeds, INDIVIDUALS[self.pairs], self.models):
             steps = 0 if model == "vanilla" else self.steps
-            for some in [(prompt,) for prompt in prompts] if model == "palp" else [prompts]:
-                yield GuidedCell(model, self.pairs, class_word, number, seed, steps, some, parts)
+            for prompts in prompts_of_trainings(self.pairs, reads_prompt=model == "palp"):
+                yield GuidedCell(model, self.pairs, class_word, number, seed, steps, prompts, parts)

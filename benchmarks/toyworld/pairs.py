@@ -34,6 +34,12 @@ INDIVIDUALS: dict[Pairs, tuple[tuple[ClassWord, int], ...]] = {
 }
 
 
+def prompts_of_trainings(pairs: Pairs, reads_prompt: bool) -> list[tuple[Prompt, ...]]:
+    """The prompts that each training serves: one where it reads its prompt, all where it does not."""
+    prompts = PROMPTS[pairs]
+    return [(prompt,) for prompt in prompts] if reads_prompt else [prompts]
+
+
 def target(class_word: ClassWord, prompt: Prompt) -> Target:
     style, accessory, place = prompt
     return Target(style, class_word, accessory, place)

@@ -27,7 +27,7 @@ from palp_core.toyworld.world import (
 )
 
 from .attention import attention_share
-from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, target
+from .pairs import INDIVIDUALS, Pairs, Prompt, prompts_of_trainings, target
 from .results import RESULTS, compute, require_label
 
 STEPS = (50, 100, 150, 200)
@@ -165,15 +165,14 @@ class Run:
         compute(self._cells(), lambda cell: measure(world, cell), self.results)
 
     def _cells(self) -> Iterator[TrainingCell]:
-        prompts = PROMPTS[self.pairs]
         for seed, (class_word, number), name in product(self.seeds, INDIVIDUALS[self.pairs], self.methods):
             method = METHODS[name]
             reads_prompt = isinstance(method, AlignmentConfig) and method.weight > 0
             if reads_prompt:
                 method = replace(method, **self._changes())
-            for some in [(prompt,) for prompt in prompts] if reads_prompt else [prompts]:
+            for prompts in prompts_of_trainings(self.pairs, reads_prompt):
                 label = f"{name}{self.label}"
-                yield TrainingCell(label, self.pairs, class_word, number, seed, some, method, self.training)
+                yield TrainingCell(label, self.pairs, class_word, number, seed, prompts, method, self.training)
 
     def _changes(self) -> dict:
         return {k: getattr(self, k) for k in ("weight", "alpha", "beta") if getattr(self, k) is not None}

@@ -259,13 +259,12 @@ def test_cancel_and_errors_leave_the_model_as_it_was(both, moment, monkeypatch):
     untouched = sample(personalized, personalized[0], conditioning)
     before = state(personalized[0])
     denoise, calls = ComfyBackbone.denoise, []
+    last = {"generation": 7, "template": 8}[moment]  # template, reference twice, generation; then once each
 
     def cancelled(self, x, sigma, cond):
         denoised = denoise(self, x, sigma, cond)
         calls.append(x.requires_grad)
-        if (
-            len(calls) == {"generation": 7, "template": 8}[moment]
-        ):  # template, reference twice, generation; then once each
+        if len(calls) == last:
             raise comfy.model_management.InterruptProcessingException
         return denoised
 
