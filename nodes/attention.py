@@ -10,7 +10,7 @@ from torch import Tensor
 from ..palp_core.attention import cross_attention_layers, is_decoder, recorded_attention
 from ..palp_core.heatmap import HeatMaps, overlay, word_heat, word_share
 from .inputs import CATEGORY
-from .learned_words import check_clip, content_positions, spelled_out, token_positions
+from .learned_words import check_clip, content_positions, spelled_out, spelled_word, token_positions
 from .progress import show_text
 
 KEY = "palp_record_attention"
@@ -51,7 +51,7 @@ class AttentionRecording:
 
     def positions(self, word: str) -> list[int]:
         """Which of the recorded tokens are the word's. Raises ValueError where it is not in the prompt."""
-        word = spelled_out(self.tokenizer, word).strip()
+        word = spelled_word(self.tokenizer, word)
         return [self.tokens.index(at) for at in token_positions(self.tokenizer, self.prompt, word)]
 
     def maps(self, pictures: int) -> Tensor:

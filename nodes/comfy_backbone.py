@@ -98,6 +98,7 @@ class ComfyBackbone(Backbone):
 
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
         latents = self.vae.encode(image[None])
         channels = self.model.latent_format.latent_channels
         if latents.ndim != 4 or latents.shape[1] != channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from typing import get_args
 
@@ -21,14 +22,14 @@ NO_EMBEDDING = "none"
 Subjects = io.Custom("PALP_SUBJECTS")
 
 
-def images_input() -> io.Autogrow.Input:
+def images_input(usual: str = "1 to 8") -> io.Autogrow.Input:
     template = io.Autogrow.TemplatePrefix(
         io.Image.Input("image", tooltip="One or more photos of the subject. Sizes may differ between inputs."),
         prefix="image",
         min=1,
         max=MOST_IMAGES,
     )
-    return io.Autogrow.Input("images", template=template, tooltip="Photos of the subject; 1 to 8 are usual.")
+    return io.Autogrow.Input("images", template=template, tooltip=f"Photos of the subject; {usual} are usual.")
 
 
 def masks_input() -> io.Autogrow.Input:
@@ -143,6 +144,16 @@ def initial_embedding_input(word: str) -> io.Combo.Input:
         tooltip=f"A word learned before, from the embeddings folder, to start from in place of the {word}.",
         extra_dict=ADVANCED,
     )
+
+
+def initial_embedding_time(inputs: dict[str, list]) -> float | None:
+    """When the file that was chosen in `initial_embedding_input` was written: a node that reads it runs again then.
+
+    inputs: of a node that takes lists; what is linked is not among them.
+    """
+    (file_name,) = inputs.get("initial_embedding") or [None]
+    path = file_name and folder_paths.get_full_path("embeddings", file_name)
+    return os.path.getmtime(path) if path else None
 
 
 def initial_embedding(file_name: str) -> Embedding | None:

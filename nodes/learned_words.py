@@ -7,6 +7,7 @@ token by the vector once the host has split the text.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 
@@ -14,6 +15,10 @@ from torch import Tensor
 
 from ..palp_core.attention import find_tokens, word_not_found
 from ..palp_core.prompts import embedding_prompt, find_placeholders, mark_words, vector_numbers
+
+#: What stands before and after an `embedding:NAME` that the host finds.
+HOST_BEFORE = re.compile(r"(?:^|[\s()])$")
+HOST_AFTER = re.compile(r",*(?:[\s():<\[]|$)")
 
 Words = dict[str, dict[str, Tensor]]  # text in the prompt -> encoder (clip_l, clip_g, clip_h) -> (N, C)
 
@@ -40,6 +45,7 @@ class LearnedWordsTokenizer:
             raise ValueError(
                 f"the prompt {text!r} holds {marker}, which cannot stand beside a learned word. Remove it."
             )
+        warn_of_words_that_the_host_misses(text, self.pattern)
         marked, found = mark_words(text, counts, self.pattern, marker)
         rows = self.tokenizer.tokenize_with_weights(marked, return_word_ids, **kwargs)
         numbers = vector_numbers(found, counts)
@@ -57,6 +63,19 @@ class LearnedWordsTokenizer:
 def _word_pattern(word: str) -> str:
     """The word where it does not go on: `embedding:cat-v2` is not `embedding:cat`. A bracket ends a placeholder."""
     return re.escape(word) + ("" if word.endswith("]") else r"(?![\w-]|\.\w)")
+
+
+def warn_of_words_that_the_host_misses(text: str, pattern: re.Pattern) -> None:
+    """Where a word is known here, but would not be found by the host alone, with its file in the embeddings folder."""
+    for match in pattern.finditer(text):
+        before, after = text[: match.start()], text[match.end() :]
+        if match[0].startswith("embedding:") and not (HOST_BEFORE.search(before) and HOST_AFTER.match(after)):
+            logging.warning(
+                "ComfyUI itself would not find the word in %r: put white space before %s, and white space or a comma "
+                "and white space after it.",
+                text,
+                match[0],
+            )
 
 
 def clip_with_words(clip, words: Words):
@@ -89,6 +108,14 @@ def spelled_out(tokenizer, text: str) -> str:
             known = ", ".join(f"embedding:{name}" for name in names)
             raise ValueError(f"{placeholder} in {text!r} may mean several words. Write one of: {known}.")
     return embedding_prompt(text, found)
+
+
+def spelled_word(tokenizer, word: str) -> str:
+    """The word of a prompt that is meant: itself, or what a placeholder stands for. Raises ValueError where nothing."""
+    spelled = spelled_out(tokenizer, word).strip()
+    if find_placeholders(spelled):
+        raise ValueError(f"clip does not know what {spelled} stands for. Connect the CLIP of Load PALP LoRA.")
+    return spelled
 
 
 def token_positions(tokenizer, prompt: str, word: str) -> tuple[int, ...]:

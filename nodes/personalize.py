@@ -25,6 +25,7 @@ from .inputs import (
     gradient_checkpointing_input,
     images_input,
     initial_embedding_input,
+    initial_embedding_time,
     make_subject,
     masks_input,
     personalization_prompt_input,
@@ -94,6 +95,11 @@ class PalpPersonalize(io.ComfyNode):
         chart = loss_chart(progress.history)[None]
         preview = ui.PreviewImage(chart, cls=cls)
         return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=preview)
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        """Run again when the initial embedding has been replaced."""
+        return initial_embedding_time(inputs)
 
 
 def _config(widgets: dict) -> PersonalizationConfig:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, get_args
 
-import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
@@ -25,8 +24,10 @@ from ..palp_core.pick_and_draw import (
 )
 from .comfy_backbone import ComfyBackbone, make_differentiable
 from .inputs import ADVANCED, CATEGORY
-from .learned_words import check_clip, spelled_out, token_positions
-from .vanilla_weights import vanilla_weights, with_weights
+from .learned_words import check_clip, spelled_out, spelled_word, token_positions
+from .progress import show_text
+from .training import is_out_of_memory
+from .vanilla_weights import merges, vanilla_weights, with_weights
 
 KEY = "palp_pick_and_draw"
 #: At which a family draws, pixels.
@@ -36,7 +37,8 @@ DEFAULT = PickAndDrawConfig()
 GRADIENT_BATCH = 4
 OUT_OF_MEMORY = (
     "Out of memory in Pick-and-Draw Guidance, whose gradients need more of it than sampling does. Lower the batch size "
-    "of the latents, set draw_weight to 0, then lower the size of the picture."
+    "of the latents, set draw_weight to 0, then lower the size of the picture. A guided model must fit on the GPU as a "
+    "whole."
 )
 
 
@@ -59,6 +61,7 @@ class PickAndDrawGuidance(io.ComfyNode):
                     display_name="conditioning", tooltip="The encoded prompt: the KSampler's positive input."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -77,12 +80,14 @@ class PickAndDrawGuidance(io.ComfyNode):
             latents, latents_mask = _reference_latents(backbone, image, mask, resolution)
             draws = vanilla_model is not None and config.draw_weight > 0
             template = _other_backbone(vanilla_model, model, clip, vae) if draws else None
-            source = _Source(backbone, template, prompts, vanilla_model, latents, latents_mask, config)
+            node_id = cls.hidden.unique_id
+            source = _Source(backbone, template, prompts, vanilla_model, latents, latents_mask, config, node_id)
             conds = [_conditioning(encoded, backbone.family) for encoded in (conditioning, *others)]
         sampling = GuidedSampling(source, conds)
         patched = backbone.patcher.clone()
         if template is not None:
-            patched.set_additional_models(KEY, [template.patcher])
+            earlier = patched.get_additional_models_with_key(KEY)  # of another guidance of the same model
+            patched.set_additional_models(KEY, [*earlier, template.patcher])
         patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, load_for_gradients)
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, sampling.sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, sampling.predict_noise)
@@ -110,6 +115,7 @@ class _Source(NamedTuple):
     latents: Tensor  # (1, C, h, w)
     mask: Tensor | None  # (1, 1, h, w)
     config: PickAndDrawConfig
+    node_id: str | None  # under which warnings are shown
 
 
 class GuidedSampling:
@@ -125,7 +131,10 @@ class GuidedSampling:
         with torch.inference_mode(False), _out_of_memory_named():
             self.guidance = self._prepare(guider)
         try:
-            return executor(guider, *args, **kwargs)
+            sampled = executor(guider, *args, **kwargs)
+            if self.guidance.warning:
+                show_text(self.source.node_id, self.guidance.warning)
+            return sampled
         finally:
             self.guidance = None
 
@@ -168,7 +177,7 @@ class GuidedSampling:
         source, cond, prompt = self.source, self.conds[2], self.source.prompts.template
         if source.template is not None:
             return with_conditioning(source.template, cond, prompt.tokens)
-        patches = {} if source.vanilla_model is None else source.vanilla_model.patches
+        patches = merges(patcher.patches) if source.vanilla_model is None else source.vanilla_model.patches
         weights = vanilla_weights(patcher, patches)
         plain = with_conditioning(source.backbone, cond, prompt.tokens)
         if not weights:
@@ -193,20 +202,23 @@ def load_for_gradients(executor, model, noise_shape, conds, *args, **kwargs):
     Parts that the host would stream in are kept by the graph until the backward pass, so that they win nothing.
     """
     room = [noise_shape[0] * GRADIENT_BATCH, *noise_shape[1:]]
-    return executor(model, room, conds, *args, **{**kwargs, "force_full_load": True})
+    with _out_of_memory_named():
+        return executor(model, room, conds, *args, **{**kwargs, "force_full_load": True})
 
 
 @contextmanager
 def _out_of_memory_named() -> Iterator[None]:
     try:
         yield
-    except comfy.model_management.OOM_EXCEPTION as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise RuntimeError(OUT_OF_MEMORY) from error
 
 
 def _prompts(tokenizer, prompt: str, subject_word: str, class_word: str, reference_prompt: str) -> _Prompts:
     """Raises ValueError where a prompt does not hold its word."""
-    text, word = spelled_out(tokenizer, prompt), spelled_out(tokenizer, subject_word).strip()
+    text, word = spelled_out(tokenizer, prompt), spelled_word(tokenizer, subject_word)
     if word.startswith("embedding:") and not class_word.strip():
         raise ValueError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
     class_word = class_word.strip() or word
@@ -215,8 +227,12 @@ def _prompts(tokenizer, prompt: str, subject_word: str, class_word: str, referen
     def found(text: str, word: str) -> _Prompt:
         return _Prompt(text, token_positions(tokenizer, text, word))
 
-    generation = found(text, word)
-    return _Prompts(generation, found(reference, word), found(class_prompt(text, word, class_word), class_word))
+    generation, plain = found(text, word), class_prompt(text, word, class_word)
+    if plain == text and class_word != word:
+        raise ValueError(
+            f"subject_word {word!r} is in the prompt {text!r} by its tokens, but not as it is written. Write it alike."
+        )
+    return _Prompts(generation, found(reference, word), found(plain, class_word))
 
 
 def class_prompt(prompt: str, word: str, class_word: str) -> str:
@@ -252,7 +268,10 @@ def _other_backbone(vanilla_model, model, clip, vae) -> ComfyBackbone | None:
     """For a vanilla model with weights of its own; None where it shares the model's and differs in its LoRA only."""
     if vanilla_model.is_clone(model):
         return None
-    return ComfyBackbone(vanilla_model, clip, vae)
+    try:
+        return ComfyBackbone(vanilla_model, clip, vae)
+    except ValueError as error:
+        raise ValueError(f"vanilla_model does not fit. {error}") from error
 
 
 def _inputs() -> list[io.Input]:
@@ -299,7 +318,7 @@ def _inputs() -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.05,
-            tooltip="How strongly the layout is taken from the vanilla model. 0: not at all. Typical 0.1 to 2.",
+            tooltip="How strongly the layout is taken from the vanilla model. 0: not at all. Typical 0.1 to 1.",
         ),
         io.Float.Input(
             "step_size",
@@ -307,7 +326,7 @@ def _inputs() -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.01,
-            tooltip="Guidance scale: how far the latents move at each guided step. Typical 0.05 to 1; 0 is off.",
+            tooltip="Guidance scale: how far the latents move at each guided step. Typical 0.02 to 0.2; 0 is off.",
         ),
         io.Int.Input(
             "iterations",

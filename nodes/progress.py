@@ -36,8 +36,13 @@ class TrainingProgress:
             preview = ("JPEG", Image.fromarray(pixels), None)
             self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
         self.bar.update_absolute(step.index + 1, self.steps, preview)
-        gap = f", score gap {step.score_gap:.3f}" if step.score_gap else ""
-        text = (
-            f"step {step.index + 1} of {self.steps}: {step.placeholder} denoising loss {step.denoising_loss:.4f}{gap}"
-        )
-        show_text(self.node_id, text)
+        show_text(self.node_id, f"step {step.index + 1} of {self.steps}: {losses(step)}")
+
+
+def losses(step: TrainingStep) -> str:
+    parts = [f"{step.placeholder} denoising loss {step.denoising_loss:.4f}".strip()]
+    if step.score_gap:
+        parts.append(f"score gap {step.score_gap:.3f}")
+    if step.regularization:
+        parts.append(f"regularization {step.regularization:.4f}")
+    return ", ".join(parts)

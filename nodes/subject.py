@@ -11,6 +11,7 @@ from .inputs import (
     class_word_input,
     images_input,
     initial_embedding_input,
+    initial_embedding_time,
     make_subject,
     masks_input,
     personalization_prompt_input,
@@ -64,3 +65,8 @@ class PalpSubject(io.ComfyNode):
             images, class_word[0], placeholder[0], personalization_prompt[0], masks, initial_embedding[0]
         )
         return io.NodeOutput([*(subjects[0] if subjects else []), subject])
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        """Run again when the initial embedding has been replaced."""
+        return initial_embedding_time(inputs)

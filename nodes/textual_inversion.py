@@ -30,6 +30,7 @@ from .inputs import (
     images_input,
     initial_embedding,
     initial_embedding_input,
+    initial_embedding_time,
     masks_input,
     precision_input,
     resolution_input,
@@ -90,10 +91,15 @@ class TextualInversionTrain(io.ComfyNode):
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
             path = train(run, progress, lambda: save_word(run, folder, name, overwrite), "Textual Inversion Train")
         word = f"embedding:{path.stem}"
-        show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt.")
+        show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt, a space or comma after it.")
         chart = loss_chart(progress.history)[None]
         preview = ui.PreviewImage(chart, cls=cls)
         return io.NodeOutput(clip_with_words(clip, {word: run.weights.vectors}), word, chart, ui=preview)
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        """Run again when the initial embedding has been replaced."""
+        return initial_embedding_time(inputs)
 
 
 def _check_no_namesake(folder: Path, name: str) -> None:
@@ -116,7 +122,7 @@ def _inputs() -> list[io.Input]:
         io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
         io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint. It is left as it was."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
-        images_input(),
+        images_input(usual="3 to 5"),
         io.String.Input(
             "name",
             default="my_word",

@@ -31,9 +31,13 @@ def train(run: Run, progress: TrainingProgress, save: Callable[[], Path], node: 
     except comfy.model_management.InterruptProcessingException:
         logging.info("%s was cancelled. %s", node, keep_unfinished(run, save))
         raise
-    except comfy.model_management.OOM_EXCEPTION as error:
-        kept = keep_unfinished(run, save)
-        raise RuntimeError(f"{OUT_OF_MEMORY} {kept}") from error
     except Exception as error:
-        raise RuntimeError(f"{error} {keep_unfinished(run, save)}") from error
+        cause = OUT_OF_MEMORY if is_out_of_memory(error) else error
+        raise RuntimeError(f"{cause} {keep_unfinished(run, save)}") from error
     return save()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Newer hosts know more kinds of it than the one exception that older ones name."""
+    host = comfy.model_management
+    return host.is_oom(error) if hasattr(host, "is_oom") else isinstance(error, host.OOM_EXCEPTION)

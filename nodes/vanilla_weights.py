@@ -18,6 +18,8 @@ def vanilla_weights(patcher, vanilla_patches: Mapping[str, list]) -> dict[str, T
     """
     weights = {}
     for key in patcher.patches.keys() | vanilla_patches.keys():
+        if same_patches(patcher.patches.get(key, []), vanilla_patches.get(key, [])):
+            continue
         current = _parameter(patcher.model, key)
         weight = patcher.backup[key].weight.to(current.device) if key in patcher.backup else current.detach()
         if key in vanilla_patches:
@@ -25,6 +27,17 @@ def vanilla_weights(patcher, vanilla_patches: Mapping[str, list]) -> dict[str, T
             weight = patched.to(weight.dtype)
         weights[key] = weight
     return weights
+
+
+def same_patches(some: list[tuple], others: list[tuple]) -> bool:
+    """The host's patches, which its clones share."""
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def merges(patches: Mapping[str, list[tuple]]) -> dict[str, list[tuple]]:
+    """Those of the host's patches, (strength, what, ...), that are another model's weights: no LoRA, but a merge."""
+    found = {key: [patch for patch in some if isinstance(patch[1], list)] for key, some in patches.items()}
+    return {key: some for key, some in found.items() if some}
 
 
 @contextmanager

@@ -29,7 +29,12 @@ class LayerAttention(NamedTuple):
 
 
 def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of each text cross-attention. Raises ValueError where there is none."""
+    """Name -> module of each text cross-attention. Raises ValueError where there is none, or none that can be seen."""
+    if hasattr(network, "_orig_mod"):
+        raise ValueError(
+            "model is compiled, so that its attention cannot be seen. Take it from before it is compiled (ComfyUI: "
+            "the node Torch Compile Model)."
+        )
     layers = {
         name: module
         for name, module in network.named_modules()
@@ -63,7 +68,7 @@ def recorded_attention(
     repeats: how many copies of the prompt stand one behind the other in the context. only: says by name which layers
     are recorded; by default all. keep_features: says by name which layers' features are kept. Everything is
     differentiable where the run is. Hooks are gone when the context ends.
-    Raises ValueError where the network has no cross-attention.
+    Raises ValueError where the network has no cross-attention, or is compiled.
     """
     attention = {name: m for name, m in cross_attention_layers(network).items() if only is None or only(name)}
     found: dict[str, LayerAttention] = {}

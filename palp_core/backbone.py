@@ -90,7 +90,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def word_vectors(self, word: str) -> dict[str, Tensor]:
-        """The frozen embedding rows of a word's tokens: encoder name -> (N, C), float32."""
+        """The frozen embedding rows of a word's tokens: encoder name -> (N, C), float32, on the CPU."""
 
     @abstractmethod
     def token_embeddings(self) -> dict[str, Tensor]:

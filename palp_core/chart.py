@@ -10,12 +10,14 @@ from torch import Tensor
 
 from .personalization import TrainingStep
 
-DENOISING_COLOUR, ALIGNMENT_COLOUR = "#2f6fde", "#e4572e"
+DENOISING_COLOUR, SECOND_COLOUR = "#2f6fde", "#e4572e"
+#: What a training has beside the denoising loss, PALP's or Textual Inversion's, and its name in the legend.
+SECOND = {"score_gap": "score gap, rms of Delta", "regularization": "regularization"}
 SMOOTHING_SHARE = 0.05  # of the run, to either side of a step, that its running mean covers
 
 
 def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540) -> Tensor:
-    """Denoising loss and, where the branch was on, the gap of the scores against steps. Returns (H, W, 3) in 0..1.
+    """Denoising loss and, where there was one, what else was measured, against steps. Returns (H, W, 3) in 0..1.
 
     Single steps are faint, their running mean is bold: one step's loss depends more on its noise level than on what
     the model has learned.
@@ -28,12 +30,13 @@ def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540)
     axes.set_ylabel("denoising loss", color=DENOISING_COLOUR)
     axes.grid(alpha=0.25)
     axes.margins(x=0.01)
-    if any(step.score_gap for step in history):
-        gap = axes.twinx()
-        lines.append(_draw(gap, steps, [s.score_gap for s in history], ALIGNMENT_COLOUR, "score gap, rms of Delta"))
-        gap.set_ylabel("score gap", color=ALIGNMENT_COLOUR)
-        gap.margins(x=0.01)
-        gap.spines["top"].set_visible(False)
+    second = next((name for name in SECOND if any(getattr(step, name) for step in history)), None)
+    if second:
+        others = axes.twinx()
+        lines.append(_draw(others, steps, [getattr(s, second) for s in history], SECOND_COLOUR, SECOND[second]))
+        others.set_ylabel(second.replace("_", " "), color=SECOND_COLOUR)
+        others.margins(x=0.01)
+        others.spines["top"].set_visible(False)
     axes.spines["top"].set_visible(False)
     axes.legend(handles=lines, loc="upper right", frameon=False)
     return rendered(figure)

@@ -21,8 +21,8 @@ class NonFiniteLossError(RuntimeError):
 
     def __init__(self, step: int):
         super().__init__(
-            f"the loss is not finite at step {step}. Lower the learning rate, or PALP's alignment weight, or choose "
-            "precision bf16 or fp32."
+            f"the loss is not finite at step {step}. Lower the learning rate, or the weight of PALP's alignment or of "
+            "Textual Inversion's regularization, or choose precision bf16 or fp32."
         )
         self.step = step
 

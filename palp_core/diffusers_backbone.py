@@ -194,7 +194,7 @@ class DiffusersBackbone(Backbone):
             if tokenizer.unk_token_id in ids.tolist():
                 raise unknown_word(word)
             weight = encoder.get_input_embeddings().weight
-            rows[name] = weight.detach()[ids.to(weight.device)].float()
+            rows[name] = weight.detach()[ids.to(weight.device)].to("cpu", torch.float32)
         return rows
 
     def token_embeddings(self) -> dict[str, Tensor]:

@@ -131,11 +131,12 @@ class TrainingStep(NamedTuple):
     """What one step measured."""
 
     index: int  # from 0
-    placeholder: str  # the subject that was drawn
+    placeholder: str  # the subject that was drawn; empty where a word is all that is learned
     sigma: float  # mean noise level of the batch, latent units
     denoising_loss: float  # the model's own training loss on the subject's images
     alignment_loss: float  # the surrogate, weight included; 0 with the branch off
     score_gap: float  # rms of Delta: how far the two guided predictions are apart; 0 with the branch off
+    regularization: float = 0.0  # Textual Inversion's pull to where the word started, weight included; 0 where off
 
 
 class Weights(NamedTuple):

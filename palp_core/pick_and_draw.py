@@ -39,7 +39,8 @@ REGION_LEVEL = 0.4
 FLAT = 1e-3  # a map that varies by less than this share of its peak attends nowhere
 #: And by less than this, hardly anywhere: in the toy world, words for what a photo shows have 0.87 and more, and words
 #: for what it does not show 0.33 and more.
-FAINT = 0.4
+FAINT = 0.6
+FIND_SUBJECT = "Connect a mask, white where the subject is, or use a word that names what the picture shows."
 LONGEST_STEP = 0.2  # rms of one step, relative to that of the latents, sqrt(1 + sigma^2)
 INVERSION_LEVELS = 25
 
@@ -50,18 +51,19 @@ class PickAndDrawConfig:
 
     #: Weight of the appearance loss; 0 leaves it out. Typical 0.5 to 2.
     pick_weight: float = 1.0
-    #: Weight of the layout loss; 0 leaves it out, and saves the template's forward pass. Typical 0.1 to 2.
-    draw_weight: float = 1.0
-    #: Length of a step along the gradient. Typical 0.05 to 1; too much tears the picture.
-    step_size: float = 0.2
+    #: Weight of the layout loss; 0 leaves it out, and saves the template's forward pass. Typical 0.1 to 1; more costs
+    #: likeness.
+    draw_weight: float = 0.2
+    #: Length of a step along the gradient. Typical 0.02 to 0.2; more costs the prompt, and at last tears the picture.
+    step_size: float = 0.05
     #: Steps along the gradient before each denoising. 1 to 5, each costs a forward and a backward pass.
     iterations: int = 1
     #: Part of the schedule at which guidance starts, 0..1.
     start_percent: float = 0.0
     #: Part of the schedule at which it ends, 0..1. Later steps only refine.
-    end_percent: float = 0.5
+    end_percent: float = 0.8
     #: Places count as subject where its attention, stretched to 0..1, is above this. Typical 0.3 to 0.6.
-    threshold: float = 0.4
+    threshold: float = 0.5
     #: noise: the reference with seeded noise; inversion: on the way back to noise that the model itself takes (DDIM).
     reference: Reference = "noise"
     #: Of the reference's noise.
@@ -79,7 +81,7 @@ class PickAndDrawConfig:
                 "and 1, the start not after the end."
             )
         if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; it must be at least 0 and below 1, typically 0.4.")
+            raise ValueError(f"threshold is {self.threshold}; it must be at least 0 and below 1, typically 0.5.")
         if self.reference not in get_args(Reference):
             raise ValueError(f"reference is {self.reference!r}; it must be one of {', '.join(get_args(Reference))}.")
 
@@ -147,6 +149,7 @@ class PickAndDraw:
         self._region_level = sigmas[round(REGION_LEVEL * (len(sigmas) - 1))].item()
         self.trajectory = ReferenceTrajectory(reference.denoise, latents, sigmas, config)
         self.history: list[GuidanceStep] = []
+        self.warning = ""  # where the reference's word attends hardly anywhere: what to do about it
         self._picks = config.pick_weight > 0
         self._draws = config.draw_weight > 0 and template is not None
         self._range = sigma_range(sigmas, config.start_percent, config.end_percent)
@@ -175,7 +178,9 @@ class PickAndDraw:
         self, x: Tensor, sigma: Tensor, palette: dict[str, Tensor] | None, templates: dict[str, Tensor] | None
     ) -> Tensor:
         x = x.detach().clone().requires_grad_()
-        with recorded_attention(self.generation.network, self.generation.tokens, keep_features=is_decoder) as layers:
+        network, tokens = self.generation.network, self.generation.tokens
+        only = is_decoder if templates is None else None  # the encoder's maps are of use to draw alone
+        with recorded_attention(network, tokens, only=only, keep_features=is_decoder) as layers:
             self.generation.denoise(x, sigma)
         pick = draw = x.new_zeros(len(x), dtype=torch.float32)
         if palette is not None:
@@ -205,7 +210,10 @@ class PickAndDraw:
         """The reference's subject at a noise level, (1,): decoder layer -> features (K, C)."""
         if self._region is None:
             layers = self._look_at_reference(torch.full_like(sigma, self._region_level))
-            self._region = reference_region(layers, self.config.threshold)
+            self._region, contrast = reference_region(layers, self.config.threshold)
+            if contrast < FAINT:
+                self.warning = f"The subject's word attends hardly anywhere in the reference picture. {FIND_SUBJECT}"
+                logging.warning("Pick-and-Draw: %s", self.warning)
         level = sigma.item()
         if level not in self._palettes:
             layers = self._look_at_reference(sigma)
@@ -290,16 +298,21 @@ def saliency(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
     return min_max(mean_map(maps, size))
 
 
-def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> Tensor:
+def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> tuple[Tensor, float]:
     """Where a word attends by more than the threshold, (1, 1, h, w), 0 or 1, on the finest of the layers' grids.
 
-    Raises ValueError where it attends nowhere.
+    And the contrast of its map, 0..1: by what share of the peak it varies. Raises ValueError where that is nothing.
     """
     maps = list(word_maps(layers).values())
     finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
     heat = mean_map(maps, finest)
-    _check_attends(heat)
-    return (min_max(heat) > threshold).float()[:, None]
+    contrast = ((heat.max() - heat.min()) / heat.max()).item()
+    if not contrast > FLAT:
+        raise ValueError(
+            "the subject's word attends nowhere in the reference picture of Pick-and-Draw, so its look cannot be found "
+            f"there. {FIND_SUBJECT}"
+        )
+    return (min_max(heat) > threshold).float()[:, None], contrast
 
 
 def reference_palette(layers: Mapping[str, LayerAttention], region: Tensor) -> dict[str, Tensor]:
@@ -377,21 +390,3 @@ def _inside(region: Tensor, size: tuple[int, int]) -> Tensor:
     """(1, 1, h, w) -> (*size) bool: places of which the region covers the most, at least half of that."""
     covered = F.adaptive_avg_pool2d(region, size)[0, 0]
     return covered >= covered.max() / 2
-
-
-def _check_attends(heat: Tensor) -> None:
-    """heat: (1, h, w)."""
-    contrast = (heat.max() - heat.min()) / heat.max()
-    remedy = "Connect a mask, white where the subject is, or use a word that names what the picture shows."
-    if not contrast > FLAT:
-        raise ValueError(
-            "the subject's word attends nowhere in the reference picture of Pick-and-Draw Guidance, so its look cannot "
-            "be found there. " + remedy
-        )
-    if contrast < FAINT:
-        logging.warning(
-            "Pick-and-Draw Guidance: the subject's word attends hardly anywhere in the reference picture (contrast "
-            "%.2f; right words have 0.9 and more). %s",
-            contrast,
-            remedy,
-        )

@@ -140,11 +140,6 @@ class Concept:
                 if SLOT not in text:
                     raise ValueError(f"{name}: {text!r} has no {SLOT}. Write {SLOT} where the learned word stands.")
 
-    @property
-    def origin(self) -> str:
-        """The name of what it starts from."""
-        return self.initial_embedding.name if self.initial_embedding else self.initial_word.strip()
-
 
 @dataclass(frozen=True)
 class TextualInversionConfig:
@@ -259,14 +254,12 @@ class _Trainer:
         sigma, noise = draw_noise(self.backbone, x0, self.random)
         denoised = self.backbone.denoise(x0 + sigma.view(-1, 1, 1, 1) * noise, sigma, self._encode(self._texts(batch)))
         denoising = denoising_loss(denoised, x0, self.backbone.loss_weight(sigma), mask)
-        loss = denoising
-        if self.config.regularization > 0:
-            loss = loss + self.config.regularization * relative_distance(self.vectors, self.start)
-        optimizer_step(self.optimizer, self.scaler, loss, MAX_GRAD_NORM, index + 1)
+        pull = self.config.regularization * relative_distance(self.vectors, self.start)
+        optimizer_step(self.optimizer, self.scaler, denoising + pull, MAX_GRAD_NORM, index + 1)
         if self.config.hold_norm:
             shorten(self.vectors, self.longest)
         self.done = index + 1
-        return TrainingStep(index, self.concept.origin, sigma.mean().item(), denoising.item(), 0.0, 0.0)
+        return TrainingStep(index, "", sigma.mean().item(), denoising.item(), 0.0, 0.0, pull.item())
 
     def _texts(self, batch: list[Example]) -> list[str]:
         """The sentence of each sample: its caption, else one template for all, which the encoders then read once."""
@@ -378,7 +371,7 @@ def _metadata(run: TextualInversion, name: str) -> dict[str, str]:
         "version": __version__,
         "family": backbone.family,
         "prediction": backbone.prediction,
-        "initial_word": concept.initial_word.strip(),
+        "initial_word": None if concept.initial_embedding else concept.initial_word.strip(),
         "initial_embedding": concept.initial_embedding.name if concept.initial_embedding else None,
         "kind": concept.kind,
         "vectors": len(next(iter(run.weights.vectors.values()))),

@@ -259,6 +259,7 @@ def attention_heatmap() -> tuple[dict[str, dict], list, list]:
     return nodes, links, groups
 
 
+PHOTOS = ("cat.png", "cat_2.png", "cat_3.png")
 WORD_PROMPT = "in Paris, a photo of embedding:my_cat"
 
 
@@ -275,7 +276,7 @@ def textual_inversion() -> tuple[dict[str, dict], list, list]:
     sampled, links = word_sampling(850, 60, ("word", "clip"))
     nodes = {
         "checkpoint": checkpoint((0, 60)),
-        "photo": photo("cat.png", (0, 220)),
+        **{f"photo{n}": photo(name, (0, 220 + 370 * n)) for n, name in enumerate(PHOTOS)},
         "word": node("PALP_TextualInversionTrain", (390, 60), {"name": "my_cat"}, (400, 820)),
         "prompt": node(
             "StringConcatenate",
@@ -287,11 +288,11 @@ def textual_inversion() -> tuple[dict[str, dict], list, list]:
         "chart": node("PreviewImage", (850, 560), size=(700, 480), title="Loss chart"),
         **sampled,
     }
-    links += [*parts("checkpoint", "word"), ("photo", "IMAGE", "word", "images.image0")]
+    links += [*parts("checkpoint", "word"), *((f"photo{n}", "IMAGE", "word", f"images.image{n}") for n in range(3))]
     links += [("word", "loss_chart", "chart", "images")]
     links += [("word", "embedding", "prompt", "string_b"), ("prompt", "STRING", "positive", "text")]
     groups = [
-        {"title": "1. Checkpoint and images", "bounding": [-20, -20, 370, 580]},
+        {"title": "1. Checkpoint and images", "bounding": [-20, -20, 370, 1350]},
         {"title": "2. Name the word, say where it starts", "bounding": [370, -20, 440, 1140]},
         {"title": "3. The word in a prompt", "bounding": [830, -20, 1200, 1140]},
     ]
@@ -322,7 +323,9 @@ WORKFLOWS = {
 def base_directory(folder: Path) -> Path:
     """Photos, and empty files that stand for the models a user picks: nothing is run here."""
     base = make_base_directory(folder / "base")
-    Image.fromarray(data.chelsea()).save(base / "input" / "cat.png")
+    cat = Image.fromarray(data.chelsea())
+    for name, part in zip(PHOTOS, (cat, cat.crop((90, 0, 390, 300)), cat.crop((60, 30, 450, 300))), strict=True):
+        part.save(base / "input" / name)
     Image.fromarray(data.coffee()).save(base / "input" / "cup.png")
     (base / "models/checkpoints/sd15.safetensors").touch()
     (base / f"models/loras/{NAME}.safetensors").touch()

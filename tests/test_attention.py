@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
 
 from palp_core.attention import (
     cross_attention_layers,
@@ -122,6 +123,8 @@ def test_hooks_are_gone_and_the_result_is_the_same(backbone):
 
 
 def test_a_network_without_text_attention_is_named():
+    with pytest.raises(ValueError, match="model is compiled"), recorded_attention(torch.compile(nn.Linear(1, 1)), (1,)):
+        pass
     with pytest.raises(ValueError, match=r"model \(Linear\) has no text cross-attention"):
         cross_attention_layers(torch.nn.Linear(1, 1))
 

@@ -27,6 +27,8 @@ def small(monkeypatch):
         monkeypatch.setattr(module, "SAMPLES", 2)
     monkeypatch.setattr(pairs, "PROMPTS", ONE_PROMPT)
     monkeypatch.setattr(training, "STEPS", (1, 2))
+    for model, (alignment, _) in guidance.TRAININGS.items():
+        monkeypatch.setitem(guidance.TRAININGS, model, (alignment, 1))
     monkeypatch.setitem(training.METHODS, "ti", training.Word(steps=3))
 
 
@@ -60,7 +62,7 @@ def test_trainings_are_measured_at_each_step_kept_and_not_computed_again(monkeyp
 
 def test_guidance_of_weight_nothing_is_no_guidance(monkeypatch, tmp_path, small):
     file = tmp_path / "rows.jsonl"
-    run(monkeypatch, "guide", "--steps", 1, "--parts", "unguided", "pick", "--results", file)
+    run(monkeypatch, "guide", "--parts", "unguided", "pick", "--results", file)
     rows = {row["method"]: row for row in results.read_rows(file)}
     assert list(rows) == [f"{model}, {part}" for model in MODELS for part in ("unguided", "pick")]
     run(monkeypatch, "run", "--methods", "base", "--seeds", 0, "--results", file)

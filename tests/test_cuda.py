@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from palp_core import Personalization, PersonalizationConfig, Subject
+from palp_core import (
+    Concept,
+    Personalization,
+    PersonalizationConfig,
+    Subject,
+    TextualInversion,
+    TextualInversionConfig,
+)
 from palp_core.diffusers_backbone import DiffusersBackbone
 from tiny import pictures, tiny_pipeline
 
@@ -30,3 +37,11 @@ def learned(family: str, folder, device: str, precision: str) -> torch.Tensor:
 def test_training_on_the_gpu_learns_what_the_cpu_learns(tmp_path, family, precision, nearness):
     cpu, gpu = (learned(family, tmp_path, device, p) for device, p in (("cpu", "fp32"), ("cuda", precision)))
     assert torch.nn.functional.cosine_similarity(cpu, gpu, dim=0) > nearness
+
+
+def test_a_word_is_learned_with_a_pipeline_that_lies_on_the_gpu_already(tmp_path):
+    pipeline = tiny_pipeline("sdxl", tmp_path).to("cuda")
+    config = TextualInversionConfig(steps=2, resolution=64, vectors=2)
+    run = TextualInversion(DiffusersBackbone(pipeline, "cuda"), Concept(pictures((64, 64)), "cat"), config)
+    list(run.steps())
+    assert run.weights.steps == 2 and all(rows.shape[0] == 2 for rows in run.weights.vectors.values())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from palp_core import pick_and_draw
 from palp_core.attention import LayerAttention, recorded_attention
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.pick_and_draw import (
@@ -321,11 +322,14 @@ def test_a_word_that_attends_nowhere_asks_for_a_mask(tmp_path):
 
 
 @pytest.mark.parametrize(("coldest", "warned"), [(0.7, True), (0.1, False)])
-def test_a_word_that_attends_almost_evenly_is_warned_of(caplog, coldest, warned):
+def test_a_word_that_attends_almost_evenly_is_warned_of(sd1, monkeypatch, caplog, coldest, warned):
     maps = torch.linspace(coldest, 1.0, 16).view(1, 1, 4, 4)
-    region = reference_region({"up_blocks.0": LayerAttention(maps, None)}, 0.4)
-    assert region.shape == (1, 1, 4, 4) and region.sum() == 9
-    assert ("hardly anywhere" in caplog.text) == warned
+    region, contrast = reference_region({"up_blocks.0": LayerAttention(maps, None)}, 0.4)
+    assert region.shape == (1, 1, 4, 4) and region.sum() == 9 and contrast == pytest.approx(1 - coldest)
+    monkeypatch.setattr(pick_and_draw, "reference_region", lambda *_: (region, contrast))
+    guide = guidance(sd1, end_percent=1.0)
+    guide(random(1, 4, 8, 8), torch.tensor([2.0]))
+    assert ("Connect a mask" in guide.warning) == ("hardly anywhere" in caplog.text) == warned
 
 
 def test_hooks_are_gone_after_an_error(backbone):

@@ -33,8 +33,12 @@ from .pairs import INDIVIDUALS, Pairs, Prompt, prompts_of_trainings, target
 from .results import FOLDER, compute, require_label
 
 Model = Literal["vanilla", "palp", "over-fitted"]
-#: What a model was trained with: the prompt kept alive, or plain training for so long that it forgets.
-ALIGNMENTS: dict[Model, AlignmentConfig] = {"palp": ALIGNMENT, "over-fitted": AlignmentConfig(weight=0.0)}
+#: What a model was trained with, and for how many steps: the prompt kept alive and likeness left to win, or plain
+#: training for so long that it forgets.
+TRAININGS: dict[Model, tuple[AlignmentConfig, int]] = {
+    "palp": (ALIGNMENT, 100),
+    "over-fitted": (AlignmentConfig(weight=0.0), 200),
+}
 Part = Literal["unguided", "pick", "draw", "pick and draw"]
 #: Makes a context in which the model is as it was before training.
 Untouched = Callable[[], AbstractContextManager]
@@ -76,7 +80,8 @@ def measure(world: World, cell: GuidedCell) -> list[dict]:
     if cell.model == "vanilla":
         return rows(world, cell, individual, cell.class_word, {}, nullcontext)
     prompt = target(cell.class_word, cell.prompts[0]).prompt("a [V]")
-    run = personalization(world, individual, prompt, cell.steps, cell.seed, ALIGNMENTS[cell.model])
+    alignment, _ = TRAININGS[cell.model]
+    run = personalization(world, individual, prompt, cell.steps, cell.seed, alignment)
     found = []
     for step in run.steps():
         if step.index + 1 == cell.steps:
@@ -123,12 +128,10 @@ def without(untouched: Untouched, denoiser: PromptedDenoiser) -> PromptedDenoise
 class Guide:
     """Draw with and without guidance, with the same seeds, and judge what is missing."""
 
-    models: tuple[Model, ...] = ("vanilla", *ALIGNMENTS)
+    models: tuple[Model, ...] = ("vanilla", *TRAININGS)
     pairs: Pairs = "test"
     seeds: tuple[int, ...] = (0,)
     parts: tuple[Part, ...] = tuple(PARTS)
-    #: Of the trained models.
-    steps: int = 200
     #: Added to the methods' names, where settings below are not the usual.
     label: str = ""
     #: Other settings of the guidance; none for the usual.
@@ -147,8 +150,12 @@ class Guide:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _cells(self) -> Iterator[GuidedCell]:
-        parts = {f"{part}{self.label}": replace(PARTS[part], **self._changes()) for part in self.parts}
         for seed, (class_word, number), model in product(self.seeds, INDIVIDUALS[self.pairs], self.models):
-            steps = 0 if model == "vanilla" else self.steps
+            _, steps = TRAININGS.get(model, (None, 0))
             for prompts in prompts_of_trainings(self.pairs, reads_prompt=model == "palp"):
-                yield GuidedCell(model, self.pairs, class_word, number, seed, steps, prompts, parts)
+                yield GuidedCell(model, self.pairs, class_word, number, seed, steps, prompts, self._parts(model))
+
+    def _parts(self, model: Model) -> dict[str, PickAndDrawConfig]:
+        """The untouched model is its own template: there is no layout for it to be drawn to."""
+        able = [part for part in self.parts if model != "vanilla" or not PARTS[part].draw_weight]
+        return {f"{part}{self.label}": replace(PARTS[part], **self._changes()) for part in able}

@@ -203,6 +203,18 @@ def test_words_of_two_files_work_in_one_prompt(make):
     assert not any(torch.is_tensor(token) for token, _ in clip.tokenize("a embedding:cat")["l"][0])
 
 
+@pytest.mark.parametrize("text", ["a embedding:cat. in Paris", "a,embedding:cat", "embedding:cat's hat"])
+def test_the_log_says_where_a_word_works_only_until_it_is_read_from_its_file(make, text, caplog):
+    from palp_pack.nodes.learned_words import clip_with_words
+
+    clip = clip_with_words(make()[1], {"embedding:cat": {"clip_l": torch.ones(1, 32)}})
+    for found in ("embedding:cat", "a (embedding:cat:1.2), b", "a embedding:cat, b", "(a embedding:cat)"):
+        clip.tokenize(found)
+    assert "would not find" not in caplog.text
+    assert any(torch.is_tensor(token) for token, _ in clip.tokenize(text)["l"][0])
+    assert "would not find the word" in caplog.text
+
+
 def test_models_that_cannot_be_trained_are_named(make):
     import comfy.model_sampling
     from palp_pack.nodes.comfy_backbone import ComfyBackbone

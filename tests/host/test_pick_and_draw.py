@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,7 @@ def execute(parts, **changes):
 
     model, clip, vae = parts
     (image,) = pictures((64, 64))
+    PickAndDrawGuidance.hidden = SimpleNamespace(unique_id="7")  # which the host sets
     inputs = {"model": model, "clip": clip, "vae": vae, "image": image[None], **WIDGETS, **changes}
     with torch.inference_mode():
         return PickAndDrawGuidance.execute(**inputs).args
@@ -307,6 +309,44 @@ def test_without_the_layout_loss_nothing_is_prepared_for_it(both, monkeypatch):
     assert not torch.equal(sample(parts, model, positive), sample(parts, patched, positive))
 
 
+def test_a_merged_model_keeps_its_own_layout(both):
+    """What another model's weights were mixed into is no LoRA to be left out."""
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+
+    model, *others = both[1]
+    (merged,) = ModelMergeSimple().merge(model, with_lora(model), 0.5)
+    alone = {"pick_weight": 0.0, "class_word": ""}
+    guided_model, positive = execute((merged, *others), **alone)
+    assert torch.equal(sample(both[1], guided_model, positive), sample(both[1], merged, positive))
+    personal = with_lora(merged)
+    found, told = (execute((personal, *others), **alone, vanilla_model=given)[0] for given in (None, merged))
+    assert torch.equal(sample(both[1], found, positive), sample(both[1], told, positive))
+    assert not torch.equal(sample(both[1], found, positive), sample(both[1], personal, positive))
+
+
+def test_where_the_word_is_hard_to_find_the_node_says_so(both, monkeypatch):
+    from palp_pack.nodes import pick_and_draw
+
+    shown = []
+    monkeypatch.setattr(pick_and_draw, "show_text", lambda *texts: shown.append(texts))
+    monkeypatch.setattr("palp_pack.palp_core.pick_and_draw.FAINT", 2.0)  # no word attends to less than it has
+    sample(both[1], *execute(both[1]))
+    ((node_id, text),) = shown
+    assert node_id == "7" and "hardly anywhere in the reference picture. Connect a mask" in text
+
+
+def test_two_guidances_of_one_model_both_load_their_layouts_model(both, monkeypatch):
+    from palp_pack.nodes import pick_and_draw
+
+    model, clip, vae = both[1]
+    others = [pick_and_draw.ComfyBackbone(model.clone(), clip, vae) for _ in range(2)]
+    waiting = iter(others)
+    monkeypatch.setattr(pick_and_draw, "_other_backbone", lambda *_: next(waiting))
+    first, _ = execute(both[1], vanilla_model=model)
+    second, _ = execute((first, clip, vae), vanilla_model=model)
+    assert len(second.get_additional_models_with_key(pick_and_draw.KEY)) == 2
+
+
 def test_out_of_memory_says_what_to_lower(both, monkeypatch):
     import comfy.model_management
     from palp_pack.nodes.comfy_backbone import ComfyBackbone
@@ -328,6 +368,14 @@ BAD = {
     "a learned word of no class": (
         {"prompt": "a sketch of embedding:x in Paris", "subject_word": "embedding:x", "class_word": ""},
         "class_word is empty. Say what embedding:x is",
+    ),
+    "a placeholder that the CLIP does not know": (
+        {"prompt": "a sketch of [V] in Paris", "subject_word": "[V]"},
+        "clip does not know what [V] stands for. Connect the CLIP of Load PALP LoRA",
+    ),
+    "a word that is written otherwise": (
+        {"prompt": "a sketch of a (red:1.0) cat", "subject_word": "red cat"},
+        "subject_word 'red cat' is in the prompt",
     ),
     "two masks": ({"mask": torch.ones(2, 64, 64)}, "mask holds 2 masks"),
     "two references": ({"image": torch.rand(2, 64, 64, 3)}, "image holds 2 pictures"),

@@ -261,14 +261,24 @@ def test_a_learned_word_starts_the_next_run_and_palp(server, sd15_checkpoint):
     links = {"images.image1": ["3", 0], "masks.mask0": ["4", 0], "masks.mask1": ["5", 0]}
     options = {"learn": "style", "captions": "{} a\n{} b", "hold_norm": False, "regularization": 0.1, "batch_size": 2}
     options |= {"precision": "bf16", "gradient_checkpointing": True, "initial_embedding": "cat-toy.safetensors"}
-    server.queue(graph(sd15_checkpoint, links, nodes, name="second", learning_rate=1e-4, **options)).require_success()
+    run = graph(sd15_checkpoint, links, nodes, name="second", learning_rate=1e-4, **options)
+    result = server.queue(run).require_success()
+    assert any("regularization 0." in text for _, text in result.texts)
     first, second = (load_file(folder / f"{name}.safetensors") for name in ("cat-toy", "second"))
     assert 0 < (second["emb_params"] - first["<cat-toy>"]).abs().max() < 1e-3
 
     from test_nodes import graph as palp_graph
 
     small = {"file_name": "pivotal", "embedding_learning_rate": 0.0, "initial_embedding": "second.safetensors"}
-    server.queue(palp_graph(sd15_checkpoint, **small)).require_success()
-    lora = load_file(server.base_directory / "models/loras/pivotal_00001.safetensors")
-    word = lora["bundle_emb.pivotal_00001.string_to_param.*"]
-    torch.testing.assert_close(word.float(), second["emb_params"], rtol=1e-3, atol=1e-5)
+
+    def refined(number: int) -> torch.Tensor:
+        server.queue(palp_graph(sd15_checkpoint, **small)).require_success()
+        name = f"pivotal_{number:05}"
+        return load_file(server.base_directory / f"models/loras/{name}.safetensors")[
+            f"bundle_emb.{name}.string_to_param.*"
+        ]
+
+    torch.testing.assert_close(refined(1).float(), second["emb_params"], rtol=1e-3, atol=1e-5)
+    again = {"emb_params": second["emb_params"] / 2}
+    save_file(again, folder / "second.safetensors")  # a word that was trained anew: nothing in the graph has changed
+    torch.testing.assert_close(refined(2).float(), again["emb_params"], rtol=1e-3, atol=1e-5)
