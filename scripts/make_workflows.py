@@ -276,7 +276,9 @@ def textual_inversion() -> tuple[dict[str, dict], list, list]:
     sampled, links = word_sampling(850, 60, ("word", "clip"))
     nodes = {
         "checkpoint": checkpoint((0, 60)),
-        **{f"photo{n}": photo(name, (0, 220 + 370 * n)) for n, name in enumerate(PHOTOS)},
+        "photo0": photo(PHOTOS[0], (-360, 60)),
+        "photo1": photo(PHOTOS[1], (-360, 450)),
+        "photo2": photo(PHOTOS[2], (0, 450)),
         "word": node("PALP_TextualInversionTrain", (390, 60), {"name": "my_cat"}, (400, 820)),
         "prompt": node(
             "StringConcatenate",
@@ -292,7 +294,7 @@ def textual_inversion() -> tuple[dict[str, dict], list, list]:
     links += [("word", "loss_chart", "chart", "images")]
     links += [("word", "embedding", "prompt", "string_b"), ("prompt", "STRING", "positive", "text")]
     groups = [
-        {"title": "1. Checkpoint and images", "bounding": [-20, -20, 370, 1350]},
+        {"title": "1. Checkpoint and images", "bounding": [-380, -20, 730, 1140]},
         {"title": "2. Name the word, say where it starts", "bounding": [370, -20, 440, 1140]},
         {"title": "3. The word in a prompt", "bounding": [830, -20, 1200, 1140]},
     ]
