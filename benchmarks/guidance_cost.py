@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from palp_core.alignment import guided_noise
-from palp_core.attention import recorded_attention
+from palp_core.attention import is_decoder, recorded_attention
 from palp_core.diffusers_backbone import DiffusersBackbone
+from palp_core.heatmap import HeatMaps
 from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, prompted
 
 from .cost import cost_arguments, keep, parsed, random_backbone, setting, synchronize
@@ -38,7 +39,7 @@ LABELS = {
     "draw": "draw",
     "both": "pick and draw",
     "after_the_end": "guided run, after its end",
-    "recorded": "unguided step, a word recorded",
+    "recorded": "unguided step, words recorded",
 }
 
 
@@ -53,9 +54,13 @@ def sampler_steps(backbone: DiffusersBackbone, x: Tensor, cfg: float) -> dict[st
         levels = sigma.expand(len(x))
         guided_noise(backbone.denoise, guidance(x * sigma, levels), levels, null, cond, cfg)
 
+    words, heat = backbone.token_positions("a cat", "a cat", {}), HeatMaps()
+    rows = torch.arange(len(x)) + (0 if cfg == 1 else len(x))  # the prompt's, behind those of the null prompt
+
     def recorded(share: float) -> None:
-        with recorded_attention(backbone.denoiser, parts[0].tokens):
+        with recorded_attention(backbone.denoiser, words, rows, only=is_decoder) as layers:
             found["unguided"](share)
+        heat.add(layers, tuple(x.shape[-2:]), len(x))
 
     found = {kind: partial(step, PickAndDraw(*parts, x[:1], backbone.sigmas, config)) for kind, config in KINDS.items()}
     return {**found, "recorded": recorded}
