@@ -5,11 +5,11 @@ Before the ordinary denoising of x at noise level sigma, for the first part of t
     palette  features of the reference at this level, at the places that attend to its subject (computed once per level)
     pick     mean over generated places of the smallest cosine distance to a palette feature: relaxed EMD, one direction
     draw     distance of the subject's attention maps from those of the model without the subject, the template
-    x <- x - step * (1 + sigma^2) * n * grad(pick_weight*pick + draw_weight*draw)
+    x <- x - step * (1 + sigma^2) * n * m * grad(pick_weight*pick + draw_weight*draw)
 
 x = x0 + sigma*eps is sqrt(1 + sigma^2) times the latents of unit variance on which the paper takes its steps, hence
 the factor 1 + sigma^2. n is the number of elements of one picture's latents: the losses are means, and a step is to
-mean the same at every picture size.
+mean the same at every picture size. m is 1 where the subject is or is to be, else 0 (not in the paper).
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ class PickAndDraw:
                 "the gradient of Pick-and-Draw is not finite: the model overflows in half precision. Run it in bf16 "
                 "or fp32 (ComfyUI: --bf16-unet or --fp32-unet)."
             )
-        return descended(x.detach(), sigma, gradient, self.config.step_size)
+        places = subject_places(layers, templates or {}, tuple(x.shape[-2:]), self.config.threshold)
+        return descended(x.detach(), sigma, gradient * places, self.config.step_size)
 
     @torch.no_grad()
     def _template_maps(self, x: Tensor, sigma: Tensor) -> dict[str, Tensor]:
@@ -281,6 +282,21 @@ def sigma_range(sigmas: Tensor, start_percent: float, end_percent: float) -> tup
         return sigmas[round((1 - percent) * (len(sigmas) - 1))].item()
 
     return (0.0 if end_percent == 1 else level(end_percent), math.inf if start_percent == 0 else level(start_percent))
+
+
+def subject_places(
+    layers: Mapping[str, LayerAttention], templates: Mapping[str, Tensor], size: tuple[int, int], threshold: float
+) -> Tensor:
+    """Where the subject is, or is to be by the template: (B, 1, *size), 0 or 1.
+
+    Not in the paper, which moves all of the latents. A feature sees far beyond its own place, so that the gradient
+    takes the surroundings along, away from the prompt's and towards those of the reference.
+    """
+    both = [
+        {name: m.detach() for name, m in maps.items() if is_decoder(name)} for maps in (word_maps(layers), templates)
+    ]
+    found = [saliency(list(maps.values()), size) > threshold for maps in both if maps]
+    return torch.stack(found).any(dim=0).float()[:, None]
 
 
 def word_maps(layers: Mapping[str, LayerAttention]) -> dict[str, Tensor]:

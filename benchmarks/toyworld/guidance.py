@@ -36,7 +36,7 @@ Model = Literal["vanilla", "palp", "over-fitted"]
 #: What a model was trained with, and for how many steps: the prompt kept alive and likeness left to win, or plain
 #: training for so long that it forgets.
 TRAININGS: dict[Model, tuple[AlignmentConfig, int]] = {
-    "palp": (ALIGNMENT, 100),
+    "palp": (ALIGNMENT, 50),
     "over-fitted": (AlignmentConfig(weight=0.0), 200),
 }
 Part = Literal["unguided", "pick", "draw", "pick and draw"]
