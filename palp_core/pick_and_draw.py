@@ -53,7 +53,7 @@ class PickAndDrawConfig:
     pick_weight: float = 1.0
     #: Weight of the layout loss; 0 leaves it out, and saves the template's forward pass. Typical 0.1 to 1; more costs
     #: likeness.
-    draw_weight: float = 0.2
+    draw_weight: float = 0.1
     #: Length of a step along the gradient. Typical 0.02 to 0.2; more costs the prompt, and at last tears the picture.
     step_size: float = 0.05
     #: Steps along the gradient before each denoising. 1 to 5, each costs a forward and a backward pass.
