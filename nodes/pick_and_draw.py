@@ -19,9 +19,9 @@ from ..palp_core.pick_and_draw import (
     PickAndDraw,
     PickAndDrawConfig,
     PromptedDenoiser,
-    Reference,
     with_conditioning,
 )
+from ..palp_core.reference_trajectory import Reference
 from .comfy_backbone import ComfyBackbone, make_differentiable
 from .inputs import ADVANCED, CATEGORY
 from .learned_words import check_clip, spelled_out, spelled_word, token_positions

@@ -16,33 +16,35 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .alignment import Denoiser
-from .attention import LayerAttention, is_decoder, min_max, recorded_attention, resized
+from .attention import LayerAttention, is_decoder, recorded_attention
 from .backbone import Backbone, Conditioning, Placeholders
+from .pick_and_draw_losses import (
+    FIND_SUBJECT,
+    draw_loss,
+    pick_loss,
+    reference_palette,
+    reference_region,
+    subject_places,
+    word_maps,
+)
+from .reference_trajectory import Reference, ReferenceTrajectory
 
-Reference = Literal["noise", "inversion"]
-
-BLUR = 0.5  # standard deviation of the smoothing of maps, in places of a layer
-PALETTE_SIZE = 1024  # features of a layer, at most; more are thinned out evenly
 KEPT_PALETTES = 2  # a sampler of higher order comes back to the level before; SDXL's take some 100 MB each
 #: Share of the schedule at which the reference is looked at for where its subject is. In the toy world the place found
 #: hardly depends on it.
 REGION_LEVEL = 0.4
-FLAT = 1e-3  # a map that varies by less than this share of its peak attends nowhere
-#: And by less than this, hardly anywhere: in the toy world, words for what a photo shows have 0.87 and more, and words
-#: for what it does not show 0.33 and more.
+#: A map that varies by less than this share of its peak attends hardly anywhere: in the toy world, words for what a
+#: photo shows have 0.87 and more, and words for what it does not show 0.33 and more.
 FAINT = 0.6
-FIND_SUBJECT = "Connect a mask, white where the subject is, or use a word that names what the picture shows."
 LONGEST_STEP = 0.2  # rms of one step, relative to that of the latents, sqrt(1 + sigma^2)
-INVERSION_LEVELS = 25
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class PickAndDraw:
         self.config = config
         self._region = mask
         self._region_level = sigmas[round(REGION_LEVEL * (len(sigmas) - 1))].item()
-        self.trajectory = ReferenceTrajectory(reference.denoise, latents, sigmas, config)
+        self.trajectory = ReferenceTrajectory(reference.denoise, latents, sigmas, config.reference, config.seed)
         self.history: list[GuidanceStep] = []
         self.warning = ""  # where the reference's word attends hardly anywhere: what to do about it
         self._picks = config.pick_weight > 0
@@ -240,41 +242,6 @@ def guided(denoise: Denoiser, guidance: PickAndDraw) -> Denoiser:
     return denoise_moved
 
 
-class ReferenceTrajectory:
-    """The reference picture at any noise level, (1, C, h, w): the same noise at all levels, or DDIM inversion.
-
-    Inversion (arXiv 2105.05233, app. F) goes from level to level along eps_hat = (x - D)/sigma. Each level is computed
-    once, when a level at or above it is asked for first.
-    """
-
-    def __init__(
-        self, denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, sigmas: Tensor, config: PickAndDrawConfig
-    ):
-        self.denoise = denoise
-        self.latents = latents
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(config.seed))
-        self._noise = noise if config.reference == "noise" else None
-        every = torch.linspace(0, len(sigmas) - 1, INVERSION_LEVELS).round().long()
-        self._levels = sigmas.float().cpu()[every].tolist()
-        self._inverted: list[tuple[Tensor, Tensor]] = []  # x and eps_hat at the levels so far
-
-    @torch.no_grad()
-    def at(self, sigma: Tensor) -> Tensor:
-        """sigma: (1,), on the device to compute on."""
-        if self._noise is not None:
-            return self.latents.to(sigma) + sigma * self._noise.to(sigma)
-        wanted = sigma.item()
-        x, level, eps = self.latents.to(sigma), 0.0, torch.zeros_like(self.latents).to(sigma)
-        for index, next_level in enumerate(self._levels):
-            if next_level > wanted:
-                break
-            if index == len(self._inverted):
-                x = x + (next_level - level) * eps
-                self._inverted.append((x, (x - self.denoise(x, sigma.new_tensor([next_level]))) / next_level))
-            (x, eps), level = self._inverted[index], next_level
-        return x + (wanted - level) * eps
-
-
 def sigma_range(sigmas: Tensor, start_percent: float, end_percent: float) -> tuple[float, float]:
     """Parts of the schedule, 0..1, as (lowest, highest) noise level. sigmas: ascending, (N,)."""
 
@@ -284,111 +251,6 @@ def sigma_range(sigmas: Tensor, start_percent: float, end_percent: float) -> tup
     return (0.0 if end_percent == 1 else level(end_percent), math.inf if start_percent == 0 else level(start_percent))
 
 
-def subject_places(
-    layers: Mapping[str, LayerAttention], templates: Mapping[str, Tensor], size: tuple[int, int], threshold: float
-) -> Tensor:
-    """Where the subject is, or is to be by the template: (B, 1, *size), 0 or 1.
-
-    Not in the paper, which moves all of the latents. A feature sees far beyond its own place, so that the gradient
-    takes the surroundings along, away from the prompt's and towards those of the reference.
-    """
-    both = [
-        {name: m.detach() for name, m in maps.items() if is_decoder(name)} for maps in (word_maps(layers), templates)
-    ]
-    found = [saliency(list(maps.values()), size) > threshold for maps in both if maps]
-    return torch.stack(found).any(dim=0).float()[:, None]
-
-
-def word_maps(layers: Mapping[str, LayerAttention]) -> dict[str, Tensor]:
-    """Layer -> (B, h, w): the attention to all tokens of the word together."""
-    return {name: layer.maps.sum(dim=1) for name, layer in layers.items()}
-
-
-def mean_map(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Of several layers' maps (B, h, w): (B, *size)."""
-    return torch.stack([resized(m, size) for m in maps]).mean(dim=0)
-
-
-def saliency(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Where a word attends, by the mean of several layers' maps (B, h, w), stretched to 0..1. Returns (B, *size)."""
-    return min_max(mean_map(maps, size))
-
-
-def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> tuple[Tensor, float]:
-    """Where a word attends by more than the threshold, (1, 1, h, w), 0 or 1, on the finest of the layers' grids.
-
-    And the contrast of its map, 0..1: by what share of the peak it varies. Raises ValueError where that is nothing.
-    """
-    maps = list(word_maps(layers).values())
-    finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
-    heat = mean_map(maps, finest)
-    contrast = ((heat.max() - heat.min()) / heat.max()).item()
-    if not contrast > FLAT:
-        raise ValueError(
-            "the subject's word attends nowhere in the reference picture of Pick-and-Draw, so its look cannot be found "
-            f"there. {FIND_SUBJECT}"
-        )
-    return (min_max(heat) > threshold).float()[:, None], contrast
-
-
-def reference_palette(layers: Mapping[str, LayerAttention], region: Tensor) -> dict[str, Tensor]:
-    """The subject's features in each layer, (1, h*w, C) -> (K, C) with 1 <= K <= PALETTE_SIZE.
-
-    region: (1, 1, h, w) in 0..1, where it is.
-    """
-    palette = {}
-    for name, layer in layers.items():
-        inside = _inside(region.to(layer.maps), tuple(layer.maps.shape[-2:]))
-        features = layer.features[0, inside.flatten()]  # (K, C)
-        thin = torch.linspace(0, len(features) - 1, min(len(features), PALETTE_SIZE), device=features.device)
-        palette[name] = features[thin.round().long()]
-    return palette
-
-
-def pick_loss(layers: Mapping[str, LayerAttention], palette: Mapping[str, Tensor], threshold: float) -> Tensor:
-    """Appearance: relaxed EMD to the palette of each layer, at the places that attend to the word. Returns (B,)."""
-    maps = [layers[name].maps.detach().sum(dim=1) for name in palette]
-    inside: dict[tuple[int, int], Tensor] = {}
-    losses = []
-    for name, colours in palette.items():
-        size = tuple(layers[name].maps.shape[-2:])
-        if size not in inside:
-            inside[size] = (saliency(maps, size) > threshold).flatten(1).float()  # (B, h*w)
-        losses.append(relaxed_emd(layers[name].features, colours, inside[size]))
-    return torch.stack(losses).mean(dim=0)
-
-
-def relaxed_emd(features: Tensor, palette: Tensor, weights: Tensor) -> Tensor:
-    """Unidirectional relaxed earth mover's distance with the cosine distance, a lower bound of the exact one.
-
-    (B, N, C), (K, C), (B, N) -> (B,): the mean by weights of each feature's distance to the nearest of the palette.
-    """
-    features, palette = (F.normalize(t.float(), dim=-1) for t in (features, palette))
-    nearest = 1 - (features @ palette.T).amax(dim=-1)  # (B, N)
-    return (nearest * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1)
-
-
-def draw_loss(maps: Mapping[str, Tensor], templates: Mapping[str, Tensor]) -> Tensor:
-    """Layout: mean over all layers of the Frobenius norm between smoothed maps (B, h, w). Returns (B,).
-
-    Each map is brought to mean 1, because a learned word may get more attention than its class word without lying
-    elsewhere, and the norm is divided by sqrt(h*w), so that fine layers do not outweigh coarse ones.
-    """
-    losses = []
-    for name, template in templates.items():
-        difference = smoothed(_mean_one(maps[name])) - smoothed(_mean_one(template))
-        losses.append(torch.linalg.vector_norm(difference, dim=(-2, -1)) / math.sqrt(difference[0].numel()))
-    return torch.stack(losses).mean(dim=0)
-
-
-def smoothed(maps: Tensor) -> Tensor:
-    """(B, h, w) through a Gaussian of BLUR places, 3 by 3; beyond the edge it goes on as at the edge."""
-    at = torch.tensor([-1.0, 0.0, 1.0], device=maps.device)
-    kernel = torch.exp(-(at**2) / (2 * BLUR**2))
-    kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
-    return F.conv2d(F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate"), kernel[None, None])[:, 0]
-
-
 def descended(x: Tensor, sigma: Tensor, gradient: Tensor, step_size: float) -> Tensor:
     """x - step_size * (1 + sigma^2) * gradient, no picture by more than LONGEST_STEP. (B, C, H, W), (B,)."""
     unit = (1 + sigma**2).sqrt().view(-1, 1, 1, 1)
@@ -396,13 +258,3 @@ def descended(x: Tensor, sigma: Tensor, gradient: Tensor, step_size: float) -> T
     rms = step.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     longest = LONGEST_STEP * unit
     return x - step * longest / torch.maximum(rms, longest)
-
-
-def _mean_one(maps: Tensor) -> Tensor:
-    return maps / maps.mean(dim=(-2, -1), keepdim=True)
-
-
-def _inside(region: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 1, h, w) -> (*size) bool: places of which the region covers the most, at least half of that."""
-    covered = F.adaptive_avg_pool2d(region, size)[0, 0]
-    return covered >= covered.max() / 2

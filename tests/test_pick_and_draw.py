@@ -12,26 +12,28 @@ from palp_core import pick_and_draw
 from palp_core.attention import LayerAttention, recorded_attention
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.pick_and_draw import (
-    BLUR,
     LONGEST_STEP,
-    PALETTE_SIZE,
     REGION_LEVEL,
     PickAndDraw,
     PickAndDrawConfig,
     PromptedDenoiser,
-    ReferenceTrajectory,
     descended,
-    draw_loss,
     guided,
     prompted,
+    sigma_range,
+)
+from palp_core.pick_and_draw_losses import (
+    BLUR,
+    PALETTE_SIZE,
+    draw_loss,
     reference_palette,
     reference_region,
     relaxed_emd,
-    sigma_range,
     smoothed,
     subject_places,
     word_maps,
 )
+from palp_core.reference_trajectory import ReferenceTrajectory
 from tiny import tiny_pipeline
 
 PROMPT = "a sketch of a cat"
@@ -59,7 +61,7 @@ def guidance(backbone, latents=None, mask=None, reference=None, template="a sket
         None if template is None else prompted(backbone, template, "dog"),
         latents,
         backbone.sigmas,
-        PickAndDrawConfig(**config),
+        PickAndDrawConfig(**{"draw_weight": 1.0, **config}),
         mask,
     )
 
@@ -259,7 +261,7 @@ def test_inversion_is_the_way_that_sampling_goes_back(sd1):
     """From the inverted noise, Euler's method over the same levels returns about where it came from."""
     denoiser = prompted(sd1, "a cat", "cat")
     latents = random(1, 4, 8, 8, seed=9)
-    way = ReferenceTrajectory(denoiser.denoise, latents, sd1.sigmas, PickAndDrawConfig(reference="inversion"))
+    way = ReferenceTrajectory(denoiser.denoise, latents, sd1.sigmas, reference="inversion")
     top = 2.0
     x = noisy = way.at(torch.tensor([top]))
     levels = [level for level in way._levels if level < top]
@@ -276,7 +278,7 @@ def region_level(backbone) -> float:
 
 def test_the_noised_reference_has_the_same_noise_at_every_level(sd1):
     latents = random(1, 4, 8, 8, seed=9)
-    way = ReferenceTrajectory(None, latents, sd1.sigmas, PickAndDrawConfig(seed=5))
+    way = ReferenceTrajectory(None, latents, sd1.sigmas, seed=5)
     low, high = (way.at(torch.tensor([s])) - latents for s in (1.0, 3.0))
     torch.testing.assert_close(high, 3 * low)
     assert 0.8 < low.std() < 1.2
