@@ -20,6 +20,7 @@ from tiny import pictures, tiny_pipeline
 pytestmark = pytest.mark.host
 
 PROMPT = "a sketch of a cat in Paris"
+CONFIG = ("pick_weight", "draw_weight", "step_size", "end_percent", "threshold")  # that are not the usual
 WIDGETS = {
     "prompt": PROMPT,
     "subject_word": "cat",
@@ -59,17 +60,17 @@ def guidance(backbone, **config) -> PickAndDraw:
         prompted(backbone, PROMPT.replace("cat", "dog"), "dog"),
         backbone.encode_image(image),
         backbone.sigmas,
-        PickAndDrawConfig(**{"step_size": 0.5, "end_percent": 0.7, **config}),
+        PickAndDrawConfig(**{name: WIDGETS[name] for name in CONFIG} | config),
     )
 
 
-def execute(parts, **changes):
+def execute(parts, node_id=None, **changes):
     """(MODEL, CONDITIONING) of the node, as the host calls it."""
     from palp_pack.nodes.pick_and_draw import PickAndDrawGuidance
 
     model, clip, vae = parts
     (image,) = pictures((64, 64))
-    PickAndDrawGuidance.hidden = SimpleNamespace(unique_id="7")  # which the host sets
+    PickAndDrawGuidance.hidden = SimpleNamespace(unique_id=node_id)  # which the host sets
     inputs = {"model": model, "clip": clip, "vae": vae, "image": image[None], **WIDGETS, **changes}
     with torch.inference_mode():
         return PickAndDrawGuidance.execute(**inputs).args
@@ -330,7 +331,7 @@ def test_where_the_word_is_hard_to_find_the_node_says_so(both, monkeypatch):
     shown = []
     monkeypatch.setattr(pick_and_draw, "show_text", lambda *texts: shown.append(texts))
     monkeypatch.setattr("palp_pack.palp_core.pick_and_draw.FAINT", 2.0)  # no word attends to less than it has
-    sample(both[1], *execute(both[1]))
+    sample(both[1], *execute(both[1], node_id="7"))
     ((node_id, text),) = shown
     assert node_id == "7" and "hardly anywhere in the reference picture. Connect a mask" in text
 
