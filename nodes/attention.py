@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io, ui
+from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor
 
-from ..palp_core.attention import cross_attention_layers, is_decoder, recorded_attention
+from ..palp_core.attention import compiled_model, cross_attention_layers, is_decoder, recorded_attention
 from ..palp_core.heatmap import HeatMaps, overlay, word_heat, word_share
 from .inputs import CATEGORY
 from .learned_words import check_clip, content_positions, spelled_out, spelled_word, token_positions
@@ -16,21 +19,26 @@ from .progress import show_text
 KEY = "palp_record_attention"
 
 Recording = io.Custom("PALP_ATTENTION")
+OTHER_ASPECT = 0.05  # log of a ratio; scaling a picture rounds its sides by less
 
 
 class AttentionRecording:
     """The maps of a prompt's tokens in the latest sampling with it, and the wrappers that record them."""
 
-    def __init__(self, tokenizer, prompt: str, context: Tensor):
+    def __init__(self, tokenizer, prompt: str, contexts: list[Tensor]):
         self.tokenizer = tokenizer
         self.prompt = prompt
-        self.context = context  # (1, T, C), by which the prompt's rows are known
+        self.contexts = (
+            contexts  # (1, T, C) each, by which the prompt's rows are known; several where CLIP is scheduled
+        )
         self.tokens = content_positions(tokenizer, prompt)
         self.heat = HeatMaps()
         self._size, self._batch = (0, 0), 0
 
     def sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
         """Around a whole sampling: it is recorded afresh."""
+        if TORCH_COMPILE_KWARGS in guider.model_options:  # by a node behind ours
+            raise compiled_model()
         self.heat = HeatMaps()
         self._size, self._batch = tuple(noise.shape[-2:]), len(noise)
         try:
@@ -40,7 +48,8 @@ class AttentionRecording:
 
     def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
         """Around each evaluation of the model; rows with another prompt, and parts of the picture, are passed over."""
-        rows, repeats = matching_rows(c_crossattn, self.context)
+        matches = (matching_rows(c_crossattn, context) for context in self.contexts)
+        rows, repeats = max(matches, key=lambda match: len(match[0]))
         if len(rows) == 0 or tuple(x.shape[-2:]) != self._size:
             return executor(x, t, c_concat, c_crossattn, *args, **kwargs)
         network = executor.class_obj.diffusion_model
@@ -54,20 +63,28 @@ class AttentionRecording:
         word = spelled_word(self.tokenizer, word)
         return [self.tokens.index(at) for at in token_positions(self.tokenizer, self.prompt, word)]
 
-    def maps(self, pictures: int) -> Tensor:
-        """(B, K, h, w). Raises ValueError where there is none, or not one for each of so many pictures."""
+    def maps(self, image: Tensor) -> Tensor:
+        """(B, K, h, w) for pictures (B, H, W, C). Raises ValueError where there is none, or not one for each."""
         if self.heat.runs == 0:
             raise ValueError(
                 "nothing was recorded. Connect Record Attention's MODEL to the sampler, its CONDITIONING to the "
                 "sampler's positive input, and the picture that comes of it to this node. Where ComfyUI had kept that "
                 "picture from an earlier run, queue with another seed."
             )
-        if len(self.heat.maps) != pictures:
+        maps, (pictures, height, width) = self.heat.maps, image.shape[:3]
+        if len(maps) != pictures:
             raise ValueError(
-                f"image holds {pictures} pictures, but {len(self.heat.maps)} were sampled with the recording. Connect "
-                "the pictures that came of that sampling, all of them."
+                f"image holds {pictures} pictures, but {len(maps)} were sampled with the recording. Connect the "
+                "pictures that came of that sampling, all of them."
             )
-        return self.heat.maps
+        sides = maps.shape[-2:]
+        if abs(math.log(height * sides[1] / (width * sides[0]))) > OTHER_ASPECT:
+            raise ValueError(
+                f"image is {width} x {height} pixels, but what was recorded last were latents of {sides[1]} x "
+                f"{sides[0]}: a tile, or another sampler's. Use one Record Attention for each sampler, and none for "
+                "what samples in tiles."
+            )
+        return maps
 
 
 def matching_rows(context: Tensor | None, prompt: Tensor) -> tuple[Tensor, int]:
@@ -120,7 +137,7 @@ class RecordAttention(io.ComfyNode):
         check_clip(clip)
         prompt = spelled_out(clip.tokenizer, prompt)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        recording = AttentionRecording(clip.tokenizer, prompt, conditioning[0][0])
+        recording = AttentionRecording(clip.tokenizer, prompt, [context for context, _ in conditioning])
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, recording.sample)
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, recording.apply_model)
@@ -174,7 +191,7 @@ class AttentionHeatmap(io.ComfyNode):
 
     @classmethod
     def execute(cls, recording, image, word, opacity, against=""):
-        tokens, maps = recording.positions(word), recording.maps(len(image))
+        tokens, maps = recording.positions(word), recording.maps(image)
         others = [token for other in against.split(",") if other.strip() for token in recording.positions(other)]
         heat = word_heat(maps, tokens, tuple(image.shape[1:3]), sorted(set(others) - set(tokens)))
         picture = overlay(image, heat, opacity)

@@ -244,14 +244,14 @@ def _without_dynamic_memory(patcher):
         return patcher
     if "disable_dynamic" not in inspect.signature(patcher.clone).parameters:
         raise ValueError(
-            "this ComfyUI cannot train with dynamic VRAM. Start it without --fast dynamic_vram, or update."
+            "this ComfyUI computes no gradients with dynamic VRAM. Start it without --fast dynamic_vram, or update."
         )
     if patcher.cached_patcher_init is None:
         raise ValueError(
-            "the node that loaded this model does not say how to load it again, which training with dynamic VRAM "
-            "needs. Use ComfyUI's own loader, or start ComfyUI with --disable-dynamic-vram."
+            "the node that loaded this model does not say how to load it again, which gradients with dynamic VRAM "
+            "need. Use ComfyUI's own loader, or start ComfyUI with --disable-dynamic-vram."
         )
-    if hasattr(patcher, "get_non_dynamic_delegate"):  # reads the file once for all copies of a MODEL
+    if hasattr(patcher, "get_non_dynamic_delegate"):  # reads the file once for one MODEL, and again for a copy of it
         return patcher.get_non_dynamic_delegate()
     return patcher.clone(disable_dynamic=True)
 

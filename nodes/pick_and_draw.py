@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..palp_core.attention import cross_attention_layers
 from ..palp_core.backbone import Conditioning, Family
 from ..palp_core.images import check_image, check_mask, latent_mask, resize_to_cover, training_size
 from ..palp_core.pick_and_draw import (
@@ -35,6 +36,7 @@ RESOLUTIONS: dict[Family, int] = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 DEFAULT = PickAndDrawConfig()
 #: About how many times a sampling step's memory a step along the gradient takes.
 GRADIENT_BATCH = 4
+OWN_LAYOUT = "The layout is the model's own already, so that draw_weight does nothing: there is no LoRA to leave out."
 OUT_OF_MEMORY = (
     "Out of memory in Pick-and-Draw Guidance, whose gradients need more of it than sampling does. Lower the batch size "
     "of the latents, set draw_weight to 0, then lower the size of the picture. A guided model must fit on the GPU as a "
@@ -70,6 +72,7 @@ class PickAndDrawGuidance(io.ComfyNode):
     ):
         resolution, reference_prompt = widgets.pop("resolution"), widgets.pop("reference_prompt")
         config = PickAndDrawConfig(**widgets)
+        cross_attention_layers(model.model.diffusion_model)  # raises where there is none
         check_clip(clip)
         prompts = _prompts(clip.tokenizer, prompt, subject_word, class_word, reference_prompt)
         conditioning, *others = (clip.encode_from_tokens_scheduled(clip.tokenize(p.text)) for p in prompts)
@@ -131,10 +134,7 @@ class GuidedSampling:
         with torch.inference_mode(False), _out_of_memory_named():
             self.guidance = self._prepare(guider)
         try:
-            sampled = executor(guider, *args, **kwargs)
-            if self.guidance.warning:
-                show_text(self.source.node_id, self.guidance.warning)
-            return sampled
+            return executor(guider, *args, **kwargs)
         finally:
             self.guidance = None
 
@@ -148,6 +148,9 @@ class GuidedSampling:
         with torch.inference_mode(False), _out_of_memory_named():
             moved = self.guidance(x.clone(), sigma.clone())  # clones: no inference tensors
         logging.debug("Pick-and-Draw: %s", self.guidance.history[-1])
+        if self.guidance.warning:
+            show_text(self.source.node_id, self.guidance.warning)
+            self.guidance.warning = ""
         return moved
 
     def _prepare(self, guider) -> PickAndDraw:
@@ -162,10 +165,13 @@ class GuidedSampling:
             with_conditioning(source.backbone, cond, prompt.tokens)
             for cond, prompt in zip(self.conds[:2], source.prompts[:2], strict=True)
         )
+        template = self._template(guider.model_patcher) if source.config.draw_weight > 0 else None
+        if template is None and source.config.draw_weight > 0:
+            show_text(source.node_id, OWN_LAYOUT)
         return PickAndDraw(
             generation,
             reference,
-            self._template(guider.model_patcher) if source.config.draw_weight > 0 else None,
+            template,
             source.latents,
             source.backbone.sigmas,
             source.config,
@@ -222,7 +228,7 @@ def _prompts(tokenizer, prompt: str, subject_word: str, class_word: str, referen
     if word.startswith("embedding:") and not class_word.strip():
         raise ValueError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
     class_word = class_word.strip() or word
-    reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of {word}"
+    reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of a {word}"
 
     def found(text: str, word: str) -> _Prompt:
         return _Prompt(text, token_positions(tokenizer, text, word))
@@ -236,13 +242,22 @@ def _prompts(tokenizer, prompt: str, subject_word: str, class_word: str, referen
 
 
 def class_prompt(prompt: str, word: str, class_word: str) -> str:
-    """The prompt with the class word in the place of the subject's, wherever that stands as a word."""
-    return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _: class_word, prompt, flags=re.IGNORECASE)
+    """The prompt with the class word in the place of the subject's, wherever that stands as a word.
+
+    The names of learned words are left alone: a cat beside embedding:my-cat.
+    """
+    pattern = rf"(?P<subject>(?<!\w){re.escape(word)}(?!\w))|embedding:\S+"
+    return re.sub(pattern, lambda m: class_word if m["subject"] else m[0], prompt, flags=re.IGNORECASE)
 
 
 def _conditioning(encoded: list, family: str) -> Conditioning:
     """The host's CONDITIONING as the core's, with no inference tensors in it."""
-    context, extra = encoded[0]
+    if len(encoded) > 1:
+        raise ValueError(
+            "clip has LoRA or other hooks that change along the schedule, which guidance cannot follow. Remove their "
+            "keyframes."
+        )
+    ((context, extra),) = encoded
     return Conditioning(context.clone(), extra["pooled_output"].clone() if family == "sdxl" else None)
 
 
@@ -333,7 +348,7 @@ def _inputs() -> list[io.Input]:
             default=DEFAULT.iterations,
             min=1,
             max=50,
-            tooltip="Moves before each guided sampler step: 1 to 5. Each costs about one sampler step.",
+            tooltip="Moves before each guided sampler step: 1 to 5. Each costs one to two sampler steps.",
         ),
         io.Float.Input(
             "start_percent",
@@ -370,7 +385,7 @@ def _inputs() -> list[io.Input]:
         io.String.Input(
             "reference_prompt",
             default="",
-            tooltip='What the reference shows, with the subject word. Empty: "a photo of" the subject word.',
+            tooltip='What the reference shows, with the subject word. Empty: "a photo of a" and the subject word.',
             extra_dict=ADVANCED,
         ),
         io.Int.Input(
@@ -389,7 +404,7 @@ def _inputs() -> list[io.Input]:
             min=0,
             max=2**63 - 1,
             control_after_generate=False,
-            tooltip="Of the reference's noise.",
+            tooltip="Of the reference's noise. On a GPU the same seed repeats a picture up to its kernels' rounding.",
             extra_dict=ADVANCED,
         ),
     ]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 #: How the names of the modules on the way up begin, in diffusers and in the original code's layout.
 DECODER_PREFIXES = ("up_blocks.", "output_blocks.")
+ODDEST_ASPECT = 1.3  # between a layer's grid and the latents', where rounding makes the difference
 
 
 class LayerAttention(NamedTuple):
@@ -31,10 +32,7 @@ class LayerAttention(NamedTuple):
 def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Name -> module of each text cross-attention. Raises ValueError where there is none, or none that can be seen."""
     if hasattr(network, "_orig_mod"):
-        raise ValueError(
-            "model is compiled, so that its attention cannot be seen. Take it from before it is compiled (ComfyUI: "
-            "the node Torch Compile Model)."
-        )
+        raise compiled_model()
     layers = {
         name: module
         for name, module in network.named_modules()
@@ -46,6 +44,14 @@ def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
             "Diffusion 1.x, 2.x or SDXL."
         )
     return layers
+
+
+def compiled_model() -> ValueError:
+    """The error for a network that does not pass through its own modules."""
+    return ValueError(
+        "model is compiled, so that its attention cannot be seen. Take it from before it is compiled (ComfyUI: remove "
+        "the node Torch Compile Model)."
+    )
 
 
 def is_decoder(layer: str) -> bool:
@@ -68,7 +74,7 @@ def recorded_attention(
     repeats: how many copies of the prompt stand one behind the other in the context. only: says by name which layers
     are recorded; by default all. keep_features: says by name which layers' features are kept. Everything is
     differentiable where the run is. Hooks are gone when the context ends.
-    Raises ValueError where the network has no cross-attention, or is compiled.
+    Raises ValueError where the network has no cross-attention, or is compiled: at the end, if that shows only there.
     """
     attention = {name: m for name, m in cross_attention_layers(network).items() if only is None or only(name)}
     found: dict[str, LayerAttention] = {}
@@ -102,6 +108,8 @@ def recorded_attention(
             handles.append(module.to_q.register_forward_hook(on_queries(name)))
             handles.append(module.to_k.register_forward_hook(on_keys(name, module.heads)))
         yield found
+        if not found:
+            raise compiled_model()
     finally:
         for handle in handles:
             handle.remove()
@@ -118,16 +126,25 @@ def token_shares(q: Tensor, k: Tensor, heads: int, repeats: int = 1) -> Tensor:
 
 
 def layer_grid(places: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a layer with so many places, in a network that halves latents of this size, rounding up."""
+    """(height, width) of a layer with so many places, in a network whose latents have this size.
+
+    Each way down halves the sides, rounding up. Where something else scales them as well, it is the grid whose aspect
+    is nearest. Raises ValueError where none is near.
+    """
     height, width = size
     while height * width > places:
         height, width = (height + 1) // 2, (width + 1) // 2
-    if height * width != places:
+    if height * width == places:
+        return height, width
+    aspect = math.log(size[0] / size[1])
+    rows = [h for h in range(1, places + 1) if places % h == 0]
+    height = min(rows, key=lambda h: abs(math.log(h * h / places) - aspect))
+    if abs(math.log(height * height / places) - aspect) > math.log(ODDEST_ASPECT):
         raise ValueError(
-            f"a cross-attention layer has {places} places, which is no halving of latents of {size[1]} x {size[0]}. "
-            "Remove nodes that merge tokens or cut the picture into tiles."
+            f"a cross-attention layer has {places} places, which is no grid like that of latents of {size[1]} x "
+            f"{size[0]}. Remove nodes that change sizes inside the model."
         )
-    return height, width
+    return height, places // height
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

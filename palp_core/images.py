@@ -19,7 +19,7 @@ def check_image(name: str, image: Tensor) -> Tensor:
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
-            f"{name} is {width} x {height} pixels, too small to learn from. Use a photo of 256 pixels or more."
+            f"{name} is {width} x {height} pixels, too small to show anything. Use a photo of 256 pixels or more."
         )
     if not torch.isfinite(image).all():
         raise ValueError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
@@ -28,15 +28,17 @@ def check_image(name: str, image: Tensor) -> Tensor:
 
 def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
     """(H, W) in 0..1, white where the subject is -> float32. Raises ValueError that calls the mask `name`."""
+    if (
+        mask.numel() == 0 or mask.max() <= 0
+    ):  # before its size: the host's mask of an opaque picture is black, and small
+        raise ValueError(
+            f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or remove it."
+        )
     if mask.shape != image.shape[:2]:
         found, wanted = ("x".join(map(str, tuple(t.shape)[1::-1])) for t in (mask, image))
         raise ValueError(f"{name} is {found} pixels, but its image is {wanted}. Make the mask on that image.")
     if not torch.isfinite(mask).all():
         raise ValueError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
-    if mask.max() <= 0:
-        raise ValueError(
-            f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or remove it."
-        )
     return mask.float().clamp(0, 1)
 
 

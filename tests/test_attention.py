@@ -122,6 +122,14 @@ def test_hooks_are_gone_and_the_result_is_the_same(backbone):
     assert hooks(backbone.denoiser) == before
 
 
+def test_a_network_that_passes_by_its_layers_is_named(backbone):
+    with (
+        pytest.raises(ValueError, match="model is compiled"),
+        recorded_attention(backbone.denoiser, (1,)),
+    ):
+        pass  # the compiled copy would run here
+
+
 def test_a_network_without_text_attention_is_named():
     with pytest.raises(ValueError, match="model is compiled"), recorded_attention(torch.compile(nn.Linear(1, 1)), (1,)):
         pass
@@ -131,7 +139,8 @@ def test_a_network_without_text_attention_is_named():
 
 def test_grids_of_odd_sizes():
     assert [layer_grid(n, (9, 15)) for n in (135, 40, 12)] == [(9, 15), (5, 8), (3, 4)]
-    with pytest.raises(ValueError, match="no halving of latents of 15 x 9"):
+    assert layer_grid(6 * 11, (9, 16)) == (6, 11)  # scaled to two thirds
+    with pytest.raises(ValueError, match="no grid like that of latents of 15 x 9"):
         layer_grid(41, (9, 15))
 
 

@@ -14,6 +14,7 @@ from palp_core import (
     TextualInversionConfig,
 )
 from palp_core.diffusers_backbone import DiffusersBackbone
+from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, prompted
 from tiny import pictures, tiny_pipeline
 
 pytestmark = [
@@ -39,9 +40,31 @@ def test_training_on_the_gpu_learns_what_the_cpu_learns(tmp_path, family, precis
     assert torch.nn.functional.cosine_similarity(cpu, gpu, dim=0) > nearness
 
 
-def test_a_word_is_learned_with_a_pipeline_that_lies_on_the_gpu_already(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_word_is_learned_with_a_pipeline_that_lies_on_the_gpu_already(tmp_path, precision):
     pipeline = tiny_pipeline("sdxl", tmp_path).to("cuda")
     config = TextualInversionConfig(steps=2, resolution=64, vectors=2)
-    run = TextualInversion(DiffusersBackbone(pipeline, "cuda"), Concept(pictures((64, 64)), "cat"), config)
+    backbone = DiffusersBackbone(pipeline, "cuda", precision)
+    run = TextualInversion(
+        backbone, Concept(pictures((64, 64)), "c"), config
+    )  # its tokenizer spells: one letter a token
     list(run.steps())
     assert run.weights.steps == 2 and all(rows.shape[0] == 2 for rows in run.weights.vectors.values())
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(("precision", "nearness"), [("fp32", 0.99), ("bf16", 0.8), ("fp16", 0.8)])
+def test_guidance_on_the_gpu_moves_latents_as_on_the_cpu(tmp_path, family, precision, nearness):
+    x = 3 * torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    moves = []
+    for device, chosen in (("cpu", "fp32"), ("cuda", precision)):
+        backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path).to(device), device, chosen)
+        sampled, reference, template = (
+            prompted(backbone, text, text[-3:])
+            for text in ("a sketch of a cat", "a photo of a cat", "a sketch of a dog")
+        )
+        latents = backbone.encode_image(pictures((64, 64))[0])
+        guidance = PickAndDraw(sampled, reference, template, latents, backbone.sigmas, PickAndDrawConfig(draw_weight=1))
+        at = x.to(device)
+        moves.append((guidance(at, at.new_full((2,), 3.0)) - at).cpu().flatten())
+    assert torch.nn.functional.cosine_similarity(*moves, dim=0) > nearness

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -126,10 +127,14 @@ def test_a_model_that_is_streamed_in_gives_its_plain_copy_and_clip_only_where_it
     monkeypatch.setattr(model, "cached_patcher_init", (make, ()), raising=False)
     monkeypatch.setattr(model, "get_non_dynamic_delegate", lambda: plain, raising=False)
     monkeypatch.delattr(type(clip.patcher), "get_non_dynamic_delegate", raising=False)
+    if "disable_dynamic" not in inspect.signature(model.clone).parameters:  # an older host
+        with pytest.raises(ValueError, match="computes no gradients with dynamic VRAM"):
+            ComfyBackbone(model, clip, vae)
+        return
     backbone = ComfyBackbone(model, clip, vae)
     assert backbone.patcher is plain
     backbone.encode_image(torch.rand(64, 64, 3))
-    with pytest.raises(ValueError, match=r"Use ComfyUI's own loader|cannot train with dynamic VRAM"):
+    with pytest.raises(ValueError, match="Use ComfyUI's own loader"):
         backbone.encode_prompt("a cat", {})
 
 

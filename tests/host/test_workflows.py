@@ -108,9 +108,14 @@ def test_guidance_and_heat_maps_from_their_templates(browser_page, server, name,
         "PALP_PickAndDraw": {"resolution": 64},
     }
     result = server.queue(shipped(browser_page, name, **chosen), timeout=900).require_success()
-    assert picture(server, result).std() > 5
+    first = picture(server, result)
+    assert first.std() > 5
     shown = [image for image in result.images if image["type"] == "temp"]
     assert len(shown) == (2 if name == "attention_heatmap" else 0)
+    if name == "pick_and_draw":
+        chosen["PALP_PickAndDraw"] |= {"pick_weight": 0.0, "draw_weight": 0.0}
+        off = server.queue(shipped(browser_page, name, **chosen), timeout=900).require_success()
+        assert np.abs(first - picture(server, off)).mean() > 0.05  # of 255 levels; the model is random
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
