@@ -88,7 +88,7 @@ class PalpPersonalize(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
             run = Personalization(backbone, everyone, widgets["target_prompt"], config)
             progress = TrainingProgress(cls.hidden.unique_id, run.config.steps)
-            path = train(run, progress, lambda: save_run(run, folder, name), "PALP Personalize")
+            path = train(run, progress, lambda chosen: save_run(run, chosen, name), folder, "PALP Personalize")
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")

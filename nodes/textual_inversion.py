@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from functools import partial
+from pathlib import Path
 from typing import get_args
 
 import folder_paths
@@ -41,6 +42,8 @@ from .learned_words import clip_with_words
 from .progress import TrainingProgress, show_text
 from .training import train
 
+HOST_SUFFIXES = (".safetensors", ".pt", ".bin")  # with which the host looks for embedding:NAME
+NAME = "Textual Inversion Train"
 DEFAULT = TextualInversionConfig()
 
 
@@ -49,7 +52,7 @@ class TextualInversionTrain(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PALP_TextualInversionTrain",
-            display_name="Textual Inversion Train",
+            display_name=NAME,
             category=CATEGORY,
             description=(
                 "Learns a word for your subject or style from 3 to 5 images; the model itself is not changed. Saves it "
@@ -89,7 +92,7 @@ class TextualInversionTrain(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
             run = TextualInversion(backbone, concept, config)
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
-            path = train(run, progress, lambda: save_word(run, folder, name, overwrite), "Textual Inversion Train")
+            path = train(run, progress, partial(save_word, run, name=name, overwrite=overwrite), folder, NAME)
         word = f"embedding:{path.stem}"
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt, a space or comma after it.")
         chart = loss_chart(progress.history)[None]
@@ -98,17 +101,18 @@ class TextualInversionTrain(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
-        """Run again when the initial embedding has been replaced."""
-        return initial_embedding_time(inputs)
+        """Run again when the initial embedding has been replaced, but not where this node itself did that."""
+        own = [f"{name.strip().removesuffix('.safetensors')}.safetensors" for name in inputs.get("name", [])]
+        return None if inputs.get("initial_embedding") == own else initial_embedding_time(inputs)
 
 
 def _check_no_namesake(folder: Path, name: str) -> None:
     """The host looks in several folders, and takes .pt and .bin files too: another file of the name may come first."""
     ours = folder / f"{name}.safetensors"
-    for file in folder_paths.get_filename_list("embeddings"):
-        path = Path(folder_paths.get_full_path("embeddings", file) or ours)
-        if PurePath(file).stem == ours.stem and path.resolve() != ours.resolve():
-            raise ValueError(f"name: embedding:{ours.stem} would also mean {path}. Choose another name.")
+    for place in map(Path, folder_paths.get_folder_paths("embeddings")):
+        for path in place.rglob(f"{name}.*"):
+            if path.suffix in HOST_SUFFIXES and path.resolve() != ours.resolve():
+                raise ValueError(f"name: embedding:{name} would also mean {path}. Choose another name.")
 
 
 def _lines(text: str) -> tuple[str, ...]:

@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import comfy.model_management
+import folder_paths
 
-from ..palp_core.checkpoint import keep_unfinished
+from ..palp_core.checkpoint import keep_unfinished, save_somewhere
 from ..palp_core.personalization import Personalization
 from ..palp_core.textual_inversion import TextualInversion
-from .progress import TrainingProgress
+from .progress import TrainingProgress, show_text
 
 OUT_OF_MEMORY = "Out of memory. Switch on gradient_checkpointing, then lower batch_size, then resolution."
 
 Run = Personalization | TextualInversion
 
 
-def train(run: Run, progress: TrainingProgress, save: Callable[[], Path], node: str) -> Path:
+def train(run: Run, progress: TrainingProgress, save: Callable[[Path], Path], folder: str | Path, node: str) -> Path:
     """Train and save. What a cancelled or failed run has learned is saved too, before the error goes on.
 
-    node: its name, for the log.
+    save: to a folder that it is given: `folder`, or where that fails, as on a full disk, one of the host's or of the
+    system's, which an error then names. node: its name, for the log.
     """
+    folders = [Path(folder), Path(folder_paths.get_output_directory()), Path(tempfile.gettempdir())]
     try:
         with closing(run.steps()) as steps:
             for step in steps:
                 progress.update(step)
     except comfy.model_management.InterruptProcessingException:
-        logging.info("%s was cancelled. %s", node, keep_unfinished(run, save))
+        outcome = keep_unfinished(run, save, folders)
+        logging.info("%s was cancelled. %s", node, outcome)
+        show_text(progress.node_id, f"Cancelled. {outcome}")
         raise
     except Exception as error:
         cause = OUT_OF_MEMORY if is_out_of_memory(error) else error
-        raise RuntimeError(f"{cause} {keep_unfinished(run, save)}") from error
-    return save()
+        raise RuntimeError(f"{cause} {keep_unfinished(run, save, folders)}") from error
+    path = save_somewhere(save, folders)
+    if path.parent != folders[0]:
+        raise RuntimeError(f"{folder} could not be written to. What was learned is kept in {path}: move it there.")
+    return path
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -47,9 +49,25 @@ class Run(Protocol):
     weights: Learned | None
 
 
-def keep_unfinished(run: Run, save: Callable[[], Path]) -> str:
-    """Save what a run that ended early has learned, if anything; says where."""
+def keep_unfinished(run: Run, save: Callable[[Path], Path], folders: Sequence[Path]) -> str:
+    """Save what a run that ended early has learned, if anything, in the first folder where that succeeds; says where.
+
+    Raises RuntimeError where none of the folders can be written to.
+    """
     if run.weights is None or run.weights.steps == 0:
         return "No step was completed, so nothing was saved."
-    path = save()
-    return f"What was learned in {run.weights.steps} steps is kept in {path.name}."
+    path = save_somewhere(save, folders)
+    where = path.name if path.parent == folders[0] else path
+    return f"What was learned in {run.weights.steps} steps is kept in {where}."
+
+
+def save_somewhere(save: Callable[[Path], Path], folders: Sequence[Path]) -> Path:
+    """Save in the first of the folders where that succeeds. Raises RuntimeError where none can be written to."""
+    errors = []
+    for folder in folders:
+        try:
+            return save(folder)
+        except (OSError, SafetensorError) as error:
+            errors.append(f"{folder}: {error}")
+            logging.warning("%s could not be written to: %s", folder, error)
+    raise RuntimeError(f"What was learned could not be saved. {'; '.join(errors)}")

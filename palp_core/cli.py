@@ -118,7 +118,7 @@ class Train:
         try:
             stopped = self._train(run, unfinished, state, history)
         except (NonFiniteLossError, torch.OutOfMemoryError) as error:
-            sys.exit(f"palp: {error} {keep_unfinished(run, lambda: save_run(run, self.out, name))}")
+            sys.exit(f"palp: {error} {keep_unfinished(run, lambda folder: save_run(run, folder, name), [self.out])}")
         path = save_run(run, self.out, name)
         write_picture(loss_chart(history), path.with_suffix(".loss.png"))
         if stopped:

@@ -72,7 +72,10 @@ def load_embedding(path: str | Path) -> Embedding:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.") from error
-    vectors = {key: rows.float().reshape(-1, rows.shape[-1]) for key, rows in _words(path.name, tensors).items()}
+    vectors = {  # copies: what safetensors gives keeps the file open, which Windows then does not let be replaced
+        key: rows.to(torch.float32, copy=True).reshape(-1, rows.shape[-1])
+        for key, rows in _words(path.name, tensors).items()
+    }
     counts = {len(rows) for rows in vectors.values()}
     if len(counts) > 1 or 0 in counts or not all(torch.isfinite(rows).all() for rows in vectors.values()):
         raise ValueError(f"{path.name} holds no usable vectors. Copy or download it again.")

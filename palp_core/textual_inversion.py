@@ -241,9 +241,11 @@ class _Trainer:
         self.backbone, self.concept, self.config = run.backbone, run.concept, run.config
         self.done = 0
         self.random = torch.Generator().manual_seed(run.config.seed)
-        self.start = {encoder: v.to(run.backbone.device, torch.float32) for encoder, v in run._start.items()}
-        self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}
+        self.start = {e: v.to(run.backbone.device, torch.float32, copy=True) for e, v in run._start.items()}
         self.longest = longest_norms(run.backbone, run.concept)
+        if run.config.hold_norm:
+            shorten(self.start, self.longest)  # or the regularization would pull to what is out of reach
+        self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}
         self.optimizer = torch.optim.AdamW(self.vectors.values(), lr=run.config.learning_rate, weight_decay=0.0)
         self.scaler = loss_scaler(run.backbone)
 

@@ -183,6 +183,13 @@ def test_regularization_keeps_the_word_near_its_start(backbone):
     assert (near - start).norm() < 0.5 * (far - start).norm()
 
 
+def test_a_long_start_is_shortened_before_the_regularization_pulls_to_it(backbone):
+    long = Embedding("old.safetensors", {e: 9 * rows for e, rows in backbone.word_vectors("c").items()})
+    config = configured(steps=2, regularization=1.0)
+    first, second = TextualInversion(backbone, letter(initial_embedding=long), config).steps()
+    assert first.regularization == 0 and second.regularization < 0.1
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(backbone):
     plain, checkpointed = (trained(backbone, config=configured(gradient_checkpointing=on)) for on in (False, True))
     torch.testing.assert_close(rows(plain), rows(checkpointed), rtol=1e-3, atol=1e-5)

@@ -298,13 +298,28 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
 
     run.backbone.denoise = diverging
     with pytest.raises(RuntimeError) as failure:
-        train(run, TrainingProgress(None, 3), lambda: save_run(run, tmp_path, "cat"), "PALP Personalize")
+        train(run, TrainingProgress(None, 3), lambda folder: save_run(run, folder, "cat"), tmp_path, "PALP Personalize")
     outcome = "is kept in cat_step2_00001.safetensors" if good_steps else "nothing was saved"
     assert f"not finite at step {good_steps + 1}" in str(failure.value) and outcome in str(failure.value)
     kept = [path.name for path in tmp_path.glob("*.safetensors*")]
     assert kept == (["cat_step2_00001.safetensors"] if good_steps else [])
     for name in kept:
         assert all(v.isfinite().all() for v in load_lora_file(tmp_path / name).lora.values())
+
+
+def test_a_folder_that_cannot_be_written_to_does_not_lose_the_run(make, tmp_path, monkeypatch):
+    import folder_paths
+    from palp_pack.nodes.progress import TrainingProgress
+    from palp_pack.nodes.training import train
+    from palp_pack.palp_core import save_run
+
+    run = personalization(*make())
+    full, refuge = tmp_path / "full", tmp_path / "output"
+    full.write_text("a file where the folder should be")
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(refuge))
+    with pytest.raises(RuntimeError, match=r"full could not be written to\. What was learned is kept in .*output"):
+        train(run, TrainingProgress(None, 3), lambda folder: save_run(run, folder, "cat"), full, "PALP Personalize")
+    assert [path.name for path in refuge.iterdir()] == ["cat_00001.safetensors"]
 
 
 def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
@@ -324,5 +339,5 @@ def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
 
     run.backbone.denoise = full
     with pytest.raises(RuntimeError, match=r"Out of memory. Switch on gradient_checkpointing.*cat_step2_00001"):
-        train(run, progress, lambda: save_run(run, tmp_path, "cat"), "PALP Personalize")
+        train(run, progress, lambda folder: save_run(run, folder, "cat"), tmp_path, "PALP Personalize")
     assert [path.name for path in tmp_path.iterdir()] == ["cat_step2_00001.safetensors"]

@@ -204,6 +204,7 @@ BAD = {
     "pickled start": ({"initial_embedding": "old.pt"}, "of a kind that may hold program code"),
     "start of another family": ({"initial_embedding": "xl.safetensors"}, "but the model has clip_l of width 768"),
     "name of a file of another kind": ({"name": "old"}, "embedding:old would also mean"),
+    "name of a file in a folder below": ({"name": "inner"}, "embedding:inner would also mean"),
 }
 
 
@@ -211,6 +212,8 @@ BAD = {
 def test_bad_input_is_named_on_the_node_before_any_training(server, sd15_checkpoint, case):
     folder = server.base_directory / "models/embeddings"
     (folder / "old.pt").write_bytes(b"not to be opened")
+    (folder / "below").mkdir(exist_ok=True)
+    (folder / "below/inner.bin").write_bytes(b"not to be opened")
     save_file({"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}, folder / "xl.safetensors")
     changes, message = BAD[case]
     before = embeddings(server)
@@ -247,6 +250,17 @@ def test_cancel_ends_the_run_within_a_step_and_keeps_what_was_learned(server, sd
     steps = int(re.fullmatch(r"cancelled_step(\d+).safetensors", kept)[1])
     assert seen[0] <= steps <= seen[0] + 5  # those that ended while the request was on its way
     load_embedding(server.base_directory / "models/embeddings" / kept)
+    told = f"Cancelled. What was learned in {steps} steps is kept in {kept}"
+    assert any(told in text for node, text in result.texts if node == "10")
+
+
+def test_a_word_that_goes_on_from_its_own_file_learns_once_for_each_change(server, sd15_checkpoint):
+    server.queue(graph(sd15_checkpoint, name="grown")).require_success()
+    more = graph(sd15_checkpoint, name="grown", overwrite=True, initial_embedding="grown.safetensors")
+    assert "10" in server.queue(more).require_success().executed
+    after = embeddings(server)["grown.safetensors"]
+    assert "10" not in server.queue(more).require_success().executed  # the file is newer, by its own doing
+    assert embeddings(server)["grown.safetensors"] == after
 
 
 def test_a_learned_word_starts_the_next_run_and_palp(server, sd15_checkpoint):
