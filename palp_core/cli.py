@@ -24,10 +24,13 @@ from .backbone import Precision
 from .chart import loss_chart
 from .checkpoint import keep_unfinished, save_tensors
 from .denoising import NonFiniteLossError
+from .embedding_file import check_can_save as check_can_save_word
+from .embedding_file import first_writable_folder, load_embedding
 from .lora_file import check_can_save, check_file_name, load_lora_file, save_run
 from .personalization import Personalization, PersonalizationConfig, Subject, TrainingStep
 from .picture_file import picture_files, read_picture, write_picture
 from .prompts import check_known
+from .textual_inversion import Concept, Kind, TextualInversion, TextualInversionConfig, described_word, save_word
 from .toyworld.scenes import ClassWord
 
 SAVE_STATE_EVERY = 50  # steps
@@ -112,7 +115,8 @@ class Train:
             personalization_prompt=self.personalization_prompt,
             masks=tuple(read_picture(path).mean(dim=-1) for path in picture_files(self.masks)),
         )
-        run = Personalization(self._backbone(), [subject], self.prompt, self.config)
+        backbone = training_backbone(self.model, self.device, self.precision)
+        run = Personalization(backbone, [subject], self.prompt, self.config)
         unfinished = Unfinished(self.out / f".{name}.unfinished.safetensors", run_identity(subject, run))
         state, history = unfinished.earlier(self.resume)
         try:
@@ -147,12 +151,70 @@ class Train:
                     return True
         return False
 
-    def _backbone(self):
-        from .diffusers_backbone import DiffusersBackbone, load_pipeline
 
-        half = (self.device or "").startswith("cuda") or (self.device is None and torch.cuda.is_available())
-        pipeline = load_pipeline(self.model, torch.bfloat16 if half and self.precision != "fp32" else torch.float32)
-        return DiffusersBackbone(pipeline, self.device, self.precision)
+@dataclass(frozen=True)
+class LearnWord:
+    """Learn a word by Textual Inversion; the model stays as it is. Ctrl-C keeps what was learned until then."""
+
+    #: A diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
+    model: Path
+    #: Pictures to learn from, 3 to 5, or one folder of them.
+    images: tuple[Path, ...]
+    #: Coarsely what they show, in one word that the model knows: cat, painting. Learning starts there.
+    initial_word: str = ""
+    #: A word learned before, a .safetensors file, to start from instead.
+    initial_embedding: Path | None = None
+    #: object: what the pictures show. style: how they are made.
+    kind: Kind = "object"
+    #: Masks of the pictures in the same order, white where the subject is, or one folder of them.
+    masks: tuple[Path, ...] = ()
+    #: Sentences to learn with, {} for the word; none for neutral ones.
+    templates: tuple[str, ...] = ()
+    #: A sentence for each picture, {} for the word, in place of templates.
+    captions: tuple[str, ...] = ()
+    #: Folder for the file and its loss chart.
+    out: Path = Path("embeddings")
+    #: Name of the word and its file.
+    name: str = "my_word"
+    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    device: str | None = None
+    #: Number format of the computation.
+    precision: Precision = "auto"
+    config: Annotated[TextualInversionConfig, tyro.conf.arg(name="")] = field(default_factory=TextualInversionConfig)
+
+    def run(self) -> None:
+        name = check_can_save_word(first_writable_folder([self.out]), self.name, overwrite=False)
+        concept = Concept(
+            tuple(read_picture(path) for path in picture_files(self.images)),
+            self.initial_word,
+            self.kind,
+            tuple(read_picture(path).mean(dim=-1) for path in picture_files(self.masks)),
+            self.templates,
+            self.captions,
+            load_embedding(self.initial_embedding) if self.initial_embedding else None,
+        )
+        run = TextualInversion(training_backbone(self.model, self.device, self.precision), concept, self.config)
+        history: list[TrainingStep] = []
+        try:
+            with stop_at_ctrl_c() as stop, closing(run.steps()) as steps:
+                for step in (bar := tqdm(steps, total=self.config.steps, unit="step")):
+                    history.append(step)
+                    bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", refresh=False)
+                    if stop.is_set():
+                        break
+        except (NonFiniteLossError, torch.OutOfMemoryError) as error:
+            sys.exit(f"palp: {error} {keep_unfinished(run, lambda folder: save_word(run, folder, name), [self.out])}")
+        path = save_word(run, self.out, name)
+        write_picture(loss_chart(history), path.with_suffix(".loss.png"))
+        print(path)
+
+
+def training_backbone(model: Path, device: str | None, precision: Precision):
+    from .diffusers_backbone import DiffusersBackbone, load_pipeline
+
+    half = (device or "").startswith("cuda") or (device is None and torch.cuda.is_available())
+    pipeline = load_pipeline(model, torch.bfloat16 if half and precision != "fp32" else torch.float32)
+    return DiffusersBackbone(pipeline, device, precision)
 
 
 @dataclass(frozen=True)
@@ -223,6 +285,9 @@ class Info:
     json: bool = False
 
     def run(self) -> None:
+        if (word := described_word(self.file)) is not None:
+            self._show_word(word)
+            return
         trained = load_lora_file(self.file)
         info = trained.info
         if self.json:
@@ -236,6 +301,16 @@ class Info:
             print(f"{subject.placeholder:15} a {subject.class_word} from {subject.images} photos; word: {vectors}")
         print(f"LoRA            {trained.projections} projections, rank {info.rank}, {info.steps} steps")
         print(f"in ComfyUI      Load PALP LoRA, then: {info.prompt}")
+
+    def _show_word(self, word: dict) -> None:
+        if self.json:
+            print(json.dumps(word, indent=2, ensure_ascii=False))
+            return
+        print(f"{self.file.name}: a word by PALP {word['version']}, for {word['family']}")
+        start = word["initial_word"] or word["initial_embedding"]
+        print(f"learned from    {word['images']} images of a kind of {word['kind']}, starting at {start!r}")
+        print(f"vectors         {word['vectors']}, {word['steps']} steps")
+        print(f"in ComfyUI      in models/embeddings: embedding:{self.file.stem}")
 
 
 # --- an unfinished training ------------------------------------------------------------------------------------------
@@ -301,7 +376,7 @@ def stop_at_ctrl_c() -> Iterator[Event]:
 
 
 def main() -> None:
-    commands = {"demo": Demo, "train": Train, "generate": Generate, "info": Info}
+    commands = {"demo": Demo, "train": Train, "learn-word": LearnWord, "generate": Generate, "info": Info}
     chosen = tyro.extras.subcommand_cli_from_dict(commands, prog="palp", description=__doc__)
     try:
         chosen.run()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .backbone import Backbone, Conditioning, WordVectors, concatenate, recomputed_in_backward
@@ -364,6 +365,17 @@ def save_word(run: TextualInversion, folder: str | Path, name: str, overwrite: b
     if run.weights.steps < run.config.steps:
         name, overwrite = f"{name[:LONGEST_STEM]}_step{run.weights.steps}", False
     return save_embedding(run.weights.vectors, partial(_metadata, run), folder, name, overwrite)
+
+
+def described_word(path: str | Path) -> dict | None:
+    """What one of our files says of its word; None for any other file. Raises ValueError where that is damaged."""
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get(METADATA_KEY)
+        return None if said is None else json.loads(said)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.") from error
 
 
 def _metadata(run: TextualInversion, name: str) -> dict[str, str]:

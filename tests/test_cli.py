@@ -72,6 +72,33 @@ def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, pho
         palp(monkeypatch, *common, "--prompt", "[X] in Rome")
 
 
+def learn_arguments(model: Path, photos: Path, out: Path, **settings) -> list[str]:
+    settings = {"steps": 3, "vectors": 2, "resolution": 64, "batch-size": 1, "initial-word": "c", **settings}
+    given = ["learn-word", "--model", model, "--images", photos, "--out", out, "--name", NAME]
+    return [*given, *(str(x) for k, v in settings.items() for x in (f"--{k}", v))]
+
+
+def test_a_word_is_learned_told_of_and_refined(monkeypatch, capsys, tmp_path, model, photos):
+    out = tmp_path / "embeddings"
+    palp(monkeypatch, *learn_arguments(model, photos, out))
+    file = out / f"{NAME}.safetensors"
+    assert {path.name for path in out.iterdir()} == {file.name, f"{NAME}.loss.png"}
+    assert load_file(file)["emb_params"].shape == (2, 32)
+    capsys.readouterr()
+    palp(monkeypatch, "info", file)
+    said = capsys.readouterr().out
+    assert f"embedding:{NAME}" in said and "starting at 'c'" in said and "2, 3 steps" in said
+    palp(monkeypatch, "info", file, "--json")
+    assert json.loads(capsys.readouterr().out)["settings"]["vectors"] == 2
+    with pytest.raises(SystemExit, match=f"{NAME}.safetensors is in the embeddings folder already"):
+        palp(monkeypatch, *learn_arguments(model, photos, out))
+    with pytest.raises(SystemExit, match="is 3 tokens"):
+        palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "other", **{"initial-word": "cat"}))
+
+    stop_after(1, monkeypatch, learn_arguments(model, photos, tmp_path / "more", **{"initial-embedding": file}))
+    assert (tmp_path / "more" / f"{NAME}_step1.safetensors").exists()
+
+
 class StoppedAfter(cli.tqdm):
     """A progress bar at which the user presses Ctrl-C."""
 
