@@ -92,6 +92,8 @@ class Train:
     prompt: str
     #: Masks of the photos in the same order, white where the subject is, or one folder of them.
     masks: tuple[Path, ...] = ()
+    #: A word learned before, a .safetensors file, to start from in place of the class word.
+    initial_embedding: Path | None = None
     #: The neutral prompt of the photos; empty for "a photo of [V]".
     personalization_prompt: str = ""
     #: Folder for the file, its loss chart and, while unfinished, the training's state.
@@ -114,6 +116,7 @@ class Train:
             self.class_word,
             personalization_prompt=self.personalization_prompt,
             masks=tuple(read_picture(path).mean(dim=-1) for path in picture_files(self.masks)),
+            initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
         )
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Personalization(backbone, [subject], self.prompt, self.config)
@@ -354,7 +357,8 @@ def run_identity(subject: Subject, run: Personalization) -> str:
         json.dumps([asdict(run.config), texts, run.backbone.prediction, str(run.backbone.compute_dtype)]).encode()
     )
     some = torch.cat([p.detach().flatten()[:4].float() for p in run.backbone.denoiser.parameters()])
-    for tensor in (some.cpu(), *subject.images, *subject.masks):
+    learned = subject.initial_embedding.vectors.values() if subject.initial_embedding else ()
+    for tensor in (some.cpu(), *subject.images, *subject.masks, *learned):
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 

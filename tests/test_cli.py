@@ -97,6 +97,10 @@ def test_a_word_is_learned_told_of_and_refined(monkeypatch, capsys, tmp_path, mo
 
     stop_after(1, monkeypatch, learn_arguments(model, photos, tmp_path / "more", **{"initial-embedding": file}))
     assert (tmp_path / "more" / f"{NAME}_step1.safetensors").exists()
+    start = {"initial-embedding": file, "steps": 1, "embedding-learning-rate": 1e-9}
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", **start))
+    (refined,) = load_lora_file(tmp_path / "loras" / f"{NAME}_00001.safetensors").words.values()
+    torch.testing.assert_close(refined["clip_l"], load_file(file)["emb_params"], atol=1e-4, rtol=1e-3)
 
 
 class StoppedAfter(cli.tqdm):
