@@ -28,9 +28,8 @@ class AttentionRecording:
     def __init__(self, tokenizer, prompt: str, contexts: list[Tensor]):
         self.tokenizer = tokenizer
         self.prompt = prompt
-        self.contexts = (
-            contexts  # (1, T, C) each, by which the prompt's rows are known; several where CLIP is scheduled
-        )
+        #: (1, T, C) each, by which the prompt's rows are known; several where CLIP is scheduled.
+        self.contexts = contexts
         self.tokens = content_positions(tokenizer, prompt)
         self.heat = HeatMaps()
         self._size, self._batch = (0, 0), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import get_args
 
 import folder_paths
@@ -88,7 +89,7 @@ class PalpPersonalize(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
             run = Personalization(backbone, everyone, widgets["target_prompt"], config)
             progress = TrainingProgress(cls.hidden.unique_id, run.config.steps)
-            path = train(run, progress, lambda chosen: save_run(run, chosen, name), folder, "PALP Personalize")
+            path = train(run, progress, partial(save_run, run, name=name), folder, "PALP Personalize")
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")

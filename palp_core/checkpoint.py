@@ -39,6 +39,11 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         partial.unlink(missing_ok=True)
 
 
+def unreadable(path: Path, error: Exception) -> ValueError:
+    """The error for a .safetensors file that is damaged, cut off or not there."""
+    return ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.")
+
+
 class Learned(Protocol):
     steps: int  # completed
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from signal import SIGINT, signal
@@ -112,10 +113,10 @@ class Train:
         name = check_file_name(self.name)
         check_can_save(self.out, name)
         subject = Subject(
-            tuple(read_picture(path) for path in picture_files(self.images)),
+            read_pictures(self.images),
             self.class_word,
             personalization_prompt=self.personalization_prompt,
-            masks=tuple(read_picture(path).mean(dim=-1) for path in picture_files(self.masks)),
+            masks=read_masks(self.masks),
             initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
         )
         backbone = training_backbone(self.model, self.device, self.precision)
@@ -125,7 +126,7 @@ class Train:
         try:
             stopped = self._train(run, unfinished, state, history)
         except (NonFiniteLossError, torch.OutOfMemoryError) as error:
-            sys.exit(f"palp: {error} {keep_unfinished(run, lambda folder: save_run(run, folder, name), [self.out])}")
+            sys.exit(f"palp: {error} {keep_unfinished(run, partial(save_run, run, name=name), [self.out])}")
         path = save_run(run, self.out, name)
         write_picture(loss_chart(history), path.with_suffix(".loss.png"))
         if stopped:
@@ -188,10 +189,10 @@ class LearnWord:
     def run(self) -> None:
         name = check_can_save_word(first_writable_folder([self.out]), self.name, overwrite=False)
         concept = Concept(
-            tuple(read_picture(path) for path in picture_files(self.images)),
+            read_pictures(self.images),
             self.initial_word,
             self.kind,
-            tuple(read_picture(path).mean(dim=-1) for path in picture_files(self.masks)),
+            read_masks(self.masks),
             self.templates,
             self.captions,
             load_embedding(self.initial_embedding) if self.initial_embedding else None,
@@ -206,10 +207,20 @@ class LearnWord:
                     if stop.is_set():
                         break
         except (NonFiniteLossError, torch.OutOfMemoryError) as error:
-            sys.exit(f"palp: {error} {keep_unfinished(run, lambda folder: save_word(run, folder, name), [self.out])}")
+            sys.exit(f"palp: {error} {keep_unfinished(run, partial(save_word, run, name=name), [self.out])}")
         path = save_word(run, self.out, name)
         write_picture(loss_chart(history), path.with_suffix(".loss.png"))
         print(path)
+
+
+def read_pictures(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
+    """Files, or one folder of them -> (H, W, 3) in 0..1 each."""
+    return tuple(read_picture(path) for path in picture_files(paths))
+
+
+def read_masks(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
+    """The same as (H, W) in 0..1 each."""
+    return tuple(picture.mean(dim=-1) for picture in read_pictures(paths))
 
 
 def training_backbone(model: Path, device: str | None, precision: Precision):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .backbone import Backbone, WordVectors
-from .checkpoint import save_tensors
+from .checkpoint import save_tensors, unreadable
 from .file_name import check_file_name
 
 SINGLE = "emb_params"
@@ -71,7 +71,7 @@ def load_embedding(path: str | Path) -> Embedding:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.") from error
+        raise unreadable(path, error) from error
     vectors = {  # copies: what safetensors gives keeps the file open, which Windows then does not let be replaced
         key: rows.to(torch.float32, copy=True).reshape(-1, rows.shape[-1])
         for key, rows in _words(path.name, tensors).items()

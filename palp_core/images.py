@@ -28,9 +28,8 @@ def check_image(name: str, image: Tensor) -> Tensor:
 
 def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
     """(H, W) in 0..1, white where the subject is -> float32. Raises ValueError that calls the mask `name`."""
-    if (
-        mask.numel() == 0 or mask.max() <= 0
-    ):  # before its size: the host's mask of an opaque picture is black, and small
+    # Before its size: the host's mask of an opaque picture is black, and small.
+    if mask.numel() == 0 or mask.max() <= 0:
         raise ValueError(
             f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or remove it."
         )

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .backbone import Family, Prediction
+from .checkpoint import unreadable
 from .file_name import check_file_name
 from .personalization import Personalization
 from .prompts import embedding_prompt
@@ -218,7 +219,7 @@ def load_lora_file(path: str | Path) -> LoraFile:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.") from error
+        raise unreadable(path, error) from error
     if METADATA_KEY not in metadata:
         raise ValueError(
             f"{path.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it."

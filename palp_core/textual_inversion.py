@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .backbone import Backbone, Conditioning, WordVectors, concatenate, recomputed_in_backward
+from .checkpoint import unreadable
 from .denoising import (
     Example,
     denoising_loss,
@@ -375,7 +376,7 @@ def described_word(path: str | Path) -> dict | None:
             said = (file.metadata() or {}).get(METADATA_KEY)
         return None if said is None else json.loads(said)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.") from error
+        raise unreadable(path, error) from error
 
 
 def _metadata(run: TextualInversion, name: str) -> dict[str, str]:

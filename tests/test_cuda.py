@@ -45,9 +45,8 @@ def test_a_word_is_learned_with_a_pipeline_that_lies_on_the_gpu_already(tmp_path
     pipeline = tiny_pipeline("sdxl", tmp_path).to("cuda")
     config = TextualInversionConfig(steps=2, resolution=64, vectors=2)
     backbone = DiffusersBackbone(pipeline, "cuda", precision)
-    run = TextualInversion(
-        backbone, Concept(pictures((64, 64)), "c"), config
-    )  # its tokenizer spells: one letter a token
+    concept = Concept(pictures((64, 64)), "c")  # the tokenizer spells: one letter is one token
+    run = TextualInversion(backbone, concept, config)
     list(run.steps())
     assert run.weights.steps == 2 and all(rows.shape[0] == 2 for rows in run.weights.vectors.values())
 
