@@ -12,19 +12,22 @@ from safetensors.torch import load_file
 from palp_core.diffusers_backbone import load_pipeline
 from palp_core.toyworld import training
 from palp_core.toyworld.model import new_pipeline, new_vae, standardise_latents
-from palp_core.toyworld.scenes import COLOUR_WORDS, PATTERN_WORDS, content_words
+from palp_core.toyworld.scenes import CLASSES, COLOUR_WORDS, PATTERN_WORDS, content_words
 from palp_core.toyworld.training import (
+    JOIN,
     Stage,
     TrainingPlan,
     as_pixels,
     draw_some,
+    encode_captions,
+    joined_row,
     learning_rate_factor,
     pixel_weights,
     random_captions,
 )
 
 FIRST = Stage(steps=2, learning_rate=1e-3, warmup=1, cooldown=0.0)
-LOOKS = replace(FIRST, looks=(1.0, 1.0, 1.0), lowest_level=0.8, styles=("photo", "sketch", "neon"))
+LOOKS = replace(FIRST, looks=(1.0, 1.0, 1.0), joined=0.5, lowest_level=0.8, styles=("photo", "sketch", "neon"))
 TINY = TrainingPlan(
     pictures=12, vae_crop_steps=1, vae_steps=2, vae_batch=2, vae_warmup=1, unet_batch=2, stages=(FIRST, LOOKS)
 )
@@ -93,10 +96,38 @@ def test_subject_and_accessory_weigh_more_by_their_share():
 def test_captions_name_looks_only_where_the_stage_says_so():
     drawn = draw_some((0, 0), 40)
     looks = {*COLOUR_WORDS, *PATTERN_WORDS}
-    plain = random_captions(drawn, (0.0, 0.0, 0.0), np.random.default_rng(0))
+    plain = random_captions(drawn, FIRST, np.random.default_rng(0))
     assert not any(looks & set(caption.split()) for caption in plain)
-    described = [c for c in random_captions(drawn, (1.0, 1.0, 1.0), np.random.default_rng(0)) if c]
+    named = replace(FIRST, looks=(1.0, 1.0, 1.0))
+    described = [c for c in random_captions(drawn, named, np.random.default_rng(0)) if c]
     assert all(len(looks & set(caption.split())) == 3 for caption in described)
+
+
+def test_a_joined_word_holds_class_and_looks_with_the_first_colour_twice():
+    drawn = draw_some((0, 0), 40)
+    stage = replace(FIRST, looks=(1.0, 1.0, 1.0), joined=1.0)
+    captions = random_captions(drawn, stage, np.random.default_rng(0))
+    for caption, label, look in zip(captions, drawn.labels, drawn.looks, strict=True):
+        if caption:
+            (word,) = (word for word in caption.split() if JOIN in word)
+            first, second = COLOUR_WORDS[look[0]], COLOUR_WORDS[look[1]]
+            assert word.split(JOIN) == [first, first, second, PATTERN_WORDS[look[2]], CLASSES[label[1]]]
+
+
+def test_a_joined_word_is_read_as_one_token_between_its_words_and_as_long_as_the_class(tmp_path):
+    torch.manual_seed(0)
+    pipeline = new_pipeline(tmp_path)
+    table = pipeline.text_encoder.get_input_embeddings().weight
+    red, cat = (table[n] for n in pipeline.tokenizer.convert_tokens_to_ids(["red</w>", "cat</w>"]))
+    with torch.no_grad():
+        both = encode_captions(pipeline, ["a photo of a red+cat in a room", "a photo of a cat"])
+        plain = encode_captions(pipeline, ["a photo of a cat"])
+        torch.testing.assert_close(both[1:], plain)
+        row = joined_row(torch.stack([red, cat]))
+        torch.testing.assert_close(row.norm(), cat.norm())
+        torch.testing.assert_close(torch.cosine_similarity(row, red + cat, dim=0), torch.tensor(1.0))
+        cat.copy_(row)
+        torch.testing.assert_close(encode_captions(pipeline, ["a photo of a cat in a room"]), both[:1])
 
 
 def test_words_for_looks_start_within_what_the_text_encoder_knows(tmp_path):
