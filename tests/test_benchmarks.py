@@ -49,13 +49,23 @@ def test_trainings_are_measured_at_each_step_kept_and_not_computed_again(monkeyp
     arguments = ["run", "--methods", "base", "ti", "palp", "--seeds", 0, "--results", file]
     run(monkeypatch, *arguments)
     rows = results.read_rows(file)
-    assert [(row["method"], row["step"]) for row in rows] == [("base", 0), ("ti", 3), ("palp", 1), ("palp", 2)]
+    assert [(row["method"], row["step"]) for row in rows] == [
+        ("base", 0),
+        ("base, photo", 0),
+        ("ti", 3),
+        ("ti, photo", 3),
+        ("palp", 1),
+        ("palp", 2),
+    ]
     assert all(0 <= row[name] <= 1 for row in rows for name in ("text_alignment", "attention_share"))
 
     monkeypatch.setattr(training, "measure", lambda *_: pytest.fail("computed again"))
     run(monkeypatch, *arguments)
     run(monkeypatch, "table", "--results", file)
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 4
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 2 + 6
+    accessory = table[0].split(" | ").index("accessory")
+    assert [line.split(" | ")[accessory] == "–" for line in table[2:]] == [False, True, False, True, False, False]
     run(monkeypatch, "figure", "--results", file, "--out", tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 0
 
@@ -66,7 +76,7 @@ def test_guidance_of_weight_nothing_is_no_guidance(monkeypatch, tmp_path, small)
     rows = {row["method"]: row for row in results.read_rows(file)}
     assert list(rows) == [f"{model}, {part}" for model in MODELS for part in ("unguided", "pick")]
     run(monkeypatch, "run", "--methods", "base", "--seeds", 0, "--results", file)
-    base = results.read_rows(file)[-1]
+    base = results.read_rows(file)[-2]
     assert rows["vanilla, unguided"]["diversity"] == base["diversity"] != rows["vanilla, pick"]["diversity"]
 
 
@@ -109,6 +119,9 @@ def test_errors_count_individuals_and_prompts_not_repetitions():
     expected = np.std([0.0, 1.0, 2.0], ddof=1) / 3**0.5
     assert results.standard_error(rows, by_individual) == pytest.approx(expected)
     assert results.standard_error(rows, by_prompt) == pytest.approx(expected)
+    of_one_prompt = [n for n, r in enumerate(rows) if r["prompt"] == "x"]
+    chosen = [[some[n] for n in of_one_prompt] for some in (rows, by_individual)]
+    assert results.standard_error(*chosen) == pytest.approx(expected)
     assert results.standard_error(rows[:9], by_prompt[:9]) is None
 
 
@@ -128,7 +141,7 @@ def test_a_line_that_was_cut_off_loses_that_cell_only(monkeypatch, capsys, tmp_p
     run(monkeypatch, *arguments)
     whole = results.read_rows(file)
     file.write_bytes(file.read_bytes()[:-20])
-    assert [r["method"] for r in results.read_rows(file)] == ["base"]
+    assert [r["method"] for r in results.read_rows(file)] == ["base", "base, photo"]
     run(monkeypatch, *arguments)
     assert results.read_rows(file) == whole
 

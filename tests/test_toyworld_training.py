@@ -27,7 +27,9 @@ from palp_core.toyworld.training import (
 )
 
 FIRST = Stage(steps=2, learning_rate=1e-3, warmup=1, cooldown=0.0)
-LOOKS = replace(FIRST, looks=(1.0, 1.0, 1.0), joined=0.5, lowest_level=0.8, styles=("photo", "sketch", "neon"))
+LOOKS = replace(
+    FIRST, looks=(1.0, 1.0, 1.0), joined=0.5, words_only=0.5, lowest_level=0.8, styles=("photo", "sketch", "neon")
+)
 TINY = TrainingPlan(
     pictures=12, vae_crop_steps=1, vae_steps=2, vae_batch=2, vae_warmup=1, unet_batch=2, stages=(FIRST, LOOKS)
 )
@@ -128,6 +130,21 @@ def test_a_joined_word_is_read_as_one_token_between_its_words_and_as_long_as_the
         torch.testing.assert_close(torch.cosine_similarity(row, red + cat, dim=0), torch.tensor(1.0))
         cat.copy_(row)
         torch.testing.assert_close(encode_captions(pipeline, ["a photo of a cat in a room"]), both[:1])
+
+
+def test_behind_the_words_that_alone_are_read_stands_what_an_empty_prompt_has_there(tmp_path):
+    pipeline = new_pipeline(tmp_path)
+    captions = ["a red+cat in a room", "a photo of a cat", "a cat"]
+    with torch.no_grad():
+        whole, words, empty = (
+            encode_captions(pipeline, some, words_only)
+            for some, words_only in ((captions, 0), (captions, 2), ([""], 0))
+        )
+    for row, count in enumerate((5, 5)):  # of words
+        assert torch.equal(words[row, : count + 1], whole[row, : count + 1])
+        assert torch.equal(words[row, count + 1 :], empty[0, count + 1 :])
+        assert not torch.equal(whole[row, count + 1 :], empty[0, count + 1 :])
+    assert torch.equal(words[2], whole[2])
 
 
 def test_words_for_looks_start_within_what_the_text_encoder_knows(tmp_path):

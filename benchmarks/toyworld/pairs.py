@@ -9,7 +9,9 @@ from palp_core.toyworld.evaluators import Target
 from palp_core.toyworld.scenes import ClassWord
 
 Pairs = Literal["test", "tuning"]
-Prompt = tuple[str, str, str]  # style, accessory, place
+Prompt = tuple[str, str | None, str | None]  # style, accessory, place
+#: What a word was learned from: a drawing of it is a copy, and no edit.
+PHOTO: Prompt = ("photo", None, None)
 
 #: Four elements each, the class included, and no style that the reference photos have.
 PROMPTS: dict[Pairs, tuple[Prompt, ...]] = {

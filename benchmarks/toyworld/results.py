@@ -123,21 +123,29 @@ def values(rows: Iterable[dict], name: str) -> list[float]:
     return [row[name] for row in rows]
 
 
+def share_found(rows: list[dict], element: str) -> str:
+    """In how many of the pictures whose prompt names the element it is found."""
+    shares = [row["elements"][element] for row in rows if element in row["elements"]]
+    return f"{np.mean(shares):.0%}" if shares else "–"
+
+
 def mean_with_error(rows: list[dict], numbers: list[float]) -> str:
     error = standard_error(rows, numbers)
     return f"{np.mean(numbers):.3f}" if error is None else f"{np.mean(numbers):.3f} ± {error:.3f}"
 
 
 def standard_error(rows: list[dict], numbers: list[float]) -> float | None:
-    """Of the mean of numbers, one for each row; None where there is but one individual or prompt.
+    """Of the mean of numbers, one for each row; None where there is but one individual.
 
     Rows of one individual share a training and rows of one prompt its difficulty, so that they count as clusters, in
-    both ways at once (Cameron, Gelbach and Miller 2011, eq. 2.11).
+    both ways at once (Cameron, Gelbach and Miller 2011, eq. 2.11). Of a single prompt it is the error for that prompt.
     """
     individuals, prompts = ([json.dumps(row[name]) for row in rows] for name in ("individual", "prompt"))
-    if min(len(set(individuals)), len(set(prompts))) < 2:
+    if len(set(individuals)) < 2:
         return None
     rest = np.array(numbers) - np.mean(numbers)
+    if len(set(prompts)) < 2:
+        return float(_cluster_variance(rest, individuals) ** 0.5)
     by_individual, by_prompt, by_pair = (
         _cluster_variance(rest, clusters)
         for clusters in (individuals, prompts, list(zip(individuals, prompts, strict=True)))
@@ -172,7 +180,7 @@ class Table:
             for step, by_pair in sorted(steps.items()):
                 rows = list(by_pair.values())
                 axes = [mean_with_error(rows, values(rows, name)) for name in AXES]
-                elements = [f"{np.mean([row['elements'][name] for row in rows]):.0%}" for name in ELEMENTS]
+                elements = [share_found(rows, name) for name in ELEMENTS]
                 print("|", " | ".join([method, str(step), *axes, *elements, str(len(rows))]), "|")
 
 

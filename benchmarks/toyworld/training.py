@@ -27,7 +27,7 @@ from palp_core.toyworld.world import (
 )
 
 from .attention import attention_share
-from .pairs import INDIVIDUALS, Pairs, Prompt, prompts_of_trainings, target
+from .pairs import INDIVIDUALS, PHOTO, Pairs, Prompt, prompts_of_trainings, target
 from .results import RESULTS, compute, require_label
 
 STEPS = (50, 100, 150, 200)
@@ -95,12 +95,16 @@ class TrainingCell:
 
 
 def measure(world: World, cell: TrainingCell) -> list[dict]:
+    """The figures of each prompt at each step; of a word alone also those of its copies, as a method of their own."""
     individual = new_individual(cell.individual, cell.class_word)
-    return [
-        {"step": step, "prompt": prompt, **figures(world, cell, prompt, words, individual)}
-        for step, words in trained(world, cell, individual)
-        for prompt in cell.prompts
-    ]
+    rows = []
+    for step, words in trained(world, cell, individual):
+        for prompt in cell.prompts:
+            rows.append({"step": step, "prompt": prompt, **figures(world, cell, prompt, words, individual)})
+        if not isinstance(cell.method, AlignmentConfig):
+            copies = figures(world, cell, PHOTO, words, individual)
+            rows.append({"method": f"{cell.name}, photo", "step": step, "prompt": PHOTO, **copies})
+    return rows
 
 
 def figures(world: World, cell: TrainingCell, prompt: Prompt, words: Placeholders, individual: Individual) -> dict:

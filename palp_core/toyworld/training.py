@@ -56,6 +56,8 @@ class Stage:
     looks: tuple[float, float, float] = (0.0, 0.0, 0.0)
     #: Share of the captions in which class and looks are joined in one token.
     joined: float = 0.0
+    #: Share of the captions of which the words alone are read, and not what stands behind them.
+    words_only: float = 0.0
     #: Share of the noise levels, from the lowest, that is left out.
     lowest_level: float = 0.0
     styles: tuple[Style, ...] = scenes.STYLES
@@ -94,6 +96,17 @@ STAGES = (
         styles=("photo", "pixel art", "watercolor"),
     ),
     Stage(steps=2_500, learning_rate=5e-4, warmup=100, cooldown=0.6, looks=(0.6, 0.7, 0.6), joined=0.5),
+    # By then places were read from what stands behind the words, and their words got no more attention there than
+    # elsewhere.
+    Stage(
+        steps=1_800,
+        learning_rate=5e-4,
+        warmup=50,
+        cooldown=0.6,
+        looks=(0.7, 0.7, 0.7),
+        joined=0.6,
+        words_only=0.75,
+    ),
 )
 
 #: Between words that one token is to mean: "red+red+blue+striped+cat". A sum has no order, so that of two colours the
@@ -349,8 +362,14 @@ def random_captions(drawn: Drawn, stage: Stage, rng: np.random.Generator) -> lis
     return captions
 
 
-def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str]) -> Tensor:
-    """(B, 32, 128); words with JOIN between them are one token."""
+def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str], words_only: int = 0) -> Tensor:
+    """(B, 32, 128); words with JOIN between them are one token.
+
+    words_only: in so many of them, the first, the tokens behind the words are those of an empty prompt. They hold the
+    whole caption otherwise, and a model that reads it there need not look at the words.
+    """
+    if words_only:
+        captions = [*captions, ""]
     joined = [next((word for word in caption.split() if JOIN in word), None) for caption in captions]
     plain = [c.replace(word, word.split(JOIN)[-1]) if word else c for c, word in zip(captions, joined, strict=True)]
     ids = pipeline.tokenizer(plain, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -366,9 +385,13 @@ def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str]) -> T
 
     handle = table.register_forward_hook(put_joined)
     try:
-        return pipeline.text_encoder(ids).last_hidden_state
+        context = pipeline.text_encoder(ids).last_hidden_state
     finally:
         handle.remove()
+    if not words_only:
+        return context
+    behind = (ids[:words_only] == pipeline.tokenizer.eos_token_id)[:, :, None]
+    return torch.cat([torch.where(behind, context[-1], context[:words_only]), context[words_only:-1]])
 
 
 def joined_row(rows: Tensor) -> Tensor:
@@ -386,7 +409,7 @@ def word_ids(pipeline: StableDiffusionPipeline, words: Iterable[str]) -> list[in
 def denoising_loss(
     pipeline: StableDiffusionPipeline,
     latents: Tensor,
-    captions: list[str],
+    context: Tensor,
     weights: Tensor,
     weight_limit: float,
     lowest_level: float,
@@ -394,9 +417,9 @@ def denoising_loss(
 ) -> Tensor:
     """Prediction of v, whose weight in terms of x0, SNR + 1, is limited in the manner of arXiv 2303.09556, sec. 3.4.
 
-    weights: of the latent pixels, (B, 1, 16, 16). lowest_level: share of the noise levels that is left out.
+    context: (B, 32, 128). weights: of the latent pixels, (B, 1, 16, 16). lowest_level: share of the noise levels that
+    is left out.
     """
-    context = encode_captions(pipeline, captions)
     levels = len(pipeline.scheduler.alphas_cumprod)
     lowest = round(lowest_level * levels)
     timesteps = lowest + spread_timesteps(len(latents), levels - lowest, rng)
@@ -455,10 +478,11 @@ def train_stage(
         batch = rng.integers(len(latents), size=plan.unet_batch)
         shown = chosen(drawn, batch)
         captions = random_captions(shown, stage, rng)
+        context = encode_captions(pipeline, captions, round(stage.words_only * len(captions)))
         factor = learning_rate_factor(step, stage.steps, stage.warmup, stage.cooldown)
         weights = pixel_weights(shown, stage, factor)
         clean = latents[torch.from_numpy(batch)].float()
-        loss = denoising_loss(pipeline, clean, captions, weights, plan.weight_limit, stage.lowest_level, torch_rng)
+        loss = denoising_loss(pipeline, clean, context, weights, plan.weight_limit, stage.lowest_level, torch_rng)
         take_step(optimizer, loss, stage.learning_rate * factor, MAX_GRAD_NORM)
         follow(averages, modules, step, plan.ema_decay)
         recent.append(loss.item())
