@@ -28,7 +28,13 @@ from palp_core.toyworld.training import (
 
 FIRST = Stage(steps=2, learning_rate=1e-3, warmup=1, cooldown=0.0)
 LOOKS = replace(
-    FIRST, looks=(1.0, 1.0, 1.0), joined=0.5, words_only=0.5, lowest_level=0.8, styles=("photo", "sketch", "neon")
+    FIRST,
+    looks=(1.0, 1.0, 1.0),
+    joined=0.5,
+    words_only=0.5,
+    taught=True,
+    lowest_level=0.8,
+    styles=("photo", "sketch", "neon"),
 )
 TINY = TrainingPlan(
     pictures=12, vae_crop_steps=1, vae_steps=2, vae_batch=2, vae_warmup=1, unet_batch=2, stages=(FIRST, LOOKS)
@@ -145,6 +151,24 @@ def test_behind_the_words_that_alone_are_read_stands_what_an_empty_prompt_has_th
         assert torch.equal(words[row, count + 1 :], empty[0, count + 1 :])
         assert not torch.equal(whole[row, count + 1 :], empty[0, count + 1 :])
     assert torch.equal(words[2], whole[2])
+
+
+def test_joined_words_learn_what_the_teacher_says_of_their_words_apart(tmp_path):
+    torch.manual_seed(0)
+    pipeline = new_pipeline(tmp_path)
+    drawn = draw_some((0, 0), 3)
+    with torch.no_grad():
+        latents = pipeline.vae.encode(as_pixels(drawn.pictures)).latent_dist.mode()
+    batch = training.noised(pipeline, latents, 0.4, torch.Generator().manual_seed(0))
+    assert batch.timesteps.min() >= 400
+    captions = ["a cat", "a sketch of a red+red+blue+striped+cat in a room", "a red cat"]
+    lesson = training.taught(pipeline, batch, captions)
+    words = encode_captions(pipeline, ["a sketch of a red and blue striped cat in a room"])
+    with torch.no_grad():
+        said = pipeline.unet(batch.latents[1:2], batch.timesteps[1:2], words).sample
+    torch.testing.assert_close(lesson.velocity[1:2], said)
+    assert torch.equal(lesson.velocity[[0, 2]], batch.velocity[[0, 2]])
+    assert training.taught(pipeline, batch, captions[::2]) is batch
 
 
 def test_words_for_looks_start_within_what_the_text_encoder_knows(tmp_path):
