@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks import guidance_cost, step_cost, textual_inversion_cost
-from benchmarks.toyworld import guidance, pairs, results, training
+from benchmarks.toyworld import guidance, looks, pairs, results, training
 from benchmarks.toyworld.__main__ import main
 from benchmarks.toyworld.heatmaps import full_scenes, look, overlap, separation
-from palp_core.toyworld.world import load_world
+from palp_core.toyworld.world import load_world, new_individual
 
 MODELS = ("vanilla", "palp", "over-fitted")
 ONE_PAIR = {"test": (("cat", 11),), "tuning": ()}
@@ -163,6 +163,16 @@ def test_words_look_at_what_they_name():
     looked = [look(world, scene) for scene in full_scenes(12, 6)]
     for role in ("subject", "accessory", "place"):
         assert np.mean([separation(one.heat[role], getattr(one.picture, role)) for one in looked]) > 0.75, role
+
+
+def test_looks_are_told_in_words_and_in_one_token(monkeypatch, capsys):
+    who = new_individual(11, "cat")
+    assert looks.NAMES["one token"](who, who).count("+") == 4
+    assert looks.NAMES["words apart"](who, who).split()[-1] == looks.NAMES["class"](who, who) == "cat"
+    run(monkeypatch, "looks", "--scenes", 24, "--pictures", 1)
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    error = {name.strip(): float(error.split("±")[0]) for _, name, error, *_ in lines}
+    assert error["words apart"] < error["one token"] < error["class"] < error["another's token"]
 
 
 def test_cells_of_other_weights_count_as_missing(monkeypatch, tmp_path):

@@ -18,6 +18,7 @@ from palp_core.toyworld.world import fidelity_range, load_world, new_individual,
 from . import __doc__ as description
 from .guidance import Guide
 from .heatmaps import Heatmaps
+from .looks import Looks
 from .pairs import INDIVIDUALS, PROMPTS, target
 from .results import Chart, Compare, Table
 from .training import Run
@@ -65,6 +66,7 @@ COMMANDS = {
     "run": Run,
     "guide": Guide,
     "heatmaps": Heatmaps,
+    "looks": Looks,
     "table": Table,
     "compare": Compare,
     "figure": Chart,
