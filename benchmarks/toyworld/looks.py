@@ -4,54 +4,83 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from palp_core.toyworld import scenes
 from palp_core.toyworld.drawing import render_with_masks
 from palp_core.toyworld.scenes import Individual, Scene, caption, described, random_scene
-from palp_core.toyworld.training import JOIN, apart, encode_captions, joined_row, latent_mask, word_ids
-from palp_core.toyworld.world import World, as_pictures, load_world, new_individual, paint, references, rendered
+from palp_core.toyworld.training import (
+    JOIN,
+    Noised,
+    as_pixels,
+    encode_captions,
+    joined,
+    joined_row,
+    latent_mask,
+    word_ids,
+)
+from palp_core.toyworld.world import World, load_world, new_individual, paint, references
 
+from .heatmaps import mean_pm
 from .pairs import INDIVIDUALS
 
 LEVEL = 950  # of 1000
 STYLES = ("photo", "pixel art", "watercolor")  # those that show colours
 
 
-def joined(who: Individual) -> str:
-    """Class and looks in one token: "red+red+blue+striped+cat"."""
+def looks(who: Individual) -> str:
+    """All that words can say of it: "red and blue striped cat"."""
     main, second = (scenes.COLOUR_WORDS[scenes.PALETTE.index(colour)] for colour in (who.main, who.second))
-    pattern = scenes.PATTERN_WORDS[scenes.PATTERNS.index(who.pattern)]
-    return described(who.class_word, main, second, pattern).replace(" and ", f" {main} ").replace(" ", JOIN)
+    return described(who.class_word, main, second, scenes.PATTERN_WORDS[scenes.PATTERNS.index(who.pattern)])
 
 
 #: How a caption names a subject, given another individual of its class.
 NAMES: dict[str, Callable[[Individual, Individual], str]] = {
     "class": lambda who, other: who.class_word,
-    "words apart": lambda who, other: apart(joined(who)),
-    "one token": lambda who, other: joined(who),
-    "another's token": lambda who, other: joined(other),
+    "words apart": lambda who, other: looks(who),
+    "one token": lambda who, other: joined(looks(who)),
+    "another's token": lambda who, other: joined(looks(other)),
 }
 
 
+class Unseen(NamedTuple):
+    """Pictures at LEVEL, and how much of each latent pixel their subject covers, (N, 1, 16, 16) in 0..1."""
+
+    scenes: list[Scene]
+    batch: Noised
+    masks: Tensor
+
+
 @torch.no_grad()
-def errors(world: World, shown: list[Scene], names: list[str]) -> np.ndarray:
-    """Squared error of v on the subject at LEVEL, mean over each picture's subject. (N,)."""
+def unseen(world: World, count: int) -> Unseen:
+    rng = np.random.default_rng(7)
+    shown = [scene for scene in (random_scene(rng) for _ in range(4 * count)) if scene.style in STYLES][:count]
+    drawn = [render_with_masks(scene) for scene in shown]
     pipeline = world.backbone.pipeline
-    latents = pipeline.vae.encode(as_pictures([rendered(scene) for scene in shown])).latent_dist.mode()
+    latents = pipeline.vae.encode(as_pixels(np.stack([picture.pixels for picture in drawn]))).latent_dist.mode()
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     timesteps = torch.full((len(latents),), LEVEL)
     noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
-    velocity = pipeline.scheduler.get_velocity(latents, noise, timesteps)
+    batch = Noised(noisy, timesteps, pipeline.scheduler.get_velocity(latents, noise, timesteps))
+    masks = np.stack([latent_mask(picture.subject) for picture in drawn])
+    return Unseen(shown, batch, torch.from_numpy(masks)[:, None] / 255)
+
+
+@torch.no_grad()
+def errors(world: World, pictures: Unseen, names: list[str]) -> list[float]:
+    """Squared error of v on the subject, mean over each picture's subject."""
+    pipeline, batch, masks = world.backbone.pipeline, pictures.batch, pictures.masks
     captions = [
         caption(f"a {name}", scene.style, scene.place, scene.accessory)
-        for scene, name in zip(shown, names, strict=True)
+        for scene, name in zip(pictures.scenes, names, strict=True)
     ]
-    said = pipeline.unet(noisy, timesteps, encode_captions(pipeline, captions)).sample
-    masks = torch.stack([torch.from_numpy(latent_mask(render_with_masks(s).subject)).float() for s in shown])[:, None]
-    return ((said - velocity).square() * masks).mean(dim=(1, 2, 3)).div(masks.mean(dim=(1, 2, 3))).numpy()
+    said = pipeline.unet(batch.latents, batch.timesteps, encode_captions(pipeline, captions)).sample
+    of_subject = ((said - batch.velocity).square() * masks).mean(dim=(1, 2, 3)) / masks.mean(dim=(1, 2, 3))
+    return of_subject.tolist()
 
 
 def likeness(world: World, who: Individual, name: str, pictures: int) -> float:
@@ -75,23 +104,15 @@ class Looks:
 
     def run(self) -> None:
         world = load_world("cpu")
-        rng = np.random.default_rng(7)
-        shown = [scene for scene in (random_scene(rng) for _ in range(4 * self.scenes)) if scene.style in STYLES]
-        shown = shown[: self.scenes]
+        shown = unseen(world, self.scenes)
         subjects = [new_individual(number, class_word) for class_word, number in INDIVIDUALS["test"]]
         print(f"| the caption names | error on subjects at level {LEVEL} | likeness of photos |")
         print("|---|---|---|")
         for name, say in NAMES.items():
-            names = [say(scene.individual, stranger(scene.individual, n)) for n, scene in enumerate(shown)]
-            error = errors(world, shown, names)
+            names = [say(scene.individual, stranger(scene.individual, n)) for n, scene in enumerate(shown.scenes)]
             alike = [likeness(world, who, say(who, stranger(who, 0)), self.pictures) for who in subjects]
-            print(f"| {name} | {error.mean():.3f} ± {spread(error):.3f} | {np.mean(alike):.3f} ± {spread(alike):.3f} |")
+            print(f"| {name} | {mean_pm(errors(world, shown, names))} | {mean_pm(alike)} |")
 
 
 def stranger(who: Individual, number: int) -> Individual:
     return new_individual(10_000 + number, who.class_word)
-
-
-def spread(values: np.ndarray | list[float]) -> float:
-    """Standard error of the mean."""
-    return float(np.std(values, ddof=1) / len(values) ** 0.5)

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,38 +68,29 @@ class Stage:
     styles: tuple[Style, ...] = scenes.STYLES
 
 
+# Words for looks lower the loss at large noise alone, on the subject, and not in all styles. Among everything else
+# 1,700 steps did not teach them; by themselves some 500 do.
+LOOKS_ALONE = Stage(
+    steps=800,
+    learning_rate=4e-4,
+    warmup=50,
+    cooldown=0.0,
+    subject_weight=50.0,
+    accessory_weight=1.0,
+    looks=(0.95, 0.8, 0.5),
+    lowest_level=0.8,
+    styles=("photo", "pixel art", "watercolor"),
+)
+
 STAGES = (
     # Most of the error of a young model lies in the places; without weights its subjects stay blobs for long, and its
     # accessories are left out for longer.
     Stage(steps=13_000, learning_rate=8e-4, warmup=200, cooldown=0.2),
-    # Words for looks lower the loss at large noise alone, on the subject, and not in all styles. Among everything else
-    # 1,700 steps did not teach them; by themselves some 500 do.
-    Stage(
-        steps=800,
-        learning_rate=4e-4,
-        warmup=50,
-        cooldown=0.0,
-        subject_weight=50.0,
-        accessory_weight=1.0,
-        looks=(0.95, 0.8, 0.5),
-        lowest_level=0.8,
-        styles=("photo", "pixel art", "watercolor"),
-    ),
+    LOOKS_ALONE,
     Stage(steps=4_000, learning_rate=5e-4, warmup=100, cooldown=0.6, looks=(0.5, 0.7, 0.5)),
     # The vocabulary of a real model is full of words that mean several things at once. Without such words textual
     # inversion finds no vector that means one particular look: nothing had ever read one.
-    Stage(
-        steps=500,
-        learning_rate=4e-4,
-        warmup=50,
-        cooldown=0.0,
-        subject_weight=50.0,
-        accessory_weight=1.0,
-        looks=(0.95, 0.8, 0.7),
-        joined=0.8,
-        lowest_level=0.8,
-        styles=("photo", "pixel art", "watercolor"),
-    ),
+    replace(LOOKS_ALONE, steps=500, looks=(0.95, 0.8, 0.7), joined=0.8),
     Stage(steps=2_500, learning_rate=5e-4, warmup=100, cooldown=0.6, looks=(0.6, 0.7, 0.6), joined=0.5),
     # By then places were read from what stands behind the words, and their words got no more attention there than
     # elsewhere.
@@ -361,15 +352,14 @@ def random_captions(drawn: Drawn, stage: Stage, rng: np.random.Generator) -> lis
     for (style, class_word, accessory, place), (main, second, pattern) in zip(drawn.labels, drawn.looks, strict=True):
         named = rng.random(3) < (0.9, 0.85, 0.9)
         shown = rng.random(3) < stage.looks
-        first_colour = scenes.COLOUR_WORDS[main]
         subject = scenes.described(
             scenes.CLASSES[class_word],
-            first_colour if shown[0] else None,
+            scenes.COLOUR_WORDS[main] if shown[0] else None,
             scenes.COLOUR_WORDS[second] if shown[0] and shown[1] else None,
             scenes.PATTERN_WORDS[pattern] if shown[2] else None,
         )
         if stage.joined and rng.random() < stage.joined:  # no draw for stages without: they stay what they were
-            subject = subject.replace(" and ", f" {first_colour} ").replace(" ", JOIN)
+            subject = joined(subject)
         caption = scenes.caption(
             f"a {subject}",
             scenes.STYLES[style] if named[0] else None,
@@ -388,14 +378,14 @@ def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str], word
     """
     if words_only:
         captions = [*captions, ""]
-    joined = [next((word for word in caption.split() if JOIN in word), None) for caption in captions]
-    plain = [c.replace(word, word.split(JOIN)[-1]) if word else c for c, word in zip(captions, joined, strict=True)]
+    words = [next((word for word in caption.split() if JOIN in word), None) for caption in captions]
+    plain = [c.replace(word, word.split(JOIN)[-1]) if word else c for c, word in zip(captions, words, strict=True)]
     ids = pipeline.tokenizer(plain, padding="max_length", truncation=True, return_tensors="pt").input_ids
     table = pipeline.text_encoder.get_input_embeddings()
 
     def put_joined(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:  # (B, 32, 128)
         output = output.clone()
-        for row, word in enumerate(joined):
+        for row, word in enumerate(words):
             if word:
                 numbers = word_ids(pipeline, word.split(JOIN))
                 output[row, ids[row] == numbers[-1]] = joined_row(table.weight[numbers])
@@ -454,8 +444,17 @@ def taught(teacher: StableDiffusionPipeline, batch: Noised, captions: list[str])
     return batch._replace(velocity=velocity)
 
 
+def joined(subject: str) -> str:
+    """A described subject as one word.
+
+    >>> joined("red and blue striped cat")
+    'red+red+blue+striped+cat'
+    """
+    return re.sub(r"(\w+) and ", r"\1 \1 ", subject).replace(" ", JOIN)
+
+
 def apart(caption: str) -> str:
-    """The words of a joined one, as captions have them.
+    """What `joined` made of a caption's subject undone.
 
     >>> apart("a red+red+blue+striped+cat in a room")
     'a red and blue striped cat in a room'
