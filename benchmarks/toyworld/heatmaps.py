@@ -14,6 +14,7 @@ from torch import Tensor
 from palp_core.chart import rendered
 from palp_core.heatmap import overlay, word_heat
 from palp_core.picture_file import write_picture
+from palp_core.toyworld import scenes
 from palp_core.toyworld.drawing import Picture, render_with_masks
 from palp_core.toyworld.figures import mean_and_error
 from palp_core.toyworld.scenes import Scene, caption, random_scene
@@ -96,7 +97,24 @@ class Heatmaps:
             areas = [separation(one.heat[role], getattr(one.picture, role)) for one in test]
             cells = [role, mean_pm(areas), str(best), mean_pm(overlaps(test, role, best)), f"{np.mean(whole):.3f}"]
             print("|", " | ".join(cells), "|")
+        print_accessories([*tuning, *test])
         write_picture(sheet(test[:SHOWN]), self.out)
+
+
+def print_accessories(looked: list[Looked]) -> None:
+    """How often inside is hotter than outside, by accessory and style, and in how many scenes."""
+    print("\n| accessory |", " | ".join(scenes.STYLES), "|")
+    print("|---" * (1 + len(scenes.STYLES)) + "|")
+    for word in filter(None, scenes.ACCESSORIES):
+        cells = []
+        for style in scenes.STYLES:
+            areas = [
+                separation(one.heat["accessory"], one.picture.accessory)
+                for one in looked
+                if (one.scene.accessory, one.scene.style) == (word, style)
+            ]
+            cells.append(f"{np.mean(areas):.2f} ({len(areas)})" if areas else "–")
+        print("|", " | ".join([word, *cells]), "|")
 
 
 def mean_pm(values: list[float]) -> str:
