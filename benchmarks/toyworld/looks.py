@@ -15,6 +15,7 @@ from palp_core.toyworld.drawing import render_with_masks
 from palp_core.toyworld.scenes import Individual, Scene, caption, described, random_scene
 from palp_core.toyworld.training import (
     JOIN,
+    LOOKS_ALONE,
     Noised,
     as_pixels,
     encode_captions,
@@ -29,7 +30,6 @@ from .heatmaps import mean_pm
 from .pairs import INDIVIDUALS
 
 LEVEL = 950  # of 1000
-STYLES = ("photo", "pixel art", "watercolor")  # those that show colours
 
 
 def looks(who: Individual) -> str:
@@ -58,7 +58,7 @@ class Unseen(NamedTuple):
 @torch.no_grad()
 def unseen(world: World, count: int) -> Unseen:
     rng = np.random.default_rng(7)
-    shown = [scene for scene in (random_scene(rng) for _ in range(4 * count)) if scene.style in STYLES][:count]
+    shown = [scene for scene in (random_scene(rng) for _ in range(4 * count)) if scene.style in LOOKS_ALONE.styles][:count]
     drawn = [render_with_masks(scene) for scene in shown]
     pipeline = world.backbone.pipeline
     latents = pipeline.vae.encode(as_pixels(np.stack([picture.pixels for picture in drawn]))).latent_dist.mode()
