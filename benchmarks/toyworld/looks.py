@@ -58,7 +58,9 @@ class Unseen(NamedTuple):
 @torch.no_grad()
 def unseen(world: World, count: int) -> Unseen:
     rng = np.random.default_rng(7)
-    shown = [scene for scene in (random_scene(rng) for _ in range(4 * count)) if scene.style in LOOKS_ALONE.styles][:count]
+    shown = [scene for scene in (random_scene(rng) for _ in range(4 * count)) if scene.style in LOOKS_ALONE.styles][
+        :count
+    ]
     drawn = [render_with_masks(scene) for scene in shown]
     pipeline = world.backbone.pipeline
     latents = pipeline.vae.encode(as_pixels(np.stack([picture.pixels for picture in drawn]))).latent_dist.mode()
