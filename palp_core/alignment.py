@@ -10,6 +10,13 @@ With x_t = x0 + sigma*eps and e = eps_hat(x_t, y_P), the only prediction that ca
 The gradient of the loss with respect to x0_hat is Delta. Since d x0_hat/d theta = -sigma * d e/d theta, dividing by
 sigma (the paper's rescaling) leaves the surrogate loss = -weight * mean(stopgrad(Delta) * e).
 
+`delta` is ours and not the paper's. The paper's Delta also holds what tells the subject from its class, so that keeping
+the prompt costs the likeness, and it never vanishes, because y_P and y_c say different things. So it compares what the
+prompt *changes* in the two models, a difference of differences as in delta denoising score (arXiv 2304.07090), and is
+taken on e = eps_hat(x_t, y), y being the target prompt with [V], and c_P the prompt y_P with the class word:
+
+    Delta = alpha*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P)) - beta*(E_theta(x_hat, y) - E_theta(x_hat, y_P))
+
 The paper's model predicts eps. Of a model that predicts v = sqrt(1 + sigma^2)*e + terms without e, the denoising loss
 is on v, so the surrogate is taken on v too: times 1 + sigma^2, or it would count for nothing at large noise.
 """
@@ -25,7 +32,7 @@ from torch import Tensor
 
 from .backbone import Conditioning, concatenate
 
-Score = Literal["palp", "sds", "nfsd"]
+Score = Literal["delta", "palp", "sds", "nfsd"]
 Noise = Literal["same", "fresh"]
 
 #: What NFSD (arXiv 2310.17590, sec. 4) puts in the place of the data's own flaws.
@@ -42,7 +49,8 @@ class AlignmentConfig:
 
     #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 0.5.
     weight: float = 0.15
-    #: palp: against the personalized model; sds: against the noise; nfsd: noise-free score distillation.
+    #: delta: what the prompt changes in either model (ours); palp: the paper's, against the personalized model; sds:
+    #: against the noise; nfsd: noise-free score distillation.
     score: Score = "palp"
     #: Guidance scale of the pre-trained model towards the clean prompt. Paper: 15; 7.5 for compositions.
     alpha: float = 15.0
@@ -54,6 +62,11 @@ class AlignmentConfig:
     rescale: bool = True
     #: What NFSD moves away from; of no use to the other scores.
     negative_prompt: str = NEGATIVE_PROMPT
+
+    @property
+    def on_target(self) -> bool:
+        """Whether the prediction that it moves is that of the target prompt."""
+        return self.weight > 0 and self.score == "delta"
 
     def __post_init__(self) -> None:
         if self.score not in get_args(Score):
@@ -77,13 +90,21 @@ class AlignmentPrompts(NamedTuple):
     negative: Conditioning | None = None  # nfsd only
 
 
+class PersonalPrompts(NamedTuple):
+    """Conditionings of the subject that a step draws, each a batch of one."""
+
+    personal: Conditioning  # y_P, the neutral prompt with [V]
+    target: Conditioning | None = None  # y, the target prompt with [V]; delta only
+    neutral: Conditioning | None = None  # c_P, the neutral prompt with the class word; delta only
+
+
 class NoisySample(NamedTuple):
     """A training sample and what the personalized model says of it."""
 
     x: Tensor  # (B, C, H, W), x0 + sigma*noise
     noise: Tensor  # (B, C, H, W)
     sigma: Tensor  # (B,)
-    prediction: Tensor  # (B, C, H, W), e = eps_hat(x, y_P), with gradients
+    prediction: Tensor  # (B, C, H, W), e = eps_hat(x, y_P), of delta eps_hat(x, y), with gradients
     weight: Tensor  # (B,), of a squared error of e in the model's own loss: 1 where it predicts eps, 1 + sigma^2 for v
 
 
@@ -120,7 +141,7 @@ def score_difference(
     denoise: Denoiser,
     pretrained: AbstractContextManager[None],
     sample: NoisySample,
-    personal: Conditioning,
+    personal: PersonalPrompts,
     prompts: AlignmentPrompts,
     noise: Tensor,
     small_noise: Tensor,
@@ -132,6 +153,8 @@ def score_difference(
     small_noise: sigma below which NFSD changes its form, ().
     """
     x_hat = renoise(sample, noise)
+    if config.score == "delta":
+        return _delta(denoise, pretrained, x_hat, sample.sigma, personal, prompts, config)
     if config.score == "nfsd":
         with pretrained:
             return _nfsd(denoise, x_hat, sample.sigma, prompts, small_noise, config.alpha)
@@ -139,7 +162,7 @@ def score_difference(
         aligned = guided_noise(denoise, x_hat, sample.sigma, prompts.null, prompts.clean, config.alpha)
     if config.score == "sds":
         return aligned - noise
-    personalized = guided_noise(denoise, x_hat, sample.sigma, prompts.null, personal.detach(), config.beta)
+    personalized = guided_noise(denoise, x_hat, sample.sigma, prompts.null, personal.personal.detach(), config.beta)
     return aligned - personalized
 
 
@@ -151,6 +174,22 @@ def alignment_loss(delta: Tensor, sample: NoisySample, config: AlignmentConfig) 
     """
     scale = _column(sample.weight if config.rescale else sample.weight * sample.sigma)
     return -config.weight * (scale * delta.detach() * sample.prediction).mean()
+
+
+def _delta(
+    denoise: Denoiser,
+    pretrained: AbstractContextManager[None],
+    x: Tensor,
+    sigma: Tensor,
+    personal: PersonalPrompts,
+    prompts: AlignmentPrompts,
+    config: AlignmentConfig,
+) -> Tensor:
+    """What the target prompt changes in the pre-trained model, less what it changes in the personalized one."""
+    with pretrained:
+        clean, neutral = predict_noise(denoise, x, sigma, [prompts.clean, personal.neutral])
+    target, plain = predict_noise(denoise, x, sigma, [personal.target.detach(), personal.personal.detach()])
+    return config.alpha * (clean - neutral) - config.beta * (target - plain)
 
 
 def _nfsd(

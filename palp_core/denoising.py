@@ -101,17 +101,23 @@ def loss_scaler(backbone: Backbone) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(backbone.device.type, enabled=backbone.compute_dtype == torch.float16)
 
 
-def optimizer_step(
-    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, max_grad_norm: float, step: int
-) -> None:
-    """One step down the loss, the gradient of all that is trained cut to this norm.
+def backpropagate(scaler: torch.amp.GradScaler, loss: Tensor, step: int) -> None:
+    """Add a loss's gradients to those of the step.
 
-    step: its number from 1, for the error. Raises NonFiniteLossError before anything is changed.
+    step: its number from 1, for the error. Raises NonFiniteLossError.
     """
     if not math.isfinite(loss.item()):
         raise NonFiniteLossError(step)
-    optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, max_grad_norm: float, step: int
+) -> None:
+    """One step along the gradients, those of all that is trained cut to this norm together; then they are gone.
+
+    step: its number from 1, for the error. Raises NonFiniteLossError before anything is changed.
+    """
     scaler.unscale_(optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)
@@ -121,3 +127,4 @@ def optimizer_step(
     scaler.update()
     if scaler.get_scale() < 1:  # halved again and again: half precision overflows in every step
         raise NonFiniteLossError(step)
+    optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,8 @@
 
 Each step draws a subject and some of its images, noises them, predicts the noise once with gradients under the prompt
 "a photo of [V]", and adds the denoising loss, which teaches the subject to LoRA and to the embedding of [V], and the
-alignment loss, which keeps the target prompt (alignment.py). One backward pass serves both.
+alignment loss, which keeps the target prompt (alignment.py). One backward pass serves both, but of the score that is
+taken under the target prompt, which predicts a second time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .alignment import (
     AlignmentConfig,
     AlignmentPrompts,
     NoisySample,
+    PersonalPrompts,
     alignment_loss,
     score_difference,
 )
@@ -27,6 +29,7 @@ from .backbone import Backbone, Conditioning, recomputed_in_backward
 from .checkpoint import load_optimizer_tensors, optimizer_tensors
 from .denoising import (
     Example,
+    backpropagate,
     denoising_loss,
     draw_batch,
     draw_noise,
@@ -149,7 +152,8 @@ class Weights(NamedTuple):
 
 class _FixedPrompts(NamedTuple):
     alignment: AlignmentPrompts | None  # None with the branch off
-    personal: dict[str, Conditioning]  # placeholder -> y_P; empty where the words learn
+    neutral: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
+    personal: dict[str, Conditioning]  # by the prompt, each that holds a word; empty where the words learn
 
 
 class Personalization:
@@ -168,8 +172,8 @@ class Personalization:
         self.x0_hat: Tensor | None = None
         self._trainer: _Trainer | None = None
         check_subjects(subjects, target_prompt)
-        classes = {p: s.class_word.strip() for p, s in self.subjects.items()}
-        self.clean_prompt = config.clean_prompt.strip() or substitute(target_prompt, classes)
+        self._classes = {p: s.class_word.strip() for p, s in self.subjects.items()}
+        self.clean_prompt = config.clean_prompt.strip() or substitute(target_prompt, self._classes)
         self._initial = {p: initial_vectors(backbone, subject) for p, subject in self.subjects.items()}
         with torch.no_grad():
             for prompt in self._prompts():
@@ -228,13 +232,18 @@ class Personalization:
     def _encode_fixed_prompts(self) -> _FixedPrompts:
         """Everything that the text encoders can say once: all prompts without a word that learns."""
         encode, alignment = self.backbone.encode_prompt, self.config.alignment
-        prompts, personal = None, {}
+        prompts, neutral, personal = None, {}, {}
         if alignment.weight > 0:
             negative = encode(alignment.negative_prompt, {}) if alignment.score == "nfsd" else None
             prompts = AlignmentPrompts(encode("", {}), encode(self.clean_prompt, {}), negative)
+        if alignment.on_target:
+            neutral = {
+                p: encode(substitute(s.personalization_prompt, self._classes), {}) for p, s in self.subjects.items()
+            }
         if self.config.embedding_learning_rate == 0:
-            personal = {p: encode(s.personalization_prompt, self._initial) for p, s in self.subjects.items()}
-        return _FixedPrompts(prompts, personal)
+            learned = [s.personalization_prompt for s in self.subjects.values()]
+            personal = {p: encode(p, self._initial) for p in (self.target_prompt, *learned)}
+        return _FixedPrompts(prompts, neutral, personal)
 
 
 class _Trainer:
@@ -267,29 +276,41 @@ class _Trainer:
         placeholder, x0, mask = self._draw_batch()
         sigma, noise = draw_noise(self.backbone, x0, self.random)
         column = sigma.view(-1, 1, 1, 1)
-        personal = self._personal(placeholder)
+        prompts = self._prompts(placeholder)
         x = x0 + column * noise
-        denoised = self.backbone.denoise(x, sigma, personal.expand(len(x)))
+        denoised = self.backbone.denoise(x, sigma, prompts.personal.expand(len(x)))
         weight = self.backbone.loss_weight(sigma)  # of D's squared error
-        denoising = denoising_loss(denoised, x0, weight, mask)
-        loss, alignment, gap = denoising, 0.0, 0.0
+        loss = denoising = denoising_loss(denoised, x0, weight, mask)
+        self.run.x0_hat = denoised.detach()
+        alignment, gap = 0.0, 0.0
+        if self.config.alignment.on_target:
+            backpropagate(
+                self.scaler, denoising, index + 1
+            )  # its activations go before those of the target prompt come
+            loss, denoised = 0.0, self.backbone.denoise(x, sigma, prompts.target.expand(len(x)))
         if self.config.alignment.weight > 0:
             sample = NoisySample(x, noise, sigma, prediction=(x - denoised) / column, weight=weight * sigma**2)
-            delta = self._score_difference(sample, personal)
+            delta = self._score_difference(sample, prompts)
             surrogate = alignment_loss(delta, sample, self.config.alignment)
-            loss, alignment, gap = denoising + surrogate, surrogate.item(), delta.square().mean().sqrt().item()
-        optimizer_step(self.optimizer, self.scaler, loss, self.config.max_grad_norm, index + 1)
+            loss, alignment, gap = loss + surrogate, surrogate.item(), delta.square().mean().sqrt().item()
+        backpropagate(self.scaler, loss, index + 1)
+        optimizer_step(self.optimizer, self.scaler, self.config.max_grad_norm, index + 1)
         self.done = index + 1
-        self.run.x0_hat = denoised.detach()
         return TrainingStep(index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap)
 
-    def _personal(self, placeholder: str) -> Conditioning:
-        """y_P, with the word as it is now."""
-        if not self.learn_words:
-            return self.fixed.personal[placeholder]
-        return self.backbone.encode_prompt(self.run.subjects[placeholder].personalization_prompt, self.words)
+    def _prompts(self, placeholder: str) -> PersonalPrompts:
+        personal = self._encode(self.run.subjects[placeholder].personalization_prompt)
+        if not self.config.alignment.on_target:
+            return PersonalPrompts(personal)
+        return PersonalPrompts(personal, self._encode(self.run.target_prompt), self.fixed.neutral[placeholder])
 
-    def _score_difference(self, sample: NoisySample, personal: Conditioning) -> Tensor:
+    def _encode(self, prompt: str) -> Conditioning:
+        """With the words as they are now."""
+        if not self.learn_words:
+            return self.fixed.personal[prompt]
+        return self.backbone.encode_prompt(prompt, self.words)
+
+    def _score_difference(self, sample: NoisySample, personal: PersonalPrompts) -> Tensor:
         noise = sample.noise
         if self.config.alignment.noise == "fresh":
             noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)

@@ -24,6 +24,7 @@ from .backbone import Backbone, Conditioning, WordVectors, concatenate, recomput
 from .checkpoint import unreadable
 from .denoising import (
     Example,
+    backpropagate,
     denoising_loss,
     draw_batch,
     draw_noise,
@@ -259,7 +260,8 @@ class _Trainer:
         denoised = self.backbone.denoise(x0 + sigma.view(-1, 1, 1, 1) * noise, sigma, self._encode(self._texts(batch)))
         denoising = denoising_loss(denoised, x0, self.backbone.loss_weight(sigma), mask)
         pull = self.config.regularization * relative_distance(self.vectors, self.start)
-        optimizer_step(self.optimizer, self.scaler, denoising + pull, MAX_GRAD_NORM, index + 1)
+        backpropagate(self.scaler, denoising + pull, index + 1)
+        optimizer_step(self.optimizer, self.scaler, MAX_GRAD_NORM, index + 1)
         if self.config.hold_norm:
             shorten(self.vectors, self.longest)
         self.done = index + 1

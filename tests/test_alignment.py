@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
-from palp_core.alignment import AlignmentPrompts, NoisySample, alignment_loss, score_difference
+from palp_core.alignment import AlignmentPrompts, NoisySample, PersonalPrompts, alignment_loss, score_difference
 from palp_core.backbone import Conditioning
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
@@ -54,7 +54,9 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
         prediction = (x - backbone.denoise(x, SIGMA, personal.expand(3))) / column
         sample = NoisySample(x, noise, SIGMA, prediction, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
         prompts = AlignmentPrompts(null, clean)
-        delta = score_difference(backbone.denoise, lora.disabled(), sample, personal, prompts, noise, SIGMA[0], config)
+        delta = score_difference(
+            backbone.denoise, lora.disabled(), sample, PersonalPrompts(personal), prompts, noise, SIGMA[0], config
+        )
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
 
         x0_hat = x - column * noise_of(backbone, x, SIGMA, personal)
@@ -70,6 +72,53 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
     assert max(g.norm() for g in ours) > 0
     for mine, written in zip(ours, theirs, strict=True):
         assert (mine - written).norm() < 1e-3 * written.norm()
+
+
+def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
+    """alpha*(E_pre(y_c) - E_pre(c_P)) - beta*(E_theta(y) - E_theta(y_P)) at the re-noised estimate under y."""
+    config = AlignmentConfig(score="delta", alpha=3.0, beta=2.0)
+    texts = ("a sketch of a dog", "a photo of a dog", "a sketch of a cat", "a photo of a cat")
+    clean, neutral, target, personal = (backbone.encode_prompt(text, {}) for text in texts)
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    column = SIGMA.view(-1, 1, 1, 1)
+    x = x0 + column * noise
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, alpha=4, seed=0) as lora, torch.no_grad():
+        for parameter in lora.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        prediction = noise_of(backbone, x, SIGMA, target)
+        sample = NoisySample(x, noise, SIGMA, prediction, weight=torch.ones(3))
+        prompts = AlignmentPrompts(null=clean, clean=clean)
+        personals = PersonalPrompts(personal, target, neutral)
+        delta = score_difference(backbone.denoise, lora.disabled(), sample, personals, prompts, noise, SIGMA[0], config)
+        x_hat = x - column * prediction + column * noise
+        with lora.disabled():
+            wanted = noise_of(backbone, x_hat, SIGMA, clean) - noise_of(backbone, x_hat, SIGMA, neutral)
+        drawn = noise_of(backbone, x_hat, SIGMA, target) - noise_of(backbone, x_hat, SIGMA, personal)
+    torch.testing.assert_close(delta, 3 * wanted - 2 * drawn, rtol=1e-3, atol=1e-4)
+
+
+def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
+    """The paper's is taken under the neutral prompt alone, and reaches the word through that."""
+    changed = {}
+    for score in ("palp", "delta"):
+        alignment = AlignmentConfig(weight=1e4, score=score, alpha=2, beta=1)
+        config = PersonalizationConfig(steps=1, resolution=64, rank=2, learning_rate=1e-3, alignment=alignment)
+        run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V] in snow", config)
+        encode, graded = backbone.encode_prompt, []
+
+        def recorded(prompt, words, encode=encode, graded=graded):
+            cond = encode(prompt, words)
+            if cond.context.requires_grad:
+                cond.context.register_hook(lambda gradient: graded.append(prompt))
+            return cond
+
+        backbone.encode_prompt = recorded
+        list(run.steps())
+        backbone.encode_prompt = encode
+        changed[score] = set(graded)
+    assert changed["palp"] == {"a photo of [V]"}
+    assert changed["delta"] == {"a photo of [V]", "a sketch of [V] in snow"}
 
 
 def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backbone):
@@ -92,7 +141,9 @@ def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backb
         e = (x - denoised) / column
         sample = NoisySample(x, noise, SIGMA, e, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
         prompts = AlignmentPrompts(null, clean)
-        delta = score_difference(backbone.denoise, lora.disabled(), sample, personal, prompts, noise, SIGMA[0], config)
+        delta = score_difference(
+            backbone.denoise, lora.disabled(), sample, PersonalPrompts(personal), prompts, noise, SIGMA[0], config
+        )
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
         # A difference of eps_hat as one of v_hat, at the same x: D = x - sigma*eps_hat.
         v_delta = v_of(-column * delta, delta)
@@ -111,7 +162,7 @@ def gaussian(mean):
     return denoise
 
 
-@pytest.mark.parametrize("score", ["palp", "sds", "nfsd"])
+@pytest.mark.parametrize("score", ["palp", "sds", "nfsd"])  # delta says nothing of a difference that all prompts share
 def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(score):
     """The pre-trained model knows data around 0; the personalized one thinks they are around 3."""
     learned = torch.tensor(3.0, requires_grad=True)
@@ -140,7 +191,9 @@ def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(sco
         x = 3.0 + noise
         sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, cond)) / 1.0, weight=torch.ones(64))
         threshold = torch.tensor(2.0 if score == "nfsd" else 0.0)  # nfsd: the form for small noise
-        delta = score_difference(denoise, Pretrained(), sample, cond, prompts, noise, threshold, config)
+        delta = score_difference(
+            denoise, Pretrained(), sample, PersonalPrompts(cond), prompts, noise, threshold, config
+        )
         (gradient,) = torch.autograd.grad(alignment_loss(delta, sample, config), [learned])
         with torch.no_grad():
             learned -= 0.5 * gradient
@@ -175,6 +228,7 @@ def calls_of_one_step(backbone, alignment: AlignmentConfig) -> list[int]:
         (AlignmentConfig(alpha=1, beta=1), [3, 3, 3]),
         (AlignmentConfig(score="sds"), [3, 6]),
         (AlignmentConfig(score="nfsd"), [3, 9]),
+        (AlignmentConfig(score="delta"), [3, 3, 6, 6]),
     ],
 )
 def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, alignment, calls):

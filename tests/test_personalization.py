@@ -141,7 +141,15 @@ def test_methods_compare_on_the_same_samples(backbone):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"score": "sds"}, {"score": "nfsd"}, {"noise": "fresh"}, {"rescale": False}, {"weight": 0.0}, {"beta": 1.0}],
+    [
+        {"score": "delta"},
+        {"score": "sds"},
+        {"score": "nfsd"},
+        {"noise": "fresh"},
+        {"rescale": False},
+        {"weight": 0.0},
+        {"beta": 1.0},
+    ],
     ids=str,
 )
 def test_every_choice_changes_what_is_learned(backbone, changes):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from palp_core.alignment import AlignmentPrompts, NoisySample, score_difference
+from palp_core.alignment import AlignmentPrompts, NoisySample, PersonalPrompts, score_difference
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluator_training import attribute_accuracy, individual_renders, verification
 from palp_core.toyworld.evaluators import Target, diversity
@@ -107,7 +107,14 @@ def pushed_along(world, sign: float) -> float:
         sample = NoisySample(x0 + sigma * noise, noise, sigma, noise, weight=sigma)  # so that x0_hat is x0
         prompts = AlignmentPrompts(null, clean)
         delta = score_difference(
-            backbone.denoise, nullcontext(), sample, personal, prompts, noise, backbone.sigmas[200], ALIGNMENT
+            backbone.denoise,
+            nullcontext(),
+            sample,
+            PersonalPrompts(personal),
+            prompts,
+            noise,
+            backbone.sigmas[200],
+            ALIGNMENT,
         )
         x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colours burn out
     picture = backbone.pipeline.vae.decode(x0).sample.clamp(-1, 1)
