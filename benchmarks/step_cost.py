@@ -2,7 +2,7 @@
 
     python -m benchmarks.step_cost [--device cuda --family sdxl] [--json PATH]
 
-Weights are random: cost does not depend on them. The three kinds of step take turns in one process on the same model.
+Weights are random: cost does not depend on them. The kinds of step take turns in one process on the same model.
 On a CPU the model has Stable Diffusion's architecture at a fraction of its width; on CUDA it has full size.
 """
 
@@ -20,8 +20,9 @@ from .cost import cost_arguments, keep, parsed, pictures, random_backbone, setti
 
 KINDS = {
     "plain": AlignmentConfig(weight=0),
-    "palp": AlignmentConfig(alpha=15, beta=7.5),
-    "palp_beta1": AlignmentConfig(alpha=7.5, beta=1),
+    "delta": AlignmentConfig(),
+    "palp": AlignmentConfig(score="palp", alpha=15, beta=7.5),
+    "palp_beta1": AlignmentConfig(score="palp", alpha=7.5, beta=1),
 }
 
 
@@ -86,9 +87,8 @@ def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, float]:
     median = {kind: {name: statistics.median(values) for name, values in f.items()} for kind, f in found.items()}
     plain = median["plain"]
     return {
-        "step_ratio": median["palp"]["seconds"] / plain["seconds"],
-        "step_ratio_beta1": median["palp_beta1"]["seconds"] / plain["seconds"],
-        "memory_ratio": max(median[k]["bytes"] for k in ("palp", "palp_beta1")) / plain["bytes"],
+        **{f"{kind}_step_ratio": m["seconds"] / plain["seconds"] for kind, m in median.items()},
+        **{f"{kind}_memory_ratio": m["bytes"] / plain["bytes"] for kind, m in median.items()},
         **{f"{kind}_seconds": m["seconds"] for kind, m in median.items()},
         **{f"{kind}_bytes": m["bytes"] for kind, m in median.items()},
     }
@@ -101,14 +101,11 @@ def main() -> None:
     found = summary(measure(random_backbone(args), args))
     found["setting"] = setting(args)
     print(found["setting"])
-    print(f"{'':24}{'seconds':>10}{'peak MiB':>10}")
-    labels = {"plain": "plain LoRA step", "palp": "PALP, alpha 15 beta 7.5", "palp_beta1": "PALP, alpha 7.5 beta 1"}
-    for kind, label in labels.items():
-        print(f"{label:24}{found[f'{kind}_seconds']:10.3f}{found[f'{kind}_bytes'] / 2**20:10.0f}")
-    print(
-        f"ratios: {found['step_ratio']:.2f} and {found['step_ratio_beta1']:.2f} in time, "
-        f"{found['memory_ratio']:.2f} in memory"
-    )
+    print(f"{'':12}{'seconds':>10}{'ratio':>8}{'peak MiB':>10}{'ratio':>8}")
+    for kind in KINDS:
+        seconds, peak = found[f"{kind}_seconds"], found[f"{kind}_bytes"] / 2**20
+        ratios = found[f"{kind}_step_ratio"], found[f"{kind}_memory_ratio"]
+        print(f"{kind:12}{seconds:10.3f}{ratios[0]:8.2f}{peak:10.0f}{ratios[1]:8.2f}")
     keep(found, args)
 
 

@@ -151,7 +151,7 @@ def _inputs() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            tooltip="How strongly the prompt is kept: 0.1 to 0.5. 0 is plain textual inversion + LoRA, twice as fast.",
+            tooltip="How strongly the prompt is kept: 0.1 to 0.5. 0 is plain textual inversion + LoRA, and faster.",
         ),
         seed_input("photos"),
         io.String.Input(
@@ -176,7 +176,8 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance scale of the untouched model. The paper: 15, and 7.5 for several subjects.",
+            tooltip="Guidance of the untouched model. Further above beta: more prompt, less likeness. The paper: 15, and "
+            "7.5 for several subjects.",
             extra_dict=ADVANCED,
         ),
         io.Float.Input(
@@ -185,14 +186,16 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance of the personalized model; 1 is fastest. The paper: 7.5, and 1 for several subjects.",
+            tooltip="Guidance of the personalized model, about the CFG at which you draw. The paper: 7.5, and 1 for "
+            "several subjects.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(
             "score",
             options=list(get_args(Score)),
             default=DEFAULT.alignment.score,
-            tooltip="palp: the paper's. sds and nfsd: what it is compared with.",
+            tooltip="delta: keeps what the prompt changes, whoever is drawn. palp: the paper's own, with alpha 15 and "
+            "beta 7.5. sds and nfsd: what the paper compares with.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(

@@ -45,16 +45,18 @@ NFSD_SMALL_NOISE = 0.2
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """How the target prompt is kept alive. Guidance as the paper has it for one subject."""
+    """How the target prompt is kept alive. For the paper's own: score palp, alpha 15, beta 7.5."""
 
     #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 0.5.
-    weight: float = 0.15
+    weight: float = 0.25
     #: delta: what the prompt changes in either model (ours); palp: the paper's, against the personalized model; sds:
     #: against the noise; nfsd: noise-free score distillation.
-    score: Score = "palp"
-    #: Guidance scale of the pre-trained model towards the clean prompt. Paper: 15; 7.5 for compositions.
-    alpha: float = 15.0
-    #: Guidance scale of the personalized model; 1 saves a forward pass. Paper: 7.5; 1 for compositions.
+    score: Score = "delta"
+    #: Guidance scale of the pre-trained model towards the clean prompt. The more it is above beta, the more the prompt
+    #: counts and the less the likeness. Paper, with its score: 15; 7.5 for compositions.
+    alpha: float = 9.5
+    #: Guidance scale of the personalized model, about that at which the model draws. With the paper's score 1 saves a
+    #: forward pass. Paper: 7.5; 1 for compositions.
     beta: float = 7.5
     #: Re-noise with the noise of the training sample (the paper's choice) or with a fresh draw.
     noise: Noise = "same"

@@ -109,6 +109,8 @@ def two_subjects() -> tuple[dict[str, dict], list, list]:
             {
                 "target_prompt": "a watercolor of [V] beside [V2] in a meadow",
                 "file_name": "cat_and_cup",
+                "alignment_weight": 0.15,
+                "score": "palp",
                 "alpha": 7.5,  # the paper's for compositions
                 "beta": 1.0,
             },
@@ -150,7 +152,12 @@ def try_palp() -> tuple[dict[str, dict], list, list]:
     rates = {"learning_rate": 2e-3, "embedding_learning_rate": 2e-3}
     small = {"steps": 200, **rates, "rank": 16, "batch_size": 2, "resolution": 64}
     small |= {"personalization_prompt": "a photo of a [V]"}
-    toy_alignment = {"alignment_weight": ALIGNMENT.weight, "alpha": ALIGNMENT.alpha, "beta": ALIGNMENT.beta}
+    toy_alignment = {
+        "alignment_weight": ALIGNMENT.weight,
+        "score": ALIGNMENT.score,
+        "alpha": ALIGNMENT.alpha,
+        "beta": ALIGNMENT.beta,
+    }
     nodes = {
         "world": node("PALP_DemoWorld", (0, 60), size=(330, 270)),
         "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photo"),

@@ -42,7 +42,7 @@ def noise_of(backbone, x, sigma, cond, scale=1.0, null=None):
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("beta", [7.5, 1.0])
 def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
-    config = AlignmentConfig(weight=0.7, alpha=15.0, beta=beta, rescale=rescale)
+    config = AlignmentConfig(weight=0.7, score="palp", alpha=15.0, beta=beta, rescale=rescale)
     null, clean, personal = (backbone.encode_prompt(p, {}) for p in ("", "a sketch of a cat", "a photo of a cat"))
     generator = torch.Generator().manual_seed(0)
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
@@ -123,7 +123,7 @@ def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
 
 def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backbone):
     """In v, the paper's gradient of eps_hat is that of v_hat, and the step does not fade at large noise."""
-    backbone, config = v_backbone, AlignmentConfig(weight=0.7, alpha=15.0, beta=1.0)
+    backbone, config = v_backbone, AlignmentConfig(weight=0.7, score="palp", alpha=15.0, beta=1.0)
     null, clean, personal = (backbone.encode_prompt(p, {}) for p in ("", "a sketch of a cat", "a photo of a cat"))
     generator = torch.Generator().manual_seed(0)
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
@@ -223,9 +223,9 @@ def calls_of_one_step(backbone, alignment: AlignmentConfig) -> list[int]:
     ("alignment", "calls"),
     [
         (AlignmentConfig(weight=0), [3]),
-        (AlignmentConfig(alpha=15, beta=7.5), [3, 6, 6]),
-        (AlignmentConfig(alpha=7.5, beta=1), [3, 6, 3]),
-        (AlignmentConfig(alpha=1, beta=1), [3, 3, 3]),
+        (AlignmentConfig(score="palp", alpha=15, beta=7.5), [3, 6, 6]),
+        (AlignmentConfig(score="palp", alpha=7.5, beta=1), [3, 6, 3]),
+        (AlignmentConfig(score="palp", alpha=1, beta=1), [3, 3, 3]),
         (AlignmentConfig(score="sds"), [3, 6]),
         (AlignmentConfig(score="nfsd"), [3, 9]),
         (AlignmentConfig(score="delta"), [3, 3, 6, 6]),

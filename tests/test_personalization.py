@@ -142,7 +142,7 @@ def test_methods_compare_on_the_same_samples(backbone):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"score": "delta"},
+        {"score": "palp"},
         {"score": "sds"},
         {"score": "nfsd"},
         {"noise": "fresh"},

@@ -17,7 +17,7 @@ from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, PromptedDeno
 from palp_core.toyworld.figures import judge
 from palp_core.toyworld.scenes import ClassWord, Individual
 from palp_core.toyworld.world import (
-    ALIGNMENT,
+    PAPERS_ALIGNMENT,
     ToyTraining,
     World,
     load_world,
@@ -36,7 +36,7 @@ Model = Literal["vanilla", "palp", "over-fitted"]
 #: What a model was trained with, and for how many steps: the prompt kept alive and likeness left to win, or plain
 #: training for so long that it forgets.
 TRAININGS: dict[Model, tuple[AlignmentConfig, int]] = {
-    "palp": (ALIGNMENT, 50),
+    "palp": (PAPERS_ALIGNMENT, 50),
     "over-fitted": (AlignmentConfig(weight=0.0), 200),
 }
 Part = Literal["unguided", "pick", "draw", "pick and draw"]

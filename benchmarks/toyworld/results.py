@@ -192,7 +192,7 @@ class Compare:
     first with no less of it.
     """
 
-    method: str = "palp"
+    method: str = "delta"
     baseline: str = "ti_db"
     #: Instead of the steps that are chosen.
     step: int | None = None
