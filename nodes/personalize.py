@@ -176,8 +176,8 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance of the untouched model. Further above beta: more prompt, less likeness. The paper: 15, and "
-            "7.5 for several subjects.",
+            tooltip="Guidance of the untouched model. Further above beta: more prompt, less likeness. The paper: 15, "
+            "or 7.5 for several subjects.",
             extra_dict=ADVANCED,
         ),
         io.Float.Input(
