@@ -55,7 +55,7 @@ class Demo:
     #: Which individual it is, and everything else that is random.
     seed: int = 1
     #: Training steps of each method.
-    steps: int = 150
+    steps: int = 140
     #: A file to write the figures to.
     json: Path | None = None
 
