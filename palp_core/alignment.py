@@ -1,6 +1,6 @@
 """Prompt alignment: PALP, arXiv 2401.06105, sec. 4.3 (the score) and 4.4 (its use), and the scores it is compared with.
 
-With x_t = x0 + sigma*eps and e = eps_hat(x_t, y_P), the only prediction that carries gradients:
+With x_t = x0 + sigma*eps and e = eps_hat(x_t, y_P), the prediction that carries the gradients:
 
     x0_hat = x_t - sigma*e
     x_hat  = stopgrad(x0_hat) + sigma*eps                             re-noised, by default with the same noise
@@ -65,11 +65,6 @@ class AlignmentConfig:
     #: What NFSD moves away from; of no use to the other scores.
     negative_prompt: str = NEGATIVE_PROMPT
 
-    @property
-    def on_target(self) -> bool:
-        """Whether the prediction that it moves is that of the target prompt."""
-        return self.weight > 0 and self.score == "delta"
-
     def __post_init__(self) -> None:
         if self.score not in get_args(Score):
             raise ValueError(f"score is {self.score!r}; it must be one of {', '.join(get_args(Score))}.")
@@ -83,6 +78,11 @@ class AlignmentConfig:
             if not 1 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}; a guidance scale must be 1 (no guidance) or more.")
 
+    @property
+    def trains_target_prompt(self) -> bool:
+        """Whether the prediction that it moves is that of the target prompt, and not y_P's."""
+        return self.weight > 0 and self.score == "delta"
+
 
 class AlignmentPrompts(NamedTuple):
     """Conditionings that stay the same in all steps, each a batch of one."""
@@ -92,12 +92,12 @@ class AlignmentPrompts(NamedTuple):
     negative: Conditioning | None = None  # nfsd only
 
 
-class PersonalPrompts(NamedTuple):
+class SubjectPrompts(NamedTuple):
     """Conditionings of the subject that a step draws, each a batch of one."""
 
-    personal: Conditioning  # y_P, the neutral prompt with [V]
-    target: Conditioning | None = None  # y, the target prompt with [V]; delta only
-    neutral: Conditioning | None = None  # c_P, the neutral prompt with the class word; delta only
+    photo: Conditioning  # y_P, the personalization prompt: "a photo of [V]"
+    target: Conditioning | None = None  # y, the target prompt with [V]; delta needs it
+    class_photo: Conditioning | None = None  # c_P, y_P with the class word; delta needs it
 
 
 class NoisySample(NamedTuple):
@@ -143,7 +143,7 @@ def score_difference(
     denoise: Denoiser,
     pretrained: AbstractContextManager[None],
     sample: NoisySample,
-    personal: PersonalPrompts,
+    subject: SubjectPrompts,
     prompts: AlignmentPrompts,
     noise: Tensor,
     small_noise: Tensor,
@@ -151,12 +151,12 @@ def score_difference(
 ) -> Tensor:
     """Delta, the direction in which x0_hat is to move against, (B, C, H, W).
 
-    pretrained: context in which `denoise` is the untouched model. noise: that with which x0_hat is re-noised.
-    small_noise: sigma below which NFSD changes its form, ().
+    pretrained: context in which `denoise` is the untouched model. subject: for delta all three prompts. noise: that
+    with which x0_hat is re-noised. small_noise: sigma below which NFSD changes its form, ().
     """
     x_hat = renoise(sample, noise)
     if config.score == "delta":
-        return _delta(denoise, pretrained, x_hat, sample.sigma, personal, prompts, config)
+        return _delta(denoise, pretrained, x_hat, sample.sigma, subject, prompts, config)
     if config.score == "nfsd":
         with pretrained:
             return _nfsd(denoise, x_hat, sample.sigma, prompts, small_noise, config.alpha)
@@ -164,7 +164,7 @@ def score_difference(
         aligned = guided_noise(denoise, x_hat, sample.sigma, prompts.null, prompts.clean, config.alpha)
     if config.score == "sds":
         return aligned - noise
-    personalized = guided_noise(denoise, x_hat, sample.sigma, prompts.null, personal.personal.detach(), config.beta)
+    personalized = guided_noise(denoise, x_hat, sample.sigma, prompts.null, subject.photo.detach(), config.beta)
     return aligned - personalized
 
 
@@ -183,15 +183,15 @@ def _delta(
     pretrained: AbstractContextManager[None],
     x: Tensor,
     sigma: Tensor,
-    personal: PersonalPrompts,
+    subject: SubjectPrompts,
     prompts: AlignmentPrompts,
     config: AlignmentConfig,
 ) -> Tensor:
     """What the target prompt changes in the pre-trained model, less what it changes in the personalized one."""
     with pretrained:
-        clean, neutral = predict_noise(denoise, x, sigma, [prompts.clean, personal.neutral])
-    target, plain = predict_noise(denoise, x, sigma, [personal.target.detach(), personal.personal.detach()])
-    return config.alpha * (clean - neutral) - config.beta * (target - plain)
+        clean, class_photo = predict_noise(denoise, x, sigma, [prompts.clean, subject.class_photo])
+    target, photo = predict_noise(denoise, x, sigma, [subject.target.detach(), subject.photo.detach()])
+    return config.alpha * (clean - class_photo) - config.beta * (target - photo)
 
 
 def _nfsd(

@@ -2,8 +2,8 @@
 
 Each step draws a subject and some of its images, noises them, predicts the noise once with gradients under the prompt
 "a photo of [V]", and adds the denoising loss, which teaches the subject to LoRA and to the embedding of [V], and the
-alignment loss, which keeps the target prompt (alignment.py). One backward pass serves both, but of the score that is
-taken under the target prompt, which predicts a second time.
+alignment loss, which keeps the target prompt (alignment.py). One backward pass serves both; with the score `delta`
+there are two, because it predicts a second time, under the target prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .alignment import (
     AlignmentConfig,
     AlignmentPrompts,
     NoisySample,
-    PersonalPrompts,
+    SubjectPrompts,
     alignment_loss,
     score_difference,
 )
@@ -138,7 +138,7 @@ class TrainingStep(NamedTuple):
     sigma: float  # mean noise level of the batch, latent units
     denoising_loss: float  # the model's own training loss on the subject's images
     alignment_loss: float  # the surrogate, weight included; 0 with the branch off
-    score_gap: float  # rms of Delta: how far the two guided predictions are apart; 0 with the branch off
+    score_gap: float  # rms of Delta: how far the two models are apart in what the score compares; 0 with the branch off
     regularization: float = 0.0  # Textual Inversion's pull to where the word started, weight included; 0 where off
 
 
@@ -152,7 +152,7 @@ class Weights(NamedTuple):
 
 class _FixedPrompts(NamedTuple):
     alignment: AlignmentPrompts | None  # None with the branch off
-    neutral: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
+    class_photo: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
     personal: dict[str, Conditioning]  # by the prompt, each that holds a word; empty where the words learn
 
 
@@ -172,15 +172,21 @@ class Personalization:
         self.x0_hat: Tensor | None = None
         self._trainer: _Trainer | None = None
         check_subjects(subjects, target_prompt)
-        self._classes = {p: s.class_word.strip() for p, s in self.subjects.items()}
-        self.clean_prompt = config.clean_prompt.strip() or substitute(target_prompt, self._classes)
+        self.clean_prompt = config.clean_prompt.strip() or self._class_prompt(target_prompt)
         self._initial = {p: initial_vectors(backbone, subject) for p, subject in self.subjects.items()}
         with torch.no_grad():
             for prompt in self._prompts():
                 backbone.encode_prompt(prompt, self._initial)  # raises where one is too long
 
     def _prompts(self) -> list[str]:
-        return [self.target_prompt, self.clean_prompt, *(s.personalization_prompt for s in self.subjects.values())]
+        """All that the text encoders will read, and that must be short enough."""
+        photos = [s.personalization_prompt for s in self.subjects.values()]
+        class_photos = map(self._class_prompt, photos if self.config.alignment.trains_target_prompt else [])
+        return [self.target_prompt, self.clean_prompt, *photos, *class_photos]
+
+    def _class_prompt(self, prompt: str) -> str:
+        """With the class words for the placeholders."""
+        return substitute(prompt, {p: s.class_word.strip() for p, s in self.subjects.items()})
 
     def steps(self, resume: Mapping[str, Tensor] | None = None) -> Iterator[TrainingStep]:
         """Train. The model is put back when the iteration ends, is closed or fails; `weights` then holds the result.
@@ -232,18 +238,17 @@ class Personalization:
     def _encode_fixed_prompts(self) -> _FixedPrompts:
         """Everything that the text encoders can say once: all prompts without a word that learns."""
         encode, alignment = self.backbone.encode_prompt, self.config.alignment
-        prompts, neutral, personal = None, {}, {}
+        prompts, class_photo, personal = None, {}, {}
         if alignment.weight > 0:
             negative = encode(alignment.negative_prompt, {}) if alignment.score == "nfsd" else None
             prompts = AlignmentPrompts(encode("", {}), encode(self.clean_prompt, {}), negative)
-        if alignment.on_target:
-            neutral = {
-                p: encode(substitute(s.personalization_prompt, self._classes), {}) for p, s in self.subjects.items()
-            }
+        if alignment.trains_target_prompt:
+            photos = {p: self._class_prompt(s.personalization_prompt) for p, s in self.subjects.items()}
+            class_photo = {placeholder: encode(photo, {}) for placeholder, photo in photos.items()}
         if self.config.embedding_learning_rate == 0:
             learned = [s.personalization_prompt for s in self.subjects.values()]
             personal = {p: encode(p, self._initial) for p in (self.target_prompt, *learned)}
-        return _FixedPrompts(prompts, neutral, personal)
+        return _FixedPrompts(prompts, class_photo, personal)
 
 
 class _Trainer:
@@ -276,33 +281,35 @@ class _Trainer:
         placeholder, x0, mask = self._draw_batch()
         sigma, noise = draw_noise(self.backbone, x0, self.random)
         column = sigma.view(-1, 1, 1, 1)
-        prompts = self._prompts(placeholder)
+        prompts = SubjectPrompts(self._encode(self.run.subjects[placeholder].personalization_prompt))
         x = x0 + column * noise
-        denoised = self.backbone.denoise(x, sigma, prompts.personal.expand(len(x)))
-        weight = self.backbone.loss_weight(sigma)  # of D's squared error
-        loss = denoising = denoising_loss(denoised, x0, weight, mask)
+        denoised = self.backbone.denoise(x, sigma, prompts.photo.expand(len(x)))
         self.run.x0_hat = denoised.detach()
-        alignment, gap = 0.0, 0.0
-        if self.config.alignment.on_target:
-            backpropagate(
-                self.scaler, denoising, index + 1
-            )  # its activations go before those of the target prompt come
-            loss, denoised = 0.0, self.backbone.denoise(x, sigma, prompts.target.expand(len(x)))
+        denoising = loss = denoising_loss(denoised, x0, self.backbone.loss_weight(sigma), mask)
+        alignment, gap = torch.zeros_like(loss), 0.0
+        if self.config.alignment.trains_target_prompt:
+            # This loss's activations go before those of the target prompt come.
+            backpropagate(self.scaler, denoising, index + 1)
+            loss, prompts = alignment, self._with_target(prompts, placeholder)
+            denoised = self.backbone.denoise(x, sigma, prompts.target.expand(len(x)))
         if self.config.alignment.weight > 0:
-            sample = NoisySample(x, noise, sigma, prediction=(x - denoised) / column, weight=weight * sigma**2)
-            delta = self._score_difference(sample, prompts)
-            surrogate = alignment_loss(delta, sample, self.config.alignment)
-            loss, alignment, gap = loss + surrogate, surrogate.item(), delta.square().mean().sqrt().item()
-        backpropagate(self.scaler, loss, index + 1)
+            alignment, gap = self._alignment(x, noise, sigma, denoised, prompts)
+        backpropagate(self.scaler, loss + alignment, index + 1)
         optimizer_step(self.optimizer, self.scaler, self.config.max_grad_norm, index + 1)
         self.done = index + 1
-        return TrainingStep(index, placeholder, sigma.mean().item(), denoising.item(), alignment, gap)
+        return TrainingStep(index, placeholder, sigma.mean().item(), denoising.item(), alignment.item(), gap)
 
-    def _prompts(self, placeholder: str) -> PersonalPrompts:
-        personal = self._encode(self.run.subjects[placeholder].personalization_prompt)
-        if not self.config.alignment.on_target:
-            return PersonalPrompts(personal)
-        return PersonalPrompts(personal, self._encode(self.run.target_prompt), self.fixed.neutral[placeholder])
+    def _with_target(self, prompts: SubjectPrompts, placeholder: str) -> SubjectPrompts:
+        return SubjectPrompts(prompts.photo, self._encode(self.run.target_prompt), self.fixed.class_photo[placeholder])
+
+    def _alignment(
+        self, x: Tensor, noise: Tensor, sigma: Tensor, denoised: Tensor, prompts: SubjectPrompts
+    ) -> tuple[Tensor, float]:
+        """The surrogate loss, (), and the rms of Delta."""
+        weight = self.backbone.loss_weight(sigma) * sigma**2
+        sample = NoisySample(x, noise, sigma, (x - denoised) / sigma.view(-1, 1, 1, 1), weight)
+        delta = self._score_difference(sample, prompts)
+        return alignment_loss(delta, sample, self.config.alignment), delta.square().mean().sqrt().item()
 
     def _encode(self, prompt: str) -> Conditioning:
         """With the words as they are now."""
@@ -310,7 +317,7 @@ class _Trainer:
             return self.fixed.personal[prompt]
         return self.backbone.encode_prompt(prompt, self.words)
 
-    def _score_difference(self, sample: NoisySample, personal: PersonalPrompts) -> Tensor:
+    def _score_difference(self, sample: NoisySample, prompts: SubjectPrompts) -> Tensor:
         noise = sample.noise
         if self.config.alignment.noise == "fresh":
             noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
@@ -319,7 +326,7 @@ class _Trainer:
             self.backbone.denoise,
             self.lora.disabled(),
             sample,
-            personal,
+            prompts,
             self.fixed.alignment,
             noise,
             sigmas[int(NFSD_SMALL_NOISE * len(sigmas))].to(sample.sigma),

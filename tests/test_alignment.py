@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
-from palp_core.alignment import AlignmentPrompts, NoisySample, PersonalPrompts, alignment_loss, score_difference
+from palp_core.alignment import AlignmentPrompts, NoisySample, SubjectPrompts, alignment_loss, score_difference
 from palp_core.backbone import Conditioning
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
@@ -55,7 +55,7 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
         sample = NoisySample(x, noise, SIGMA, prediction, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
         prompts = AlignmentPrompts(null, clean)
         delta = score_difference(
-            backbone.denoise, lora.disabled(), sample, PersonalPrompts(personal), prompts, noise, SIGMA[0], config
+            backbone.denoise, lora.disabled(), sample, SubjectPrompts(personal), prompts, noise, SIGMA[0], config
         )
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
 
@@ -89,7 +89,7 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
         prediction = noise_of(backbone, x, SIGMA, target)
         sample = NoisySample(x, noise, SIGMA, prediction, weight=torch.ones(3))
         prompts = AlignmentPrompts(null=clean, clean=clean)
-        personals = PersonalPrompts(personal, target, neutral)
+        personals = SubjectPrompts(personal, target, neutral)
         delta = score_difference(backbone.denoise, lora.disabled(), sample, personals, prompts, noise, SIGMA[0], config)
         x_hat = x - column * prediction + column * noise
         with lora.disabled():
@@ -142,7 +142,7 @@ def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backb
         sample = NoisySample(x, noise, SIGMA, e, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
         prompts = AlignmentPrompts(null, clean)
         delta = score_difference(
-            backbone.denoise, lora.disabled(), sample, PersonalPrompts(personal), prompts, noise, SIGMA[0], config
+            backbone.denoise, lora.disabled(), sample, SubjectPrompts(personal), prompts, noise, SIGMA[0], config
         )
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
         # A difference of eps_hat as one of v_hat, at the same x: D = x - sigma*eps_hat.
@@ -191,9 +191,7 @@ def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(sco
         x = 3.0 + noise
         sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, cond)) / 1.0, weight=torch.ones(64))
         threshold = torch.tensor(2.0 if score == "nfsd" else 0.0)  # nfsd: the form for small noise
-        delta = score_difference(
-            denoise, Pretrained(), sample, PersonalPrompts(cond), prompts, noise, threshold, config
-        )
+        delta = score_difference(denoise, Pretrained(), sample, SubjectPrompts(cond), prompts, noise, threshold, config)
         (gradient,) = torch.autograd.grad(alignment_loss(delta, sample, config), [learned])
         with torch.no_grad():
             learned -= 0.5 * gradient

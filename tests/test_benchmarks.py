@@ -96,17 +96,17 @@ def test_comparison_chooses_its_steps_on_other_pairs(monkeypatch, capsys, tmp_pa
 
     tuning = both("tuning", *(("ti_db", 1, p, 0.9, 0.4) for p in "ab"), *(("ti_db", 2, p, 0.5, 0.6) for p in "ab"))
     tuning += both(
-        "tuning", *(("palp", step, p, 0.9, fidelity) for p in "ab" for step, fidelity in ((1, 0.5), (2, 0.7)))
+        "tuning", *(("delta", step, p, 0.9, fidelity) for p in "ab" for step, fidelity in ((1, 0.5), (2, 0.7)))
     )
     # On these pairs the baseline is best after one step, which is not for it to know.
     test = both("test", *(("ti_db", 1, p, 0.9, 0.9) for p in "ab"), *(("ti_db", 2, p, 0.5, 0.6) for p in "ab"))
-    test += both("test", ("palp", 2, "a", 0.7, 0.7), ("palp", 2, "b", 0.9, 0.7), ("palp", 2, "c", 0.0, 0.0))
+    test += both("test", ("delta", 2, "a", 0.7, 0.7), ("delta", 2, "b", 0.9, 0.7), ("delta", 2, "c", 0.0, 0.0))
     write_rows(tmp_path / "rows.jsonl", tuning + test)
     run(monkeypatch, "compare", "--results", tmp_path / "rows.jsonl")
     said = capsys.readouterr().out
-    assert "palp at 2 steps minus ti_db at 2 steps, 4 pairs" in said
+    assert "delta at 2 steps minus ti_db at 2 steps, 4 pairs" in said
     assert "prompt                       0.300 ± 0.100" in said
-    with pytest.raises(ValueError, match="no rows of 'sds'; there are those of ti_db, palp"):
+    with pytest.raises(ValueError, match="no rows of 'sds'; there are those of ti_db, delta"):
         run(monkeypatch, "compare", "--method", "sds", "--results", tmp_path / "rows.jsonl")
 
 

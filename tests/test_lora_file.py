@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from palp_core import Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
+from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
 from palp_core.lora_file import check_can_save
@@ -85,7 +86,7 @@ def test_the_file_describes_itself(run, tmp_path):
     assert info.prompt == "a sketch of embedding:my_cat_00001, in Paris"
     (subject,) = info.subjects
     assert (subject.placeholder, subject.class_word, subject.embedding) == ("[V]", "cat", "my_cat_00001")
-    assert info.settings["alignment"]["alpha"] == 15
+    assert info.settings["alignment"] == asdict(AlignmentConfig())
     fields = metadata(path)
     assert fields["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert fields["modelspec.trigger_phrase"] == "my_cat_00001"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from contextlib import closing
 
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from palp_core import AlignmentConfig, NonFiniteLossError, Personalization, PersonalizationConfig, Subject
+from palp_core import (
+    AlignmentConfig,
+    NonFiniteLossError,
+    Personalization,
+    PersonalizationConfig,
+    Subject,
+    personalization,
+)
 from palp_core.denoising import spread_timesteps
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.personalization import denoising_loss, initial_vector
@@ -199,6 +207,52 @@ def test_several_subjects_are_drawn_and_learned(backbone):
         assert not torch.equal(run.weights.words[placeholder]["clip_l"], start)
 
 
+@pytest.mark.parametrize("word_rate", [0.0, 1e-3])
+@pytest.mark.parametrize("seed", [0, 1])  # each draws another of the two subjects
+def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, word_rate, seed):
+    """Denoising under the drawn subject's own y_P, plus -weight * mean(Delta * e) under y, with its own c_P."""
+    alignment = AlignmentConfig(weight=0.7, score="delta", alpha=3.0, beta=2.0)
+    config = configured(embedding_learning_rate=word_rate, batch_size=1, alignment=alignment, seed=seed)
+    dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
+    run = Personalization(backbone, [cat(), dog], "[V] beside [V2]", config)
+    denoise, calls, found = backbone.denoise, [], []
+
+    def recorded(x, sigma, cond):
+        calls.append((x.detach(), sigma))
+        return denoise(x, sigma, cond)
+
+    def held(optimizer, *rest):
+        found.extend((p, p.grad.clone()) for group in optimizer.param_groups for p in group["params"])
+
+    backbone.denoise = recorded
+    steps = run.steps()
+    next(steps)  # the LoRA is no longer without effect
+    calls.clear()
+    monkeypatch.setattr(personalization, "optimizer_step", held)
+    subject = run.subjects[next(steps).placeholder]
+    (x, sigma), words = calls[0], run._trainer.words
+    x0 = backbone.encode_image(subject.images[0])
+    column = sigma.view(-1, 1, 1, 1)
+
+    def noise_in(x, prompt, words=words):
+        return (x - denoise(x, sigma, backbone.encode_prompt(prompt, words))) / column
+
+    class_photo = {"[V]": "a photo of cat", "[V2]": "an oil painting of dog"}[subject.placeholder]
+    e = noise_in(x, "[V] beside [V2]")
+    with torch.no_grad():
+        x_hat = x - column * e + (x - x0)
+        with run.untouched():
+            wanted = noise_in(x_hat, "cat beside dog", {}) - noise_in(x_hat, class_photo, {})
+        drawn = noise_in(x_hat, "[V] beside [V2]") - noise_in(x_hat, subject.personalization_prompt)
+    denoised = denoise(x, sigma, backbone.encode_prompt(subject.personalization_prompt, words))
+    loss = (backbone.loss_weight(sigma) * (denoised - x0).square().mean(dim=(1, 2, 3))).mean()
+    loss = loss - 0.7 * ((3 * wanted - 2 * drawn) * e).mean()
+    expected = torch.autograd.grad(loss, [p for p, _ in found])
+    steps.close()
+    for (_, ours), theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
 def test_clean_prompt_can_be_overridden(backbone):
     run = Personalization(backbone, [cat()], PROMPT, configured(clean_prompt="a drawing of a tabby in France"))
     assert run.clean_prompt == "a drawing of a tabby in France"
@@ -274,11 +328,13 @@ def test_the_model_is_put_back(backbone, ending, checkpointing):
     assert run.weights.steps == (3 if ending == "success" else 1)
 
 
-def breaking(backbone, ending: str) -> None:
-    """From now on every other call of the denoiser fails or returns nonsense."""
-    denoise = backbone.denoise
+def breaking(backbone, ending: str, spared: int = 0) -> None:
+    """From now on calls of the denoiser fail or return nonsense, but for the first few."""
+    denoise, calls = backbone.denoise, itertools.count()
 
     def broken(x, sigma, cond):
+        if next(calls) < spared:
+            return denoise(x, sigma, cond)
         if ending == "error":
             raise KeyboardInterrupt
         return denoise(x, sigma, cond) * float("nan")
@@ -286,11 +342,12 @@ def breaking(backbone, ending: str) -> None:
     backbone.denoise = broken
 
 
-def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone):
+@pytest.mark.parametrize("spared", [0, 1])  # 1: the first of a step's two backward passes is done
+def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone, spared):
     run = Personalization(backbone, [cat()], PROMPT, CONFIG)
     steps = run.steps()
     next(steps), next(steps)
-    breaking(backbone, "diverged")
+    breaking(backbone, "diverged", spared)
     with pytest.raises(NonFiniteLossError, match="step 3") as failure:
         next(steps)
     assert failure.value.step == 3 and run.weights.steps == 2

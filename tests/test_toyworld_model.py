@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from palp_core.alignment import AlignmentPrompts, NoisySample, PersonalPrompts, score_difference
+from palp_core.alignment import AlignmentPrompts, NoisySample, SubjectPrompts, score_difference
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluator_training import attribute_accuracy, individual_renders, verification
 from palp_core.toyworld.evaluators import Target, diversity
@@ -16,6 +16,7 @@ from palp_core.toyworld.figures import judge
 from palp_core.toyworld.training import as_pixels, draw_some, psnr
 from palp_core.toyworld.world import (
     ALIGNMENT,
+    PAPERS_ALIGNMENT,
     as_pictures,
     load_world,
     new_individual,
@@ -110,11 +111,11 @@ def pushed_along(world, sign: float) -> float:
             backbone.denoise,
             nullcontext(),
             sample,
-            PersonalPrompts(personal),
+            SubjectPrompts(personal),
             prompts,
             noise,
             backbone.sigmas[200],
-            ALIGNMENT,
+            PAPERS_ALIGNMENT,
         )
         x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colours burn out
     picture = backbone.pipeline.vae.decode(x0).sample.clamp(-1, 1)

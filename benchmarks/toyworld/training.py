@@ -31,9 +31,7 @@ from .attention import attention_share
 from .pairs import INDIVIDUALS, PHOTO, Pairs, Prompt, prompts_of_trainings, target
 from .results import RESULTS, compute, require_label
 
-STEPS = (50, 100, 150, 200)
-#: Plain training is followed for longer: its best subject fidelity is what the others must reach.
-PLAIN_STEPS = (*STEPS, 300)
+STEPS = (50, 100, 150, 200, 300)
 SAMPLES = 16
 
 
@@ -84,14 +82,12 @@ class TrainingCell:
 
     @property
     def description(self) -> dict:
-        kind = type(self.method).__name__
-        return {**asdict(self), "kind": kind, "steps": self.steps, "samples": SAMPLES}
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Those after which a LoRA is judged."""
-        plain = isinstance(self.method, AlignmentConfig) and self.method.weight == 0
-        return PLAIN_STEPS if plain else STEPS
+        described = {**asdict(self), "kind": type(self.method).__name__, "samples": SAMPLES}
+        if isinstance(self.method, AlignmentConfig):
+            described["steps"] = STEPS
+            if self.method.weight == 0:
+                described["method"] = {"weight": 0}  # the rest has no effect
+        return described
 
     @property
     def labels(self) -> dict:
@@ -136,9 +132,9 @@ def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterato
         yield run.weights.steps, {"[V]": run.weights.vectors}
     else:
         prompt = target(cell.class_word, cell.prompts[0]).prompt(cell.noun)
-        run = personalization(world, individual, prompt, cell.steps[-1], cell.seed, cell.method, cell.training)
+        run = personalization(world, individual, prompt, STEPS[-1], cell.seed, cell.method, cell.training)
         for step in run.steps():
-            if step.index + 1 in cell.steps:
+            if step.index + 1 in STEPS:
                 yield step.index + 1, run.snapshot().words
 
 
