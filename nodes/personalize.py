@@ -160,14 +160,19 @@ def _inputs() -> list[io.Input]:
             tooltip="Name of the file in the loras folder; a number is added, so that no file is overwritten.",
         ),
         masks_input(),
-        Subjects.Input("subjects", optional=True, tooltip="Further subjects of the same picture, from PALP Subject."),
+        Subjects.Input(
+            "subjects",
+            optional=True,
+            tooltip="Further subjects of the same picture, from PALP Subject. The paper has score palp for them.",
+        ),
         placeholder_input("[V]"),
         personalization_prompt_input(),
         io.String.Input(
             "clean_prompt",
             default="",
             multiline=True,
-            tooltip="The scene for the untouched model. Empty: the target prompt with class words for placeholders.",
+            tooltip="The scene for the untouched model. Empty: the target prompt with class words for placeholders. With "
+            "score delta call the subject by its class word.",
             extra_dict=ADVANCED,
         ),
         io.Float.Input(
@@ -176,8 +181,8 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance of the untouched model. Further above beta: more prompt, less likeness. The paper: 15, "
-            "or 7.5 for several subjects.",
+            tooltip="Guidance of the untouched model. Further above beta: more prompt, less likeness. With score palp "
+            "the paper has 15, and 7.5 for several subjects.",
             extra_dict=ADVANCED,
         ),
         io.Float.Input(
@@ -186,16 +191,16 @@ def _inputs() -> list[io.Input]:
             min=1.0,
             max=100.0,
             step=0.5,
-            tooltip="Guidance of the personalized model, about the CFG at which you draw. The paper: 7.5, and 1 for "
-            "several subjects.",
+            tooltip="Guidance of the personalized model, about the CFG at which you draw. With score palp "
+            "the paper has 7.5, and 1 for several subjects.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(
             "score",
             options=list(get_args(Score)),
             default=DEFAULT.alignment.score,
-            tooltip="delta: keeps what the prompt changes, whoever is drawn. palp: the paper's own, with alpha 15 and "
-            "beta 7.5. sds and nfsd: what the paper compares with.",
+            tooltip="delta: keeps what the prompt changes, whoever is drawn. palp: the paper's; set alpha 15 and beta 7.5. "
+            "sds and nfsd: what the paper compares with.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(

@@ -25,7 +25,7 @@ RESOLUTION = 64  # pixels
 #: Suits this model: less leaves elements of the prompt out, more burns colours and hides the subject.
 GUIDANCE_SCALE = 2.0
 SAMPLING_STEPS = 16
-#: What does best here.
+#: In proportion the default; chosen on tuning pairs (README).
 ALIGNMENT = AlignmentConfig(weight=0.25, score="delta", alpha=1.25 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE)
 #: The paper's 15 and 7.5 are twice and once the scale at which Stable Diffusion draws.
 PAPERS_ALIGNMENT = AlignmentConfig(weight=0.25, score="palp", alpha=2 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE)
