@@ -171,8 +171,8 @@ def _inputs() -> list[io.Input]:
             "clean_prompt",
             default="",
             multiline=True,
-            tooltip="The scene for the untouched model. Empty: the target prompt with class words for placeholders. With "
-            "score delta call the subject by its class word.",
+            tooltip="The scene for the untouched model. Empty: the target prompt with class words for placeholders. "
+            "With score delta call the subject by its class word.",
             extra_dict=ADVANCED,
         ),
         io.Float.Input(
@@ -199,8 +199,8 @@ def _inputs() -> list[io.Input]:
             "score",
             options=list(get_args(Score)),
             default=DEFAULT.alignment.score,
-            tooltip="delta: keeps what the prompt changes, whoever is drawn. palp: the paper's; set alpha 15 and beta 7.5. "
-            "sds and nfsd: what the paper compares with.",
+            tooltip="delta: keeps what the prompt changes, whoever is drawn. palp: the paper's; set alpha 15 and beta "
+            "7.5. sds and nfsd: what the paper compares with.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(
