@@ -13,9 +13,11 @@ sigma (the paper's rescaling) leaves the surrogate loss = -weight * mean(stopgra
 `delta` is ours and not the paper's. The paper's Delta also holds what tells the subject from its class, so that keeping
 the prompt costs the likeness, and it never vanishes, because y_P and y_c say different things. So it compares what the
 prompt *changes* in the two models, a difference of differences as in delta denoising score (arXiv 2304.07090), and is
-taken on e = eps_hat(x_t, y), y being the target prompt with [V], and c_P the prompt y_P with the class word:
+taken on e = eps_hat(x_t, y), y being the target prompt with [V]. c_P is y_P with the class word, and m is 1 where in
+the photo the subject is, 0 elsewhere: what was learned of the photo's surroundings is not to be kept.
 
-    Delta = alpha*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P)) - beta*(E_theta(x_hat, y) - E_theta(x_hat, y_P))
+    Delta = beta*(E_pre(x_hat, y_c) + m*(E_theta(x_hat, y_P) - E_pre(x_hat, c_P)) - E_theta(x_hat, y))
+            + (alpha - beta)*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P))
 
 The paper's model predicts eps. Of a model that predicts v = sqrt(1 + sigma^2)*e + terms without e, the denoising loss
 is on v, so the surrogate is taken on v too: times 1 + sigma^2, or it would count for nothing at large noise.
@@ -108,6 +110,7 @@ class NoisySample(NamedTuple):
     sigma: Tensor  # (B,)
     prediction: Tensor  # (B, C, H, W), e = eps_hat(x, y_P), of delta eps_hat(x, y), with gradients
     weight: Tensor  # (B,), of a squared error of e in the model's own loss: 1 where it predicts eps, 1 + sigma^2 for v
+    region: Tensor | None = None  # (B, 1, H, W) in 0..1, where the subject is; delta needs it
 
 
 class Denoiser(Protocol):
@@ -156,7 +159,7 @@ def score_difference(
     """
     x_hat = renoise(sample, noise)
     if config.score == "delta":
-        return _delta(denoise, pretrained, x_hat, sample.sigma, subject, prompts, config)
+        return _delta(denoise, pretrained, x_hat, sample, subject, prompts, config)
     if config.score == "nfsd":
         with pretrained:
             return _nfsd(denoise, x_hat, sample.sigma, prompts, small_noise, config.alpha)
@@ -182,16 +185,18 @@ def _delta(
     denoise: Denoiser,
     pretrained: AbstractContextManager[None],
     x: Tensor,
-    sigma: Tensor,
+    sample: NoisySample,
     subject: SubjectPrompts,
     prompts: AlignmentPrompts,
     config: AlignmentConfig,
 ) -> Tensor:
-    """What the target prompt changes in the pre-trained model, less what it changes in the personalized one."""
+    """What the pre-trained model draws, with the subject's likeness, less what the personalized one draws."""
+    sigma = sample.sigma
     with pretrained:
         clean, class_photo = predict_noise(denoise, x, sigma, [prompts.clean, subject.class_photo])
     target, photo = predict_noise(denoise, x, sigma, [subject.target.detach(), subject.photo.detach()])
-    return config.alpha * (clean - class_photo) - config.beta * (target - photo)
+    likeness, change = photo - class_photo, clean - class_photo
+    return config.beta * (clean + sample.region * likeness - target) + (config.alpha - config.beta) * change
 
 
 def _nfsd(

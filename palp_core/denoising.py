@@ -32,7 +32,8 @@ class Example(NamedTuple):
 
     number: int  # its place among the images of its subject, from 0
     latents: Tensor  # (1, C, h, w)
-    mask: Tensor | None  # (1, 1, h, w) in 0..1
+    mask: Tensor | None  # (1, 1, h, w) in 0..1, where the loss counts
+    region: Tensor | None = None  # (1, 1, h, w) in 0..1, where the subject is; None where nobody asks
 
 
 @torch.no_grad()
@@ -60,10 +61,12 @@ def draw_batch(examples: list[Example], batch_size: int, random: torch.Generator
     return [first] + [alike[random_index(len(alike), random)] for _ in range(batch_size - 1)]
 
 
-def stack_batch(batch: list[Example], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Latents (B, C, h, w) and masks (B, 1, h, w) of a batch, float32."""
+def stack_batch(batch: list[Example], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Latents (B, C, h, w), masks and regions (B, 1, h, w) of a batch, float32."""
     x0 = torch.cat([e.latents for e in batch]).to(device, torch.float32)
-    return x0, None if batch[0].mask is None else torch.cat([e.mask for e in batch]).to(x0)
+    mask = None if batch[0].mask is None else torch.cat([e.mask for e in batch]).to(x0)
+    region = None if batch[0].region is None else torch.cat([e.region for e in batch]).to(x0)
+    return x0, mask, region
 
 
 def draw_noise(backbone: Backbone, x0: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,9 @@ from .denoising import (
 from .embedding_file import Embedding, fitting_vectors
 from .images import check_pictures
 from .lora import LoraAdapters, attached_lora
+from .pick_and_draw import with_conditioning
 from .prompts import check_known, check_placeholder, find_placeholders, substitute
+from .subject_region import subject_region
 
 WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
 
@@ -153,6 +156,7 @@ class Weights(NamedTuple):
 class _FixedPrompts(NamedTuple):
     alignment: AlignmentPrompts | None  # None with the branch off
     class_photo: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
+    class_tokens: dict[str, tuple[int, ...]]  # placeholder -> where in c_P the class word stands; as class_photo
     personal: dict[str, Conditioning]  # by the prompt, each that holds a word; empty where the words learn
 
 
@@ -207,6 +211,8 @@ class Personalization:
             attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.rank, config.seed) as lora,
             recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
         ):
+            if config.alignment.trains_target_prompt:
+                examples = self._located(examples, fixed)
             self._trainer = trainer = _Trainer(self, lora, examples, fixed)
             if resume is not None:
                 trainer.load_state(resume)
@@ -216,6 +222,20 @@ class Personalization:
             finally:
                 self.weights = trainer.weights()
                 self._trainer = None
+
+    def _located(self, examples: dict[str, list[Example]], fixed: _FixedPrompts) -> dict[str, list[Example]]:
+        """With where the subject is: by its mask, or by its class word's attention before anything is learned."""
+        random, device = torch.Generator().manual_seed(self.config.seed), self.backbone.device
+
+        def located(placeholder: str) -> list[Example]:
+            prompted = with_conditioning(self.backbone, fixed.class_photo[placeholder], fixed.class_tokens[placeholder])
+            attended = partial(subject_region, prompted, sigmas=self.backbone.sigmas, random=random)
+            return [
+                e._replace(region=attended(e.latents.to(device, torch.float32)) if e.mask is None else e.mask)
+                for e in examples[placeholder]
+            ]
+
+        return {placeholder: located(placeholder) for placeholder in examples}
 
     def snapshot(self) -> Weights:
         """What has been learned until now, while `steps()` is being iterated."""
@@ -238,17 +258,21 @@ class Personalization:
     def _encode_fixed_prompts(self) -> _FixedPrompts:
         """Everything that the text encoders can say once: all prompts without a word that learns."""
         encode, alignment = self.backbone.encode_prompt, self.config.alignment
-        prompts, class_photo, personal = None, {}, {}
+        prompts, class_photo, class_tokens, personal = None, {}, {}, {}
         if alignment.weight > 0:
             negative = encode(alignment.negative_prompt, {}) if alignment.score == "nfsd" else None
             prompts = AlignmentPrompts(encode("", {}), encode(self.clean_prompt, {}), negative)
         if alignment.trains_target_prompt:
             photos = {p: self._class_prompt(s.personalization_prompt) for p, s in self.subjects.items()}
             class_photo = {placeholder: encode(photo, {}) for placeholder, photo in photos.items()}
+            class_tokens = {
+                p: self.backbone.token_positions(photo, self.subjects[p].class_word.strip(), {})
+                for p, photo in photos.items()
+            }
         if self.config.embedding_learning_rate == 0:
             learned = [s.personalization_prompt for s in self.subjects.values()]
             personal = {p: encode(p, self._initial) for p in (self.target_prompt, *learned)}
-        return _FixedPrompts(prompts, class_photo, personal)
+        return _FixedPrompts(prompts, class_photo, class_tokens, personal)
 
 
 class _Trainer:
@@ -278,7 +302,7 @@ class _Trainer:
 
     @torch.enable_grad()
     def step(self, index: int) -> TrainingStep:
-        placeholder, x0, mask = self._draw_batch()
+        placeholder, (x0, mask, region) = self._draw_batch()
         sigma, noise = draw_noise(self.backbone, x0, self.random)
         column = sigma.view(-1, 1, 1, 1)
         prompts = SubjectPrompts(self._encode(self.run.subjects[placeholder].personalization_prompt))
@@ -293,7 +317,7 @@ class _Trainer:
             loss, prompts = alignment, self._with_target(prompts, placeholder)
             denoised = self.backbone.denoise(x, sigma, prompts.target.expand(len(x)))
         if self.config.alignment.weight > 0:
-            alignment, gap = self._alignment(x, noise, sigma, denoised, prompts)
+            alignment, gap = self._alignment(x, noise, sigma, denoised, prompts, region)
         backpropagate(self.scaler, loss + alignment, index + 1)
         optimizer_step(self.optimizer, self.scaler, self.config.max_grad_norm, index + 1)
         self.done = index + 1
@@ -303,11 +327,17 @@ class _Trainer:
         return SubjectPrompts(prompts.photo, self._encode(self.run.target_prompt), self.fixed.class_photo[placeholder])
 
     def _alignment(
-        self, x: Tensor, noise: Tensor, sigma: Tensor, denoised: Tensor, prompts: SubjectPrompts
+        self,
+        x: Tensor,
+        noise: Tensor,
+        sigma: Tensor,
+        denoised: Tensor,
+        prompts: SubjectPrompts,
+        region: Tensor | None,
     ) -> tuple[Tensor, float]:
         """The surrogate loss, (), and the rms of Delta."""
         weight = self.backbone.loss_weight(sigma) * sigma**2
-        sample = NoisySample(x, noise, sigma, (x - denoised) / sigma.view(-1, 1, 1, 1), weight)
+        sample = NoisySample(x, noise, sigma, (x - denoised) / sigma.view(-1, 1, 1, 1), weight, region)
         delta = self._score_difference(sample, prompts)
         return alignment_loss(delta, sample, self.config.alignment), delta.square().mean().sqrt().item()
 
@@ -333,11 +363,11 @@ class _Trainer:
             self.config.alignment,
         )
 
-    def _draw_batch(self) -> tuple[str, Tensor, Tensor | None]:
-        """A subject and a batch of its images of one size, as latents (B, C, h, w) and masks (B, 1, h, w)."""
+    def _draw_batch(self) -> tuple[str, tuple[Tensor, Tensor | None, Tensor | None]]:
+        """A subject and a batch of its images of one size: latents (B, C, h, w), masks and regions (B, 1, h, w)."""
         placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
         batch = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
-        return placeholder, *stack_batch(batch, self.backbone.device)
+        return placeholder, stack_batch(batch, self.backbone.device)
 
     def _named_vectors(self) -> dict[str, nn.Parameter]:
         return {f"word.{p}.{encoder}": v for p, word in self.words.items() for encoder, v in word.items()}

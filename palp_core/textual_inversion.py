@@ -255,7 +255,7 @@ class _Trainer:
     @torch.enable_grad()
     def step(self, index: int) -> TrainingStep:
         batch = draw_batch(self.examples, self.config.batch_size, self.random)
-        x0, mask = stack_batch(batch, self.backbone.device)
+        x0, mask, _ = stack_batch(batch, self.backbone.device)
         sigma, noise = draw_noise(self.backbone, x0, self.random)
         denoised = self.backbone.denoise(x0 + sigma.view(-1, 1, 1, 1) * noise, sigma, self._encode(self._texts(batch)))
         denoising = denoising_loss(denoised, x0, self.backbone.loss_weight(sigma), mask)

@@ -12,6 +12,7 @@ from palp_core.alignment import AlignmentPrompts, NoisySample, SubjectPrompts, a
 from palp_core.backbone import Conditioning
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
+from palp_core.subject_region import DRAWS
 from tiny import pictures, tiny_pipeline
 
 SIGMA = torch.tensor([0.2, 1.5, 9.0])
@@ -75,8 +76,11 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
 
 
 def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
-    """alpha*(E_pre(y_c) - E_pre(c_P)) - beta*(E_theta(y) - E_theta(y_P)) at the re-noised estimate under y."""
+    """Inside the region alpha*(E_pre(y_c) - E_pre(c_P)) - beta*(E_theta(y) - E_theta(y_P)), at the re-noised estimate
+    under y; outside, where the photo's surroundings are, without what was learned of them."""
     config = AlignmentConfig(score="delta", alpha=3.0, beta=2.0)
+    region = torch.zeros(3, 1, 8, 8)
+    region[:, :, :5] = 1
     texts = ("a sketch of a dog", "a photo of a dog", "a sketch of a cat", "a photo of a cat")
     clean, neutral, target, personal = (backbone.encode_prompt(text, {}) for text in texts)
     generator = torch.Generator().manual_seed(0)
@@ -87,15 +91,18 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
         for parameter in lora.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = noise_of(backbone, x, SIGMA, target)
-        sample = NoisySample(x, noise, SIGMA, prediction, weight=torch.ones(3))
+        sample = NoisySample(x, noise, SIGMA, prediction, weight=torch.ones(3), region=region)
         prompts = AlignmentPrompts(null=clean, clean=clean)
         personals = SubjectPrompts(personal, target, neutral)
         delta = score_difference(backbone.denoise, lora.disabled(), sample, personals, prompts, noise, SIGMA[0], config)
         x_hat = x - column * prediction + column * noise
         with lora.disabled():
-            wanted = noise_of(backbone, x_hat, SIGMA, clean) - noise_of(backbone, x_hat, SIGMA, neutral)
-        drawn = noise_of(backbone, x_hat, SIGMA, target) - noise_of(backbone, x_hat, SIGMA, personal)
-    torch.testing.assert_close(delta, 3 * wanted - 2 * drawn, rtol=1e-3, atol=1e-4)
+            clean_noise, neutral_noise = (noise_of(backbone, x_hat, SIGMA, cond) for cond in (clean, neutral))
+        target_noise, personal_noise = (noise_of(backbone, x_hat, SIGMA, cond) for cond in (target, personal))
+    inside = 3 * (clean_noise - neutral_noise) - 2 * (target_noise - personal_noise)
+    outside = 2 * (clean_noise - target_noise) + (clean_noise - neutral_noise)
+    expected = torch.where(region > 0, inside, outside)
+    torch.testing.assert_close(delta, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
@@ -226,7 +233,7 @@ def calls_of_one_step(backbone, alignment: AlignmentConfig) -> list[int]:
         (AlignmentConfig(score="palp", alpha=1, beta=1), [3, 3, 3]),
         (AlignmentConfig(score="sds"), [3, 6]),
         (AlignmentConfig(score="nfsd"), [3, 9]),
-        (AlignmentConfig(score="delta"), [3, 3, 6, 6]),
+        (AlignmentConfig(score="delta"), [*DRAWS * [1], 3, 3, 6, 6]),
     ],
 )
 def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, alignment, calls):

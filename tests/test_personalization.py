@@ -215,6 +215,8 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
     config = configured(embedding_learning_rate=word_rate, batch_size=1, alignment=alignment, seed=seed)
     dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
     run = Personalization(backbone, [cat(), dog], "[V] beside [V2]", config)
+    region = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+    monkeypatch.setattr(personalization, "subject_region", lambda *args, **kwargs: region)
     denoise, calls, found = backbone.denoise, [], []
 
     def recorded(x, sigma, cond):
@@ -242,15 +244,27 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
     with torch.no_grad():
         x_hat = x - column * e + (x - x0)
         with run.untouched():
-            wanted = noise_in(x_hat, "cat beside dog", {}) - noise_in(x_hat, class_photo, {})
-        drawn = noise_in(x_hat, "[V] beside [V2]") - noise_in(x_hat, subject.personalization_prompt)
+            clean, of_class = noise_in(x_hat, "cat beside dog", {}), noise_in(x_hat, class_photo, {})
+        learned = noise_in(x_hat, subject.personalization_prompt) - of_class
+        delta = 2 * (clean + region * learned - noise_in(x_hat, "[V] beside [V2]")) + (clean - of_class)
     denoised = denoise(x, sigma, backbone.encode_prompt(subject.personalization_prompt, words))
     loss = (backbone.loss_weight(sigma) * (denoised - x0).square().mean(dim=(1, 2, 3))).mean()
-    loss = loss - 0.7 * ((3 * wanted - 2 * drawn) * e).mean()
+    loss = loss - 0.7 * (delta * e).mean()
     expected = torch.autograd.grad(loss, [p for p, _ in found])
     steps.close()
     for (_, ours), theirs in zip(found, expected, strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_the_region_is_the_mask_or_else_found_before_the_first_step(backbone):
+    mask = torch.zeros(64, 64)
+    mask[:32] = 1
+    run = Personalization(backbone, [cat(masks=(mask,)), cat(placeholder="[V2]")], "[V] and [V2]", CONFIG)
+    with closing(run.steps()) as steps:
+        next(steps)
+        masked, found = (run._trainer.examples[placeholder][0].region for placeholder in ("[V]", "[V2]"))
+    assert masked[0, 0, :, 0].tolist() == [1.0] * 4 + [0.0] * 4
+    assert found.shape == (1, 1, 8, 8) and set(found.unique().tolist()) <= {0.0, 1.0}
 
 
 def test_clean_prompt_can_be_overridden(backbone):

@@ -288,15 +288,16 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
     from palp_pack.nodes.progress import TrainingProgress
     from palp_pack.nodes.training import train
     from palp_pack.palp_core import load_lora_file, save_run
+    from palp_pack.palp_core.subject_region import DRAWS
 
     run = personalization(*make())
     denoise, calls = run.backbone.denoise, []
 
     def diverging(*args):
         calls.append(args)
-        return denoise(*args) * (float("nan") if len(calls) > 4 * good_steps else 1)
+        return denoise(*args) * (float("nan") if len(calls) > DRAWS + 4 * good_steps else 1)
 
-    run.backbone.denoise = diverging  # called four times in a step
+    run.backbone.denoise = diverging  # called to find the subject, then four times in a step
     with pytest.raises(RuntimeError) as failure:
         train(run, TrainingProgress(None, 3), lambda folder: save_run(run, folder, "cat"), tmp_path, "PALP Personalize")
     outcome = "is kept in cat_step2_00001.safetensors" if good_steps else "nothing was saved"

@@ -1,0 +1,36 @@
+"""Where in its photo a subject is, by the attention of its class word (DAAM, arXiv 2210.04885)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .attention import is_decoder, min_max, recorded_attention
+from .pick_and_draw import PromptedDenoiser
+from .pick_and_draw_losses import FLAT, mean_map, word_maps
+
+#: Noise level, as a share of the model's, at which layout is decided and the photo still shows through.
+LEVEL = 0.4
+#: Noises over which the map is averaged.
+DRAWS = 8
+#: Of the map, stretched to 0..1. Rather too much than too little: where the subject is missed, it is pulled to its class.
+THRESHOLD = 0.4
+
+
+@torch.no_grad()
+def subject_region(prompted: PromptedDenoiser, latents: Tensor, sigmas: Tensor, random: torch.Generator) -> Tensor:
+    """(1, 1, h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
+
+    prompted: the untouched model with a prompt for the photo and the word's places in it. latents: of the photo,
+    (1, C, h, w), float32. sigmas: the model's noise levels, ascending, (N,).
+    """
+    sigma = sigmas[round(LEVEL * (len(sigmas) - 1))].view(1).to(latents)
+    heat = torch.zeros_like(latents[:, 0])
+    for _ in range(DRAWS):
+        noise = torch.randn(latents.shape, generator=random).to(latents)
+        with recorded_attention(prompted.network, prompted.tokens, only=is_decoder) as layers:
+            prompted.denoise(latents + sigma * noise, sigma)
+        heat += mean_map(list(word_maps(layers).values()), tuple(heat.shape[-2:])).to(heat)
+    if heat.max() - heat.min() <= FLAT * heat.max():
+        return torch.ones_like(heat)[:, None]
+    return (min_max(heat) > THRESHOLD).to(heat)[:, None]
