@@ -13,7 +13,7 @@ from .pick_and_draw_losses import FLAT, mean_map, word_maps
 LEVEL = 0.4
 #: Noises over which the map is averaged.
 DRAWS = 8
-#: Of the map, stretched to 0..1. Rather too much than too little: where the subject is missed, it is pulled to its class.
+#: Of the map, stretched to 0..1. Rather too much than too little: what is missed of the subject is pulled to its class.
 THRESHOLD = 0.4
 
 
