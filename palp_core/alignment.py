@@ -11,10 +11,10 @@ The gradient of the loss with respect to x0_hat is Delta. Since d x0_hat/d theta
 sigma (the paper's rescaling) leaves the surrogate loss = -weight * mean(stopgrad(Delta) * e).
 
 `delta` is ours and not the paper's. The paper's Delta also holds what tells the subject from its class, so that keeping
-the prompt costs the likeness, and it never vanishes, because y_P and y_c say different things. So it compares what the
-prompt *changes* in the two models, a difference of differences as in delta denoising score (arXiv 2304.07090), and is
-taken on e = eps_hat(x_t, y), y being the target prompt with [V]. c_P is y_P with the class word, and m is 1 where in
-the photo the subject is, 0 elsewhere: what was learned of the photo's surroundings is not to be kept.
+the prompt costs likeness, and it never vanishes, because y_P and y_c say different things. Here the difference between
+the two models' photos is taken out again, as delta denoising score (arXiv 2304.07090) takes out that of a reference,
+and e is eps_hat(x_t, y), y being the target prompt with [V]. c_P is y_P with the class word; m is 1 where in the photo
+the subject is and 0 elsewhere, so that what was learned of the photo's surroundings is not kept:
 
     Delta = beta*(E_pre(x_hat, y_c) + m*(E_theta(x_hat, y_P) - E_pre(x_hat, c_P)) - E_theta(x_hat, y))
             + (alpha - beta)*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P))
