@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 #: How the names of the modules on the way up begin, in diffusers and in the original code's layout.
 DECODER_PREFIXES = ("up_blocks.", "output_blocks.")
+FLAT = 1e-3  # contrast of a map that attends nowhere
 ODDEST_ASPECT = 1.3  # between a layer's grid and the latents', where rounding makes the difference
 
 
@@ -156,6 +157,16 @@ def min_max(maps: Tensor) -> Tensor:
     """(R, h, w) -> the same stretched to 0..1, each map by itself; a flat one becomes 0."""
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def hot(heat: Tensor, threshold: float) -> Tensor:
+    """(R, h, w) -> (R, 1, h, w): 1 where a map, stretched to 0..1, is above the threshold, and 0 elsewhere."""
+    return (min_max(heat) > threshold).float()[:, None]
+
+
+def contrast(heat: Tensor) -> float:
+    """By what share of its peak a map varies, 0..1; FLAT and less means that it attends nowhere."""
+    return ((heat.max() - heat.min()) / heat.max()).item()
 
 
 def find_tokens(tokens: Sequence, wanted: Sequence) -> list[int]:

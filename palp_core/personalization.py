@@ -156,7 +156,6 @@ class Weights(NamedTuple):
 class _FixedPrompts(NamedTuple):
     alignment: AlignmentPrompts | None  # None with the branch off
     class_photo: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
-    class_tokens: dict[str, tuple[int, ...]]  # placeholder -> where in c_P the class word stands; as class_photo
     personal: dict[str, Conditioning]  # by the prompt, each that holds a word; empty where the words learn
 
 
@@ -184,13 +183,18 @@ class Personalization:
 
     def _prompts(self) -> list[str]:
         """All that the text encoders will read, and that must be short enough."""
-        photos = [s.personalization_prompt for s in self.subjects.values()]
-        class_photos = map(self._class_prompt, photos if self.config.alignment.trains_target_prompt else [])
+        subjects = self.subjects.values()
+        photos = [s.personalization_prompt for s in subjects]
+        class_photos = map(self._class_photo, subjects if self.config.alignment.trains_target_prompt else [])
         return [self.target_prompt, self.clean_prompt, *photos, *class_photos]
 
     def _class_prompt(self, prompt: str) -> str:
         """With the class words for the placeholders."""
         return substitute(prompt, {p: s.class_word.strip() for p, s in self.subjects.items()})
+
+    def _class_photo(self, subject: Subject) -> str:
+        """Its photo's prompt without the subject: c_P."""
+        return self._class_prompt(subject.personalization_prompt)
 
     def steps(self, resume: Mapping[str, Tensor] | None = None) -> Iterator[TrainingStep]:
         """Train. The model is put back when the iteration ends, is closed or fails; `weights` then holds the result.
@@ -228,7 +232,9 @@ class Personalization:
         random, device = torch.Generator().manual_seed(self.config.seed), self.backbone.device
 
         def located(placeholder: str) -> list[Example]:
-            prompted = with_conditioning(self.backbone, fixed.class_photo[placeholder], fixed.class_tokens[placeholder])
+            subject = self.subjects[placeholder]
+            tokens = self.backbone.token_positions(self._class_photo(subject), subject.class_word.strip(), {})
+            prompted = with_conditioning(self.backbone, fixed.class_photo[placeholder], tokens)
             attended = partial(subject_region, prompted, sigmas=self.backbone.sigmas, random=random)
             return [
                 e._replace(region=attended(e.latents.to(device, torch.float32)) if e.mask is None else e.mask)
@@ -258,21 +264,16 @@ class Personalization:
     def _encode_fixed_prompts(self) -> _FixedPrompts:
         """Everything that the text encoders can say once: all prompts without a word that learns."""
         encode, alignment = self.backbone.encode_prompt, self.config.alignment
-        prompts, class_photo, class_tokens, personal = None, {}, {}, {}
+        prompts, class_photo, personal = None, {}, {}
         if alignment.weight > 0:
             negative = encode(alignment.negative_prompt, {}) if alignment.score == "nfsd" else None
             prompts = AlignmentPrompts(encode("", {}), encode(self.clean_prompt, {}), negative)
         if alignment.trains_target_prompt:
-            photos = {p: self._class_prompt(s.personalization_prompt) for p, s in self.subjects.items()}
-            class_photo = {placeholder: encode(photo, {}) for placeholder, photo in photos.items()}
-            class_tokens = {
-                p: self.backbone.token_positions(photo, self.subjects[p].class_word.strip(), {})
-                for p, photo in photos.items()
-            }
+            class_photo = {p: encode(self._class_photo(s), {}) for p, s in self.subjects.items()}
         if self.config.embedding_learning_rate == 0:
             learned = [s.personalization_prompt for s in self.subjects.values()]
             personal = {p: encode(p, self._initial) for p in (self.target_prompt, *learned)}
-        return _FixedPrompts(prompts, class_photo, class_tokens, personal)
+        return _FixedPrompts(prompts, class_photo, personal)
 
 
 class _Trainer:

@@ -38,7 +38,7 @@ from .pick_and_draw_losses import (
 from .reference_trajectory import Reference, ReferenceTrajectory
 
 KEPT_PALETTES = 2  # a sampler of higher order comes back to the level before; SDXL's take some 100 MB each
-#: Share of the schedule at which the reference is looked at for where its subject is. In the toy world the place found
+#: Share of the schedule at which a picture is looked at for where its subject is. In the toy world the place found
 #: hardly depends on it.
 REGION_LEVEL = 0.4
 #: A map that varies by less than this share of its peak attends hardly anywhere: in the toy world, words for what a
@@ -109,6 +109,11 @@ class GuidanceStep(NamedTuple):
     draw: float
 
 
+def region_sigma(sigmas: Tensor) -> Tensor:
+    """The noise level at which a picture is looked at for where its subject is, (); sigmas: ascending, (N,)."""
+    return sigmas[round(REGION_LEVEL * (len(sigmas) - 1))]
+
+
 def prompted(backbone: Backbone, prompt: str, word: str, placeholders: Placeholders | None = None) -> PromptedDenoiser:
     """A backbone with a prompt that holds a word or placeholder. Raises ValueError where it does not."""
     placeholders = placeholders or {}
@@ -148,7 +153,7 @@ class PickAndDraw:
         self.generation, self.reference, self.template = generation, reference, template
         self.config = config
         self._region = mask
-        self._region_level = sigmas[round(REGION_LEVEL * (len(sigmas) - 1))].item()
+        self._region_level = region_sigma(sigmas).item()
         self.trajectory = ReferenceTrajectory(reference.denoise, latents, sigmas, config.reference, config.seed)
         self.history: list[GuidanceStep] = []
         self.warning = ""  # where the reference's word attends hardly anywhere: what to do about it

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import LayerAttention, is_decoder, min_max, resized
+from .attention import FLAT, LayerAttention, contrast, hot, is_decoder, min_max, resized
 
 BLUR = 0.5  # standard deviation of the smoothing of maps, in places of a layer
 PALETTE_SIZE = 1024  # features of a layer, at most; more are thinned out evenly
-FLAT = 1e-3  # a map that varies by less than this share of its peak attends nowhere
 FIND_SUBJECT = "Connect a mask, white where the subject is, or use a word that names what the picture shows."
 
 
@@ -55,13 +54,13 @@ def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> 
     maps = list(word_maps(layers).values())
     finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
     heat = mean_map(maps, finest)
-    contrast = ((heat.max() - heat.min()) / heat.max()).item()
-    if not contrast > FLAT:
+    varies = contrast(heat)
+    if not varies > FLAT:
         raise ValueError(
             "the subject's word attends nowhere in the reference picture of Pick-and-Draw, so its look cannot be found "
             f"there. {FIND_SUBJECT}"
         )
-    return (min_max(heat) > threshold).float()[:, None], contrast
+    return hot(heat, threshold), varies
 
 
 def reference_palette(layers: Mapping[str, LayerAttention], region: Tensor) -> dict[str, Tensor]:

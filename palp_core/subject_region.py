@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attention import is_decoder, min_max, recorded_attention
-from .pick_and_draw import PromptedDenoiser
-from .pick_and_draw_losses import FLAT, mean_map, word_maps
+from .attention import FLAT, contrast, hot, is_decoder, recorded_attention
+from .pick_and_draw import PromptedDenoiser, region_sigma
+from .pick_and_draw_losses import mean_map, word_maps
 
-#: Noise level, as a share of the model's, at which layout is decided and the photo still shows through.
-LEVEL = 0.4
 #: Noises over which the map is averaged.
 DRAWS = 8
 #: Of the map, stretched to 0..1. Rather too much than too little: what is missed of the subject is pulled to its class.
@@ -24,13 +22,11 @@ def subject_region(prompted: PromptedDenoiser, latents: Tensor, sigmas: Tensor, 
     prompted: the untouched model with a prompt for the photo and the word's places in it. latents: of the photo,
     (1, C, h, w), float32. sigmas: the model's noise levels, ascending, (N,).
     """
-    sigma = sigmas[round(LEVEL * (len(sigmas) - 1))].view(1).to(latents)
+    sigma = region_sigma(sigmas).view(1).to(latents)
     heat = torch.zeros_like(latents[:, 0])
     for _ in range(DRAWS):
         noise = torch.randn(latents.shape, generator=random).to(latents)
         with recorded_attention(prompted.network, prompted.tokens, only=is_decoder) as layers:
             prompted.denoise(latents + sigma * noise, sigma)
         heat += mean_map(list(word_maps(layers).values()), tuple(heat.shape[-2:])).to(heat)
-    if heat.max() - heat.min() <= FLAT * heat.max():
-        return torch.ones_like(heat)[:, None]
-    return (min_max(heat) > THRESHOLD).to(heat)[:, None]
+    return hot(heat, THRESHOLD) if contrast(heat) > FLAT else torch.ones_like(heat)[:, None]

@@ -13,13 +13,13 @@ from palp_core.attention import LayerAttention, recorded_attention
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.pick_and_draw import (
     LONGEST_STEP,
-    REGION_LEVEL,
     PickAndDraw,
     PickAndDrawConfig,
     PromptedDenoiser,
     descended,
     guided,
     prompted,
+    region_sigma,
     sigma_range,
 )
 from palp_core.pick_and_draw_losses import (
@@ -273,7 +273,7 @@ def test_inversion_is_the_way_that_sampling_goes_back(sd1):
 
 
 def region_level(backbone) -> float:
-    return backbone.sigmas[round(REGION_LEVEL * (len(backbone.sigmas) - 1))].item()
+    return region_sigma(backbone.sigmas).item()
 
 
 def test_the_noised_reference_has_the_same_noise_at_every_level(sd1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -58,9 +59,8 @@ class Unseen(NamedTuple):
 @torch.no_grad()
 def unseen(world: World, count: int) -> Unseen:
     rng = np.random.default_rng(7)
-    shown = [scene for scene in (random_scene(rng) for _ in range(4 * count)) if scene.style in LOOKS_ALONE.styles][
-        :count
-    ]
+    scenes_of_style = (s for s in (random_scene(rng) for _ in range(4 * count)) if s.style in LOOKS_ALONE.styles)
+    shown = list(islice(scenes_of_style, count))
     drawn = [render_with_masks(scene) for scene in shown]
     pipeline = world.backbone.pipeline
     latents = pipeline.vae.encode(as_pixels(np.stack([picture.pixels for picture in drawn]))).latent_dist.mode()
