@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..palp_core.toyworld import MODEL_FOLDER, scenes
-from ..palp_core.toyworld.drawing import render
-from ..palp_core.toyworld.scenes import caption, random_individual, reference_scenes
+from ..palp_core.toyworld.pictures import photos as photos_of
+from ..palp_core.toyworld.scenes import caption, new_individual
 from .demo_model import load_clip, load_model, load_vae
 from .inputs import CATEGORY
 
@@ -46,9 +45,9 @@ class PalpDemoWorld(io.ComfyNode):
                 io.Int.Input("photos", default=1, min=1, max=4, tooltip="How many photos of the subject to make."),
             ],
             outputs=[
-                io.Model.Output(display_name="model"),
-                io.Clip.Output(display_name="clip"),
-                io.Vae.Output(display_name="vae"),
+                io.Model.Output(display_name="model", tooltip="The world's own, untouched."),
+                io.Clip.Output(display_name="clip", tooltip="Knows the words of this node's choices."),
+                io.Vae.Output(display_name="vae", tooltip="Of 64 x 64 pixels it makes 16 x 16 latents."),
                 io.Image.Output(display_name="images", tooltip="Photos of the individual, 64 x 64 pixels."),
                 io.String.Output(display_name="class_word", tooltip="For PALP Personalize."),
                 io.String.Output(
@@ -59,14 +58,12 @@ class PalpDemoWorld(io.ComfyNode):
 
     @classmethod
     def execute(cls, subject, individual, style, accessory, place, photos):
-        who = random_individual(np.random.default_rng(individual), subject)
-        images = np.stack([render(scene) for scene in reference_scenes(who, photos)])
         named = [None if choice == NONE else choice for choice in (style, place, accessory)]
         return io.NodeOutput(
             load_model(MODEL_FOLDER),
             load_clip(MODEL_FOLDER),
             load_vae(MODEL_FOLDER),
-            torch.from_numpy(images).float() / 255,
+            torch.stack(photos_of(new_individual(individual, subject), photos)),
             subject,
             caption("a [V]", *named),
         )

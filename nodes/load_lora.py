@@ -44,7 +44,7 @@ class LoadPalpLora(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model"),
+                io.Model.Output(display_name="model", tooltip="With the file's LoRA at this strength."),
                 io.Clip.Output(display_name="clip", tooltip="Knows the file's words."),
                 io.String.Output(
                     display_name="prompt",

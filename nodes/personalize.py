@@ -199,8 +199,8 @@ def _inputs() -> list[io.Input]:
             "score",
             options=list(get_args(Score)),
             default=DEFAULT.alignment.score,
-            tooltip="delta: keeps what the prompt changes, whoever is drawn. palp: the paper's; set alpha 15 and beta "
-            "7.5. sds and nfsd: what the paper compares with.",
+            tooltip="delta: what the untouched model draws for the prompt, with your subject's looks. palp: the "
+            "paper's; set alpha 15 and beta 7.5. sds and nfsd: what the paper compares with.",
             extra_dict=ADVANCED,
         ),
         io.Combo.Input(

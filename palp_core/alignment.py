@@ -51,11 +51,11 @@ class AlignmentConfig:
 
     #: Weight of the alignment loss beside the denoising loss; 0 is plain textual inversion + LoRA. Typical 0.1 to 0.5.
     weight: float = 0.25
-    #: delta: what the prompt changes in either model (ours); palp: the paper's, against the personalized model; sds:
-    #: against the noise; nfsd: noise-free score distillation.
+    #: delta: to what the untouched model draws for the prompt, with the subject's looks (ours); palp: the paper's,
+    #: against the personalized model; sds: against the noise; nfsd: noise-free score distillation.
     score: Score = "delta"
-    #: Guidance scale of the pre-trained model towards the clean prompt. The more it is above beta, the more the prompt
-    #: counts and the less the likeness. Paper, with its score: 15; 7.5 for compositions.
+    #: Guidance scale of the pre-trained model towards the clean prompt, by delta from the photo's prompt instead of the
+    #: null prompt. Further above beta: more prompt, less likeness. Paper, with its score: 15; 7.5 for compositions.
     alpha: float = 9.5
     #: Guidance scale of the personalized model, about that at which the model draws. With the paper's score 1 saves a
     #: forward pass. Paper: 7.5; 1 for compositions.

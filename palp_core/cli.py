@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from signal import SIGINT, signal
@@ -255,6 +256,8 @@ class Generate:
     guidance_scale: float = 7.5
     #: Side of the pictures in pixels; none for the model's own.
     size: int | None = None
+    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    device: str | None = None
 
     def run(self) -> None:
         from .diffusers_backbone import load_file_into, load_pipeline
@@ -263,8 +266,8 @@ class Generate:
         check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
         if self.prompt:
             trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
-        cuda = torch.cuda.is_available()
-        pipeline = load_pipeline(self.model, torch.float16 if cuda else torch.float32).to("cuda" if cuda else "cpu")
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        pipeline = load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
         prompt = load_file_into(pipeline, trained)
         self.out.mkdir(parents=True, exist_ok=True)
         paths = free_paths(self.out, self.file.stem, self.count)
@@ -284,7 +287,8 @@ class Generate:
 
 def free_paths(folder: Path, name: str, count: int) -> list[Path]:
     """NAME_00001.png and so on: the next numbers behind those that are there."""
-    taken = [int(number) for path in folder.glob(f"{name}_*.png") if (number := path.stem[len(name) + 1 :]).isdigit()]
+    numbers = (path.stem[len(name) + 1 :] for path in folder.glob(f"{escape(name)}_*.png"))
+    taken = [int(number) for number in numbers if number.isdigit()]
     first = max(taken, default=0) + 1
     return [folder / f"{name}_{number:05}.png" for number in range(first, first + count)]
 

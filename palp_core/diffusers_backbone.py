@@ -27,6 +27,8 @@ from .prompts import PLACEHOLDER, mark_words, substitute, too_long, unknown_word
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
+#: Of a repository in the diffusers layout, all but the weights.
+CONFIGURATION = ("*.json", "*.txt")
 #: Noise level that stands for "no signal left" in schedules with zero terminal SNR; finite, as samplers use it.
 SMALLEST_ALPHA_CUMPROD = 4.8973451890853435e-08
 
@@ -34,7 +36,8 @@ SMALLEST_ALPHA_CUMPROD = 4.8973451890853435e-08
 def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Pipeline:
     """A pipeline from a diffusers folder or a single .safetensors checkpoint on disk; nothing is downloaded.
 
-    Raises ValueError when there is neither, or the model is of another kind.
+    Raises ValueError when there is neither, the model is of another kind, or this machine lacks the configuration and
+    the tokenizer that a single checkpoint does not hold.
     """
     path = Path(path)
     options = {"torch_dtype": dtype, "local_files_only": True}
@@ -47,7 +50,8 @@ def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Pipel
 
         with safe_open(path, "pt") as file:
             sdxl = any(key.startswith("conditioner.embedders.1.") for key in file.keys())
-        pipeline = (StableDiffusionXLPipeline if sdxl else StableDiffusionPipeline).from_single_file(path, **options)
+        kind = StableDiffusionXLPipeline if sdxl else StableDiffusionPipeline
+        pipeline = kind.from_single_file(path, config=_configuration(path), **options)
     else:
         raise ValueError(f"{path} is neither a folder in the diffusers layout nor a .safetensors checkpoint.")
     if not isinstance(pipeline, Pipeline):
@@ -55,11 +59,34 @@ def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Pipel
     return pipeline
 
 
+def _configuration(checkpoint: Path) -> str:
+    """The folder with what a single checkpoint lacks, from the cache of huggingface_hub.
+
+    from_single_file would find it too, but where it is missing downloads it without being asked.
+    """
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    source = fetch_diffusers_config(load_single_file_checkpoint(checkpoint))["pretrained_model_name_or_path"]
+    try:
+        return snapshot_download(source, allow_patterns=CONFIGURATION, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        wanted = " ".join(f"--include '{pattern}'" for pattern in CONFIGURATION)
+        raise ValueError(
+            f"{checkpoint} holds weights alone; its configuration and tokenizer are not on this machine. Get "
+            f"these small files once with: hf download {source} {wanted}"
+        ) from error
+
+
 def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
     """Load a saved run's LoRA and words by diffusers' own loaders; returns the prompt to draw.
 
-    Each word becomes a token of its name, and stays in the pipeline, as the LoRA does, until they are unloaded.
+    Each word becomes a token of its name, and stays in the pipeline, as the LoRA does, until they are unloaded. Raises
+    ValueError for a pipeline of another family.
     """
+    if (family := _family(pipeline)) != file.info.family:
+        raise ValueError(f"the file was made for {file.info.family}, and the model is {family}. Use one of its family.")
     pipeline.load_lora_weights({key: tensor.float() for key, tensor in file.lora.items()})
     parts = {"clip_l": ("tokenizer", "text_encoder"), "clip_h": ("tokenizer", "text_encoder")}
     parts["clip_g"] = ("tokenizer_2", "text_encoder_2")

@@ -180,6 +180,8 @@ class Personalization:
         with torch.no_grad():
             for prompt in self._prompts():
                 backbone.encode_prompt(prompt, self._initial)  # raises where one is too long
+        unmasked = [s for s in subjects if config.alignment.trains_target_prompt and not s.masks]
+        self._class_tokens = {s.placeholder: self._class_word_positions(s) for s in unmasked}
 
     def _prompts(self) -> list[str]:
         """All that the text encoders will read, and that must be short enough."""
@@ -195,6 +197,16 @@ class Personalization:
     def _class_photo(self, subject: Subject) -> str:
         """Its photo's prompt without the subject: c_P."""
         return self._class_prompt(subject.personalization_prompt)
+
+    def _class_word_positions(self, subject: Subject) -> tuple[int, ...]:
+        """Where in c_P the class word stands, by which the subject is found in its photos."""
+        try:
+            return self.backbone.token_positions(self._class_photo(subject), subject.class_word.strip(), {})
+        except ValueError as error:
+            raise ValueError(
+                f"personalization_prompt {subject.personalization_prompt!r} joins {subject.placeholder} to other "
+                "letters. Let it stand as a word of its own, or give masks of the subject."
+            ) from error
 
     def steps(self, resume: Mapping[str, Tensor] | None = None) -> Iterator[TrainingStep]:
         """Train. The model is put back when the iteration ends, is closed or fails; `weights` then holds the result.
@@ -232,14 +244,12 @@ class Personalization:
         random, device = torch.Generator().manual_seed(self.config.seed), self.backbone.device
 
         def located(placeholder: str) -> list[Example]:
-            subject = self.subjects[placeholder]
-            tokens = self.backbone.token_positions(self._class_photo(subject), subject.class_word.strip(), {})
+            if placeholder not in self._class_tokens:
+                return [e._replace(region=e.mask) for e in examples[placeholder]]
+            tokens = self._class_tokens[placeholder]
             prompted = with_conditioning(self.backbone, fixed.class_photo[placeholder], tokens)
             attended = partial(subject_region, prompted, sigmas=self.backbone.sigmas, random=random)
-            return [
-                e._replace(region=attended(e.latents.to(device, torch.float32)) if e.mask is None else e.mask)
-                for e in examples[placeholder]
-            ]
+            return [e._replace(region=attended(e.latents.to(device, torch.float32))) for e in examples[placeholder]]
 
         return {placeholder: located(placeholder) for placeholder in examples}
 
@@ -411,6 +421,8 @@ def no_training() -> RuntimeError:
 def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
     """Raise ValueError where subjects and target prompt do not fit together; needs no model."""
     names = [subject.placeholder for subject in subjects]
+    if not names:
+        raise ValueError("there are no subjects. Give one, with its photos.")
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"placeholder {name} belongs to two subjects. Give each its own, such as [V] and [V2].")

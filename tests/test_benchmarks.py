@@ -106,7 +106,7 @@ def test_comparison_chooses_its_steps_on_other_pairs(monkeypatch, capsys, tmp_pa
     said = capsys.readouterr().out
     assert "delta at 2 steps minus ti_db at 2 steps, 4 pairs" in said
     assert "prompt                       0.300 ± 0.100" in said
-    with pytest.raises(ValueError, match="no rows of 'sds'; there are those of ti_db, delta"):
+    with pytest.raises(SystemExit, match="no rows of 'sds'; there are those of ti_db, delta"):
         run(monkeypatch, "compare", "--method", "sds", "--results", tmp_path / "rows.jsonl")
 
 
@@ -131,8 +131,16 @@ def test_settings_that_are_not_the_usual_need_a_name(monkeypatch, tmp_path):
         results.grouped(rows)
     monkeypatch.setattr(training, "load_world", lambda: pytest.fail("trained"))
     for change in (("--weight", 0.5), ("--training.rank", 8)):
-        with pytest.raises(ValueError, match="give --label"):
-            run(monkeypatch, "run", *change, "--results", tmp_path / "rows.jsonl")
+        with pytest.raises(SystemExit, match="give --label"):
+            run(monkeypatch, "run", "--methods", "palp", *change, "--results", tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("method", "change"), [("ti_db", ("--alpha", 3)), ("ti", ("--training.photos", 2))])
+def test_settings_that_would_do_nothing_are_refused(monkeypatch, tmp_path, method, change):
+    monkeypatch.setattr(training, "load_world", lambda: pytest.fail("trained"))
+    arguments = ("--methods", method, *change, "--label", "_other", "--results", tmp_path / "rows.jsonl")
+    with pytest.raises(SystemExit, match=f"{method} (has no|takes no)"):
+        run(monkeypatch, "run", *arguments)
 
 
 def test_a_line_that_was_cut_off_loses_that_cell_only(monkeypatch, capsys, tmp_path, small):

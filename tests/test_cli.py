@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from palp_core import Personalization, cli, load_lora_file
+from palp_core.diffusers_backbone import load_pipeline
 from palp_core.toyworld import demo
 from tiny import pictures, tiny_pipeline
 
@@ -70,6 +72,9 @@ def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, pho
     assert len(images) == 2 and images[0].shape == (64, 64, 3) and not np.array_equal(*images)
     with pytest.raises(SystemExit, match=r"prompt uses \[X\]"):
         palp(monkeypatch, *common, "--prompt", "[X] in Rome")
+    tiny_pipeline("sdxl", tmp_path / "made").save_pretrained(tmp_path / "sdxl", safe_serialization=True)
+    with pytest.raises(SystemExit, match="the file was made for sd1, and the model is sdxl"):
+        palp(monkeypatch, "generate", file, "--model", tmp_path / "sdxl")
 
 
 def learn_arguments(model: Path, photos: Path, out: Path, **settings) -> list[str]:
@@ -207,9 +212,19 @@ def test_help_has_the_settings_of_the_config_with_their_meaning():
 
 
 def test_pictures_are_added_to_those_that_are_there(tmp_path):
-    for name in ("cat_00001.png", "cat_00007.png", "cat_other.png", "dog_00009.png"):
+    for name in ("cat_00001.png", "cat_00007.png", "cat_other.png", "dog_00009.png", "cat[1]_00001.png"):
         (tmp_path / name).touch()
     assert [path.name for path in cli.free_paths(tmp_path, "cat", 2)] == ["cat_00008.png", "cat_00009.png"]
+    assert [path.name for path in cli.free_paths(tmp_path, "cat[1]", 1)] == ["cat[1]_00002.png"]
+
+
+def test_a_single_checkpoint_without_its_configuration_asks_for_it_and_downloads_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("went to the network"))
+    file = tmp_path / "model.safetensors"
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 4, 3, 3)}, file)
+    with pytest.raises(ValueError, match=r"hf download .* --include '\*\.json' --include '\*\.txt'"):
+        load_pipeline(file)
 
 
 def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, capsys, tmp_path):
@@ -236,6 +251,8 @@ def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, caps
     ("arguments", "message"),
     [
         (("--prompt", "a cat"), "has no placeholder"),
+        (("--prompt", "a sketch of a [V] in Paris"), "has no 'Paris'.*It knows: .*beach"),
+        (("--prompt", "a [V] in a room on the beach"), "names beach and room"),
         (("--seed", "-1"), "seed is -1"),
         (("--out", "taken"), "taken"),
     ],

@@ -388,10 +388,20 @@ def test_bad_target_prompts(backbone, prompt, message):
 
 
 def test_bad_sets_of_subjects(backbone):
+    with pytest.raises(ValueError, match="there are no subjects"):
+        Personalization(backbone, [], "a sketch", PersonalizationConfig())
     with pytest.raises(ValueError, match="belongs to two subjects"):
         Personalization(backbone, [cat(), cat()], PROMPT, CONFIG)
     with pytest.raises(ValueError, match=r"does not name the subject \[V2\]"):
         Personalization(backbone, [cat(), cat(placeholder="[V2]")], PROMPT, CONFIG)
+
+
+def test_a_subject_that_cannot_be_found_by_its_word_needs_masks(backbone):
+    plural = {"personalization_prompt": "a photo of [V]s"}
+    with pytest.raises(ValueError, match=r"personalization_prompt .* joins \[V\] to other letters.*masks"):
+        Personalization(backbone, [cat(**plural)], PROMPT, CONFIG)
+    masked = cat(**plural, masks=tuple(torch.ones(i.shape[:2]) for i in cat().images))
+    next(Personalization(backbone, [masked], PROMPT, CONFIG).steps())
 
 
 @pytest.mark.parametrize(

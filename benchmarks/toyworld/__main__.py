@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from itertools import product
 
@@ -76,7 +77,11 @@ COMMANDS = {
 
 
 def main() -> None:
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, description=description).run()
+    chosen = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="benchmarks.toyworld", description=description)
+    try:
+        chosen.run()
+    except ValueError as error:
+        sys.exit(f"benchmarks.toyworld: {error}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,10 @@ METHODS: dict[Method, AlignmentConfig | Word | None] = {
 }
 
 
+def reads_prompt(method: AlignmentConfig | Word | None) -> bool:
+    return isinstance(method, AlignmentConfig) and method.weight > 0
+
+
 @dataclass(frozen=True)
 class TrainingCell:
     """One training. What does not read the prompt serves all prompts of an individual."""
@@ -171,17 +175,26 @@ class Run:
     results: Path = RESULTS
 
     def run(self) -> None:
+        for name in self.methods:
+            self._check_settings(name)
         require_label(self.label, changed=bool(self._changes()) or self.training != ToyTraining())
         world = load_world()
         compute(self._cells(), lambda cell: measure(world, cell), self.results)
 
+    def _check_settings(self, name: Method) -> None:
+        """Raises ValueError for settings that would do nothing to a method."""
+        method = METHODS[name]
+        if self._changes() and not reads_prompt(method):
+            raise ValueError(f"{name} has no weight, alpha or beta.")
+        if self.training != ToyTraining() and not isinstance(method, AlignmentConfig):
+            raise ValueError(f"{name} takes no settings of training but its own.")
+
     def _cells(self) -> Iterator[TrainingCell]:
         for seed, (class_word, number), name in product(self.seeds, INDIVIDUALS[self.pairs], self.methods):
             method = METHODS[name]
-            reads_prompt = isinstance(method, AlignmentConfig) and method.weight > 0
-            if reads_prompt:
+            if reads_prompt(method):
                 method = replace(method, **self._changes())
-            for prompts in prompts_of_trainings(self.pairs, reads_prompt):
+            for prompts in prompts_of_trainings(self.pairs, reads_prompt(method)):
                 label = f"{name}{self.label}"
                 yield TrainingCell(label, self.pairs, class_word, number, seed, prompts, method, self.training)
 

@@ -65,8 +65,10 @@ def run_demo(
 ) -> DemoResult:
     """Train and draw; write the LoRA files, the picture and the loss chart into `out`.
 
-    report(method, step) is called after each training step. Raises ValueError for a prompt without [V].
+    report(method, step) is called after each training step. Raises ValueError for a prompt without [V], or with words
+    that the world does not know.
     """
+    targets = [read_target(prompt, class_word) for prompt in prompts]
     individual = new_individual(seed, class_word)
     plain = AlignmentConfig(weight=0.0)  # its training serves all prompts
     runs = [("ti_db", personalization(world, individual, prompts[0], steps, seed, plain), prompts)]
@@ -83,7 +85,6 @@ def run_demo(
                 drawn = [paint(world, prompt, words, PICTURES, seed) for prompt in drawn_prompts]
         pictures[method] = pictures.get(method, []) + drawn
         files.append(save_run(run, out, f"{class_word}_{method}"))
-    targets = [read_target(prompt, class_word) for prompt in prompts]
     result = DemoResult(
         individual,
         prompts,

@@ -102,6 +102,13 @@ def random_individual(rng: np.random.Generator, class_word: ClassWord | None = N
     )
 
 
+def new_individual(seed: int, class_word: ClassWord | None = None) -> Individual:
+    """Raises ValueError for a negative seed."""
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be 0 or more.")
+    return random_individual(np.random.default_rng(seed), class_word)
+
+
 def random_scene(rng: np.random.Generator) -> Scene:
     """Styles, places and classes are equally likely; three in five have an accessory."""
     return Scene(

@@ -15,11 +15,12 @@ from ..backbone import Placeholders
 from ..diffusers_backbone import DiffusersBackbone, load_pipeline
 from ..personalization import Personalization, PersonalizationConfig, Subject
 from ..pick_and_draw import PickAndDraw
+from ..prompts import PLACEHOLDER
 from . import MODEL_FOLDER, scenes
-from .drawing import render
 from .evaluators import Evaluators, Target, load_evaluators
 from .model import LATENT_CHANNELS, LATENT_SIZE
-from .scenes import ClassWord, Individual, Scene, random_individual, reference_scenes
+from .pictures import photos, picture
+from .scenes import ClassWord, Individual, Scene, new_individual
 
 RESOLUTION = 64  # pixels
 #: Suits this model: less leaves elements of the prompt out, more burns colours and hides the subject.
@@ -58,23 +59,6 @@ def load_world(device: str | None = None) -> World:
     backbone = DiffusersBackbone(load_pipeline(MODEL_FOLDER), device)
     backbone.pipeline.to(backbone.device)
     return World(backbone, load_evaluators())
-
-
-def new_individual(seed: int, class_word: ClassWord | None = None) -> Individual:
-    """Raises ValueError for a negative seed."""
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or more.")
-    return random_individual(np.random.default_rng(seed), class_word)
-
-
-def photos(individual: Individual, count: int = 4) -> tuple[Tensor, ...]:
-    """Reference photos, (64, 64, 3) in 0..1 each."""
-    return tuple(rendered(scene) for scene in reference_scenes(individual, count))
-
-
-def rendered(scene: Scene) -> Tensor:
-    """(64, 64, 3) in 0..1."""
-    return torch.from_numpy(render(scene)).float() / 255
 
 
 def subject(individual: Individual, count: int = 4) -> Subject:
@@ -117,7 +101,7 @@ def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
     None of them is posed as a reference photo is.
     """
     drawn = [Scene(individual, target.style or "photo", target.place, target.accessory, 100 + n) for n in range(count)]
-    return as_pictures([rendered(scene) for scene in drawn])
+    return as_pictures([picture(scene) for scene in drawn])
 
 
 def fidelity_range(world: World, individual: Individual, targets: list[Target], seed: int) -> tuple[float, float]:
@@ -177,9 +161,19 @@ def decode(world: World, latents: Tensor) -> Tensor:
 
 
 def read_target(prompt: str, class_word: ClassWord) -> Target:
-    """The elements that a prompt names in the world's words: "a sketch of [V] with a hat on the beach"."""
+    """The elements that a prompt names in the world's words: "a sketch of [V] with a hat on the beach".
+
+    Raises ValueError for a word that the world does not know, and for two styles, accessories or places.
+    """
+    known = scenes.vocabulary()
+    unknown = [word for word in re.findall(r"[^\W\d_]+", PLACEHOLDER.sub("", prompt)) if word.lower() not in known]
+    if unknown:
+        raise ValueError(f"the demo's world has no {unknown[0]!r} (in {prompt!r}). It knows: {', '.join(known)}.")
 
     def named(choices: tuple[str, ...]) -> str | None:
-        return next((choice for choice in choices if re.search(rf"\b{choice}\b", prompt, re.IGNORECASE)), None)
+        found = [choice for choice in choices if re.search(rf"\b{choice}\b", prompt, re.IGNORECASE)]
+        if len(found) > 1:
+            raise ValueError(f"{prompt!r} names {found[0]} and {found[1]}, and one picture has one of them.")
+        return found[0] if found else None
 
     return Target(named(scenes.STYLES), class_word, named(scenes.ACCESSORIES), named(scenes.PLACES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from comfy_server import ComfyServer
 from palp_core.diffusers_backbone import load_pipeline
@@ -60,6 +61,24 @@ def test_vae_is_that_of_diffusers(demo_model, pipeline):
     torch.testing.assert_close(latents.cpu(), theirs, atol=1e-3, rtol=1e-3)
     shown = (pipeline.vae.decode(theirs).sample.movedim(1, -1) + 1) / 2
     torch.testing.assert_close(vae.decode(theirs).cpu(), shown.clamp(0, 1), atol=1e-3, rtol=1e-3)
+
+
+@torch.inference_mode()
+def test_a_single_checkpoint_is_loaded_as_its_folder_is(demo_model, pipeline, monkeypatch, tmp_path):
+    parts = {
+        "model.diffusion_model": demo_model.load_model(MODEL_FOLDER).model.diffusion_model.state_dict(),
+        "first_stage_model": demo_model.load_vae(MODEL_FOLDER).first_stage_model.state_dict(),
+        "cond_stage_model.transformer.text_model": load_file(MODEL_FOLDER / "text_encoder" / "model.safetensors"),
+    }
+    weights = {f"{prefix}.{key}": v.float() for prefix, part in parts.items() for key, v in part.items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(MODEL_FOLDER))  # stands for the cache
+    loaded = load_pipeline(tmp_path / "model.safetensors")
+    for part in ("unet", "vae", "text_encoder"):
+        expected, found = (getattr(p, part).state_dict() for p in (pipeline, loaded))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected), part
+    assert loaded.tokenizer(PROMPT).input_ids == pipeline.tokenizer(PROMPT).input_ids
 
 
 def first_graph(steps: int, **world) -> dict:

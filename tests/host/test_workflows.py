@@ -19,6 +19,7 @@ from palp_core.toyworld.world import ALIGNMENT
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 WORKFLOWS = Path(__file__).parents[2] / "example_workflows"
+HELP_PAGES = Path(__file__).parents[2] / "web/docs"
 #: What makes a run affordable on a CPU: by node type, widget values.
 SMALL = {
     "PALP_Personalize": {"steps": 2, "resolution": 64, "rank": 4, "batch_size": 1, "learning_rate": 1e-3},
@@ -154,15 +155,9 @@ def test_the_page_lists_the_templates_and_shows_help(browser_page, server):
     templates = server.get("/api/workflow_templates")
     names = {path.stem for path in WORKFLOWS.glob("*.json")}
     assert names <= set(templates["ComfyUI-PALP"])
-    for node in (
-        "PALP_Personalize",
-        "PALP_Subject",
-        "PALP_LoadLora",
-        "PALP_PickAndDraw",
-        "PALP_RecordAttention",
-        "PALP_AttentionHeatmap",
-        "PALP_TextualInversionTrain",
-    ):
+    nodes = {path.stem for path in HELP_PAGES.glob("*.md")}
+    assert nodes == {name for name in server.object_info() if name.startswith("PALP_")}
+    for node in nodes:
         status = browser_page.evaluate(
             "async path => (await fetch(path)).status", f"/extensions/ComfyUI-PALP/docs/{node}.md"
         )
@@ -175,4 +170,5 @@ def test_every_input_and_output_has_a_tooltip(server):
             continue
         inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
         assert all(options[1].get("tooltip") for options in inputs.values() if len(options) > 1), name
+        assert all(node["output_tooltips"]) and len(node["output_tooltips"]) == len(node["output"]), name
         assert node["description"] and node["category"] == "PALP", name
