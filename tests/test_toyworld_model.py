@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from palp_core.alignment import AlignmentPrompts, NoisySample, SubjectPrompts, score_difference
+from palp_core.alignment import AlignmentConfig, AlignmentPrompts, NoisySample, SubjectPrompts, score_difference
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluator_training import attribute_accuracy, individual_renders, verification
 from palp_core.toyworld.evaluators import Target, diversity
@@ -127,17 +127,23 @@ def test_following_the_alignment_gradient_turns_a_photo_into_the_prompts_style(w
     assert pushed_along(world, sign=-1.0) < 0.1
 
 
-def test_a_short_palp_run_keeps_the_prompt_and_learns_the_subject(world):
-    target, individual = Target("watercolor", "cat", "balloon", "city"), new_individual(71, "cat")
-    photographed = references(individual)
-    base = paint(world, target.prompt("a cat"), {}, 8, seed=2)
-    run = personalization(world, individual, target.prompt("a [V]"), 40, 0, ALIGNMENT)
-    gaps = []
+def learned(world, individual, prompt: str, alignment: AlignmentConfig):
+    """Pictures of the prompt after 150 steps."""
+    run = personalization(world, individual, prompt, 150, 0, alignment)
     for step in run.steps():
-        gaps.append(step.score_gap)
         if step.index + 1 == run.config.steps:
-            pictures = paint(world, target.prompt("a [V]"), run.snapshot().words, 8, seed=2)
-    before, after = (float(world.evaluators.subject_fidelity(p, photographed).mean()) for p in (base, pictures))
-    assert after > before + 0.15, (before, after)
-    assert judge(world.evaluators, pictures, target, photographed).text_alignment >= 0.9
-    assert min(gaps) > 0
+            return paint(world, prompt, run.snapshot().words, 8, seed=0)
+
+
+def test_palp_keeps_the_prompt_that_plain_training_forgets_and_learns_the_subject_as_well(world):
+    target, individual = Target("pixel art", "robot", "hat", "meadow"), new_individual(72, "robot")
+    plain, palp = (
+        judge(world.evaluators, learned(world, individual, target.prompt("a [V]"), a), target, references(individual))
+        for a in (AlignmentConfig(weight=0), ALIGNMENT)
+    )
+    untouched = judge(
+        world.evaluators, paint(world, target.prompt("a robot"), {}, 8, 0), target, references(individual)
+    )
+    assert palp.text_alignment >= 0.85 and palp.text_alignment >= plain.text_alignment + 0.1, (plain, palp)
+    assert palp.subject_fidelity >= plain.subject_fidelity - 0.1, (plain, palp)
+    assert palp.subject_fidelity >= untouched.subject_fidelity + 0.3, (untouched, palp)
