@@ -225,9 +225,9 @@ def read_masks(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
 
 
 def training_backbone(model: Path, device: str | None, precision: Precision):
-    from .diffusers_backbone import DiffusersBackbone, load_pipeline
+    from .diffusers_backbone import DiffusersBackbone, chosen_device, load_pipeline
 
-    half = (device or "").startswith("cuda") or (device is None and torch.cuda.is_available())
+    half = chosen_device(device).type == "cuda"
     pipeline = load_pipeline(model, torch.bfloat16 if half and precision != "fp32" else torch.float32)
     return DiffusersBackbone(pipeline, device, precision)
 
@@ -260,13 +260,13 @@ class Generate:
     device: str | None = None
 
     def run(self) -> None:
-        from .diffusers_backbone import load_file_into, load_pipeline
+        from .diffusers_backbone import chosen_device, load_file_into, load_pipeline
 
         trained = load_lora_file(self.file)
         check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
         if self.prompt:
             trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
-        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = chosen_device(self.device)
         pipeline = load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
         prompt = load_file_into(pipeline, trained)
         self.out.mkdir(parents=True, exist_ok=True)

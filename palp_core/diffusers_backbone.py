@@ -79,6 +79,11 @@ def _configuration(checkpoint: Path) -> str:
         ) from error
 
 
+def chosen_device(device: torch.device | str | None) -> torch.device:
+    """The one that is asked for, else CUDA if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
     """Load a saved run's LoRA and words by diffusers' own loaders; returns the prompt to draw.
 
@@ -114,7 +119,7 @@ class DiffusersBackbone(Backbone):
     def __init__(self, pipeline: Pipeline, device: torch.device | str | None = None, precision: Precision = "auto"):
         self.pipeline = pipeline
         self.denoiser = pipeline.unet
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = chosen_device(device)
         self.family = _family(pipeline)
         self.prediction = _prediction(pipeline)
         self.compute_dtype = pipeline.unet.dtype if precision == "auto" else DTYPES[precision]
