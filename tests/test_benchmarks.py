@@ -110,6 +110,23 @@ def test_comparison_chooses_its_steps_on_other_pairs(monkeypatch, capsys, tmp_pa
         run(monkeypatch, "compare", "--method", "sds", "--results", tmp_path / "rows.jsonl")
 
 
+def test_a_table_of_shared_pairs_leaves_out_what_one_method_lacks(monkeypatch, capsys, tmp_path):
+    rows = [row("palp", step, p, text, 0.5) for step in (1, 2) for p, text in (("easy", 1.0), ("hard", 0.0))]
+    rows += [row("sds", step, "easy", 0.9, 0.5) for step in (1, 2)] + [row("ti_db", 1, "other", 0.9, 0.5)]
+    file = tmp_path / "rows.jsonl"
+    write_rows(file, rows)
+    run(monkeypatch, "table", "--methods", "palp", "sds", "--shared", "--results", file)
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(" | ")[:3] for line in lines] == [
+        ["| palp", "1", "1.000"],
+        ["| palp", "2", "1.000"],
+        ["| sds", "1", "0.900"],
+        ["| sds", "2", "0.900"],
+    ]
+    with pytest.raises(SystemExit, match="no pair and seed was run with all of"):
+        run(monkeypatch, "table", "--shared", "--results", file)
+
+
 def test_errors_count_individuals_and_prompts_not_repetitions():
     rows = [
         row("palp", 1, p, 0, 0, individual=[who, 1], seed=seed) for who in "ABC" for p in "xyz" for seed in range(9)
@@ -133,6 +150,12 @@ def test_settings_that_are_not_the_usual_need_a_name(monkeypatch, tmp_path):
     for change in (("--weight", 0.5), ("--training.rank", 8)):
         with pytest.raises(SystemExit, match="give --label"):
             run(monkeypatch, "run", "--methods", "palp", *change, "--results", tmp_path / "rows.jsonl")
+
+
+def test_a_part_of_the_prompts_is_the_same_for_every_method():
+    cells = list(training.Run(methods=("ti_db", "palp", "sds"), seeds=(0,), prompts=2)._cells())
+    prompts = {name: {p for c in cells if c.name == name for p in c.prompts} for name in ("ti_db", "palp", "sds")}
+    assert prompts["palp"] == prompts["sds"] < prompts["ti_db"] and len(prompts["palp"]) == 2
 
 
 @pytest.mark.parametrize(("method", "change"), [("ti_db", ("--alpha", 3)), ("ti", ("--training.photos", 2))])

@@ -173,13 +173,18 @@ class Table:
     pairs: Pairs = "test"
     #: Only these; none for all.
     methods: tuple[str, ...] = ()
+    #: Only pairs and seeds that all of them have, so that their means compare.
+    shared: bool = False
     results: Path = RESULTS
 
     def run(self) -> None:
+        found = chosen(grouped(read_rows(self.results, self.pairs)), self.methods)
+        if self.shared:
+            found = shared_only(found)
         heads = ["method", "step", *AXES.values(), "style", "class", "accessory", "place", "n"]
         print("|", " | ".join(heads), "|")
         print("|---" * len(heads) + "|")
-        for method, steps in chosen(grouped(read_rows(self.results, self.pairs)), self.methods).items():
+        for method, steps in found.items():
             for step, by_pair in sorted(steps.items()):
                 rows = list(by_pair.values())
                 axes = [mean_with_error(rows, values(rows, name)) for name in AXES]
@@ -229,6 +234,17 @@ def chosen(found: dict[str, dict], methods: tuple[str, ...]) -> dict[str, dict]:
         if method not in found:
             raise ValueError(f"there are no rows of {method!r}; there are those of {', '.join(found) or 'nothing'}.")
     return {method: found[method] for method in methods} or found
+
+
+def shared_only(found: dict[str, dict[int, dict[str, dict]]]) -> dict[str, dict[int, dict[str, dict]]]:
+    """The pairs that each method has at each of its steps. Raises ValueError where there is none."""
+    shared = set.intersection(*(set(by_pair) for steps in found.values() for by_pair in steps.values()))
+    if not shared:
+        raise ValueError(f"no pair and seed was run with all of {', '.join(found)}.")
+    return {
+        method: {step: {pair: by_pair[pair] for pair in sorted(shared)} for step, by_pair in steps.items()}
+        for method, steps in found.items()
+    }
 
 
 def steps_at_equal_fidelity(ours: dict[int, dict], theirs: dict[int, dict]) -> tuple[int, int]:

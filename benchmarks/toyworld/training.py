@@ -165,6 +165,8 @@ class Run:
     methods: tuple[Method, ...] = ("base", "ti_db", "delta", "palp")
     pairs: Pairs = "test"
     seeds: tuple[int, ...] = (0, 1, 2)
+    #: Of methods that train for a prompt, only the first so many prompts of each individual; none for all.
+    prompts: int | None = None
     #: Added to the methods' names, where settings below are not the usual.
     label: str = ""
     #: Other settings of the alignment branch; none for the method's.
@@ -194,7 +196,7 @@ class Run:
             method = METHODS[name]
             if reads_prompt(method):
                 method = replace(method, **self._changes())
-            for prompts in prompts_of_trainings(self.pairs, reads_prompt(method)):
+            for prompts in prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]:
                 label = f"{name}{self.label}"
                 yield TrainingCell(label, self.pairs, class_word, number, seed, prompts, method, self.training)
 
