@@ -82,7 +82,7 @@ def test_guidance_of_weight_nothing_is_no_guidance(monkeypatch, tmp_path, small)
 
 def row(method, step, prompt, text, subject, **other) -> dict:
     labels = {"pairs": "test", "individual": ["cat", 11], "seed": 0, "cell": "one", "diversity": 0.1}
-    figures = {"text_alignment": text, "subject_fidelity": subject, "attention_share": 0.2}
+    figures = {"text_alignment": text, "subject_fidelity": subject, "attention_share": 0.2, "elements": {}}
     return {**labels, **figures, "method": method, "step": step, "prompt": prompt, **other}
 
 
