@@ -12,11 +12,10 @@ import comfy.model_management
 import folder_paths
 
 from ..palp_core.checkpoint import keep_unfinished, save_somewhere
+from ..palp_core.denoising import OUT_OF_MEMORY
 from ..palp_core.personalization import Personalization
 from ..palp_core.textual_inversion import TextualInversion
 from .progress import TrainingProgress, show_text
-
-OUT_OF_MEMORY = "Out of memory. Switch on gradient_checkpointing, then lower batch_size, then resolution."
 
 Run = Personalization | TextualInversion
 

@@ -85,6 +85,10 @@ class AlignmentConfig:
         """Whether the prediction that it moves is that of the target prompt, and not y_P's."""
         return self.weight > 0 and self.score == "delta"
 
+    @property
+    def reads_negative_prompt(self) -> bool:
+        return self.weight > 0 and self.score == "nfsd"
+
 
 class AlignmentPrompts(NamedTuple):
     """Conditionings that stay the same in all steps, each a batch of one."""

@@ -16,14 +16,14 @@ SECOND = {"score_gap": "score gap, rms of Delta", "regularization": "regularizat
 SMOOTHING_SHARE = 0.05  # of the run, to either side of a step, that its running mean covers
 
 
-def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540) -> Tensor:
+def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540, title: str = "") -> Tensor:
     """Denoising loss and, where there was one, what else was measured, against steps. Returns (H, W, 3) in 0..1.
 
     Single steps are faint, their running mean is bold: one step's loss depends more on its noise level than on what
     the model has learned.
     """
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(title=title)
     steps = [step.index + 1 for step in history]
     lines = [_draw(axes, steps, [s.denoising_loss for s in history], DENOISING_COLOUR, "denoising loss")]
     axes.set_xlabel("step")

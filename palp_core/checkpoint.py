@@ -57,7 +57,7 @@ class Run(Protocol):
 def keep_unfinished(run: Run, save: Callable[[Path], Path], folders: Sequence[Path]) -> str:
     """Save what a run that ended early has learned, if anything, in the first folder where that succeeds; says where.
 
-    Raises RuntimeError where none of the folders can be written to.
+    Raises OSError where none of the folders can be written to.
     """
     if run.weights is None or run.weights.steps == 0:
         return "No step was completed, so nothing was saved."
@@ -67,7 +67,7 @@ def keep_unfinished(run: Run, save: Callable[[Path], Path], folders: Sequence[Pa
 
 
 def save_somewhere(save: Callable[[Path], Path], folders: Sequence[Path]) -> Path:
-    """Save in the first of the folders where that succeeds. Raises RuntimeError where none can be written to."""
+    """Save in the first of the folders where that succeeds. Raises OSError where none can be written to."""
     errors = []
     for folder in folders:
         try:
@@ -75,4 +75,4 @@ def save_somewhere(save: Callable[[Path], Path], folders: Sequence[Path]) -> Pat
         except (OSError, SafetensorError) as error:
             errors.append(f"{folder}: {error}")
             logging.warning("%s could not be written to: %s", folder, error)
-    raise RuntimeError(f"What was learned could not be saved. {'; '.join(errors)}")
+    raise OSError(f"What was learned could not be saved. {'; '.join(errors)}")

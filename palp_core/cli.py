@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from glob import escape
-from hashlib import sha256
 from pathlib import Path
 from signal import SIGINT, signal
+from tempfile import gettempdir
 from threading import Event
 from typing import Annotated
 
 import torch
 import tyro
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
-from .backbone import Precision
+from .backbone import DTYPES, Precision
 from .chart import loss_chart
-from .checkpoint import keep_unfinished, save_tensors
-from .denoising import NonFiniteLossError
+from .checkpoint import keep_unfinished, save_somewhere
+from .denoising import OUT_OF_MEMORY, NonFiniteLossError
 from .embedding_file import check_can_save as check_can_save_word
 from .embedding_file import first_writable_folder, load_embedding
 from .lora_file import check_can_save, check_file_name, load_lora_file, save_run
@@ -34,8 +34,11 @@ from .picture_file import picture_files, read_picture, write_picture
 from .prompts import check_known
 from .textual_inversion import Concept, Kind, TextualInversion, TextualInversionConfig, described_word, save_word
 from .toyworld.scenes import ClassWord
+from .unfinished import Unfinished, run_identity
 
 SAVE_STATE_EVERY = 50  # steps
+#: What is told in one line, without a traceback.
+EXPECTED = (ValueError, OSError, SafetensorError, NonFiniteLossError, torch.cuda.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Demo:
     Needs no GPU and downloads nothing; takes some minutes on two CPU cores.
     """
 
-    #: Folder for the picture (demo.png), the loss chart and the LoRA files.
+    #: Folder for the picture (demo.png), the loss charts and the LoRA files.
     out: Path = Path("demo_output")
     #: Kind of subject.
     subject: ClassWord = "cat"
@@ -65,8 +68,11 @@ class Demo:
         from .toyworld.world import load_world
 
         prompts = self.prompt or demo.DEFAULT_PROMPTS
-        for folder in (self.out, *([self.json.parent] if self.json else [])):
-            folder.mkdir(parents=True, exist_ok=True)
+        check_can_save(self.out, "demo")
+        if self.json:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            if self.json.is_dir():
+                raise ValueError(f"--json {self.json} is a folder. Name a file.")
         with tqdm(total=self.steps * (1 + len(prompts)), unit="step") as bar:
 
             def report(method: str, _step: TrainingStep) -> None:
@@ -75,7 +81,7 @@ class Demo:
 
             result = demo.run_demo(load_world(), self.subject, prompts, self.seed, self.steps, self.out, report)
         print(demo.as_table(result))
-        print(f"{self.out / 'demo.png'} shows them; beside it are the loss chart and the LoRA files.")
+        print(f"{self.out / 'demo.png'} shows them; beside it are the loss charts and the LoRA files.")
         if self.json:
             self.json.write_text(json.dumps(demo.as_json(result), indent=2) + "\n", encoding="utf-8")
 
@@ -106,7 +112,7 @@ class Train:
     resume: bool = False
     #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
     device: str | None = None
-    #: Number format of the computation.
+    #: Number format of the computation; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
     config: Annotated[PersonalizationConfig, tyro.conf.arg(name="")] = field(default_factory=PersonalizationConfig)
 
@@ -124,17 +130,22 @@ class Train:
         run = Personalization(backbone, [subject], self.prompt, self.config)
         unfinished = Unfinished(self.out / f".{name}.unfinished.safetensors", run_identity(subject, run))
         state, history = unfinished.earlier(self.resume)
-        try:
-            stopped = self._train(run, unfinished, state, history)
-        except (NonFiniteLossError, torch.OutOfMemoryError) as error:
-            sys.exit(f"palp: {error} {keep_unfinished(run, partial(save_run, run, name=name), [self.out])}")
-        path = save_run(run, self.out, name)
-        write_picture(loss_chart(history), path.with_suffix(".loss.png"))
+        if len(history) > self.config.steps:
+            raise ValueError(f"steps is {self.config.steps}, but {unfinished.file} has {len(history)} of them already.")
+        save = partial(save_run, run, name=name)
+        with kept_on_failure(run, save, self.out):
+            try:
+                stopped = self._train(run, unfinished, state, history)
+            except NonFiniteLossError:
+                unfinished.file.unlink(missing_ok=True)  # what goes on from there diverges again
+                raise
+        path = save_learned(save, self.out)
         if stopped:
-            print("stopped: what was learned until now is kept; --resume goes on.", file=sys.stderr)
+            goes_on = "; --resume goes on" if unfinished.file.exists() else ""
+            print(f"stopped: what was learned until now is kept{goes_on}.", file=sys.stderr)
         else:
             unfinished.file.unlink(missing_ok=True)
-        print(path)
+        write_picture(loss_chart(history), path.with_suffix(".loss.png"))
 
     def _train(
         self, run: Personalization, unfinished: Unfinished, state: dict[str, Tensor] | None, history: list[TrainingStep]
@@ -151,10 +162,44 @@ class Train:
                 bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", gap=f"{step.score_gap:.3f}", refresh=False)
                 stopped = stop.is_set() and len(history) < total
                 if stopped or len(history) % SAVE_STATE_EVERY == 0:
-                    unfinished.save(run, history)
+                    save_state(unfinished, run, history)
                 if stopped:
                     return True
         return False
+
+
+def save_state(unfinished: Unfinished, run: Personalization, history: list[TrainingStep]) -> None:
+    """What it is for is safety: where it fails, as on a full disk, the training itself goes on."""
+    try:
+        unfinished.save(run, history)
+    except (OSError, SafetensorError) as error:
+        logging.warning("the training's state could not be saved: %s", error)
+
+
+@contextmanager
+def kept_on_failure(run: Personalization | TextualInversion, save: Callable[[Path], Path], out: Path) -> Iterator[None]:
+    """Inside, what a run that fails has learned is saved before the error goes on."""
+    try:
+        yield
+    except Exception as error:
+        outcome = keep_unfinished(run, save, folders_to_save_in(out))
+        if not isinstance(error, EXPECTED):
+            print(outcome, file=sys.stderr)
+            raise
+        cause = OUT_OF_MEMORY if isinstance(error, torch.cuda.OutOfMemoryError) else error
+        sys.exit(f"palp: {cause} {outcome}")
+
+
+def save_learned(save: Callable[[Path], Path], out: Path) -> Path:
+    """Save in the folder asked for, or where that fails in another; print where."""
+    path = save_somewhere(save, folders_to_save_in(out))
+    print(path)
+    return path
+
+
+def folders_to_save_in(out: Path) -> list[Path]:
+    """The one asked for, and others for when it cannot be written to."""
+    return [out, Path.cwd(), Path(gettempdir())]
 
 
 @dataclass(frozen=True)
@@ -181,14 +226,16 @@ class LearnWord:
     out: Path = Path("embeddings")
     #: Name of the word and its file.
     name: str = "my_word"
+    #: Replace a word of this name.
+    overwrite: bool = False
     #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
     device: str | None = None
-    #: Number format of the computation.
+    #: Number format of the computation; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
     config: Annotated[TextualInversionConfig, tyro.conf.arg(name="")] = field(default_factory=TextualInversionConfig)
 
     def run(self) -> None:
-        name = check_can_save_word(first_writable_folder([self.out]), self.name, overwrite=False)
+        name = check_can_save_word(first_writable_folder([self.out]), self.name, self.overwrite)
         concept = Concept(
             read_pictures(self.images),
             self.initial_word,
@@ -200,18 +247,18 @@ class LearnWord:
         )
         run = TextualInversion(training_backbone(self.model, self.device, self.precision), concept, self.config)
         history: list[TrainingStep] = []
-        try:
-            with stop_at_ctrl_c() as stop, closing(run.steps()) as steps:
-                for step in (bar := tqdm(steps, total=self.config.steps, unit="step")):
-                    history.append(step)
-                    bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", refresh=False)
-                    if stop.is_set():
-                        break
-        except (NonFiniteLossError, torch.OutOfMemoryError) as error:
-            sys.exit(f"palp: {error} {keep_unfinished(run, partial(save_word, run, name=name), [self.out])}")
-        path = save_word(run, self.out, name)
+
+        def save(folder: Path) -> Path:
+            return save_word(run, folder, name, overwrite=self.overwrite and folder == self.out)
+
+        with kept_on_failure(run, save, self.out), stop_at_ctrl_c() as stop, closing(run.steps()) as steps:
+            for step in (bar := tqdm(steps, total=self.config.steps, unit="step")):
+                history.append(step)
+                bar.set_postfix(denoising=f"{step.denoising_loss:.3f}", refresh=False)
+                if stop.is_set():
+                    break
+        path = save_learned(save, self.out)
         write_picture(loss_chart(history), path.with_suffix(".loss.png"))
-        print(path)
 
 
 def read_pictures(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
@@ -227,20 +274,20 @@ def read_masks(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
 def training_backbone(model: Path, device: str | None, precision: Precision):
     from .diffusers_backbone import DiffusersBackbone, chosen_device, load_pipeline
 
-    half = chosen_device(device).type == "cuda"
-    pipeline = load_pipeline(model, torch.bfloat16 if half and precision != "fp32" else torch.float32)
-    return DiffusersBackbone(pipeline, device, precision)
+    on_gpu = {"auto": torch.bfloat16, **DTYPES}
+    dtype = on_gpu[precision] if chosen_device(device).type == "cuda" else torch.float32
+    return DiffusersBackbone(load_pipeline(model, dtype), device, precision)
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Draw pictures with a trained file."""
+    """Draw pictures with a trained file, or with a learned word."""
 
     #: The trained .safetensors file.
     file: tyro.conf.Positional[Path]
     #: The model it was trained on: a diffusers folder or a .safetensors checkpoint.
     model: Path
-    #: What to draw, with [V] for the subject; empty for the prompt it was trained for.
+    #: What to draw, with [V] for the subject; empty for the prompt it was trained for, or "a photo of [V]".
     prompt: str = ""
     #: What not to draw.
     negative_prompt: str = ""
@@ -260,15 +307,14 @@ class Generate:
     device: str | None = None
 
     def run(self) -> None:
-        from .diffusers_backbone import chosen_device, load_file_into, load_pipeline
+        from .diffusers_backbone import check_length, chosen_device
 
-        trained = load_lora_file(self.file)
-        check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
-        if self.prompt:
-            trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
-        device = chosen_device(self.device)
-        pipeline = load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
-        prompt = load_file_into(pipeline, trained)
+        for name in ("count", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        pipeline, prompt = self._loaded(chosen_device(self.device))
+        for text in (prompt, self.negative_prompt):
+            check_length(pipeline, text)
         self.out.mkdir(parents=True, exist_ok=True)
         paths = free_paths(self.out, self.file.stem, self.count)
         for number, path in enumerate(paths):
@@ -283,6 +329,25 @@ class Generate:
             ).images[0]
             picture.save(path)
             print(path)
+
+    def _loaded(self, device: torch.device):
+        """The pipeline with what was learned in it, and the prompt to draw."""
+        from .diffusers_backbone import load_file_into, load_pipeline, load_word_into
+
+        def pipeline():
+            return load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
+
+        if (word := described_word(self.file)) is not None:
+            prompt = self.prompt or "a photo of [V]"
+            check_known("prompt", prompt, ["[V]"])
+            loaded = pipeline()
+            return loaded, load_word_into(loaded, load_embedding(self.file), word["family"], prompt)
+        trained = load_lora_file(self.file)
+        check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
+        if self.prompt:
+            trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
+        loaded = pipeline()
+        return loaded, load_file_into(loaded, trained)
 
 
 def free_paths(folder: Path, name: str, count: int) -> list[Path]:
@@ -331,53 +396,6 @@ class Info:
         print(f"in ComfyUI      in models/embeddings: embedding:{self.file.stem}")
 
 
-# --- an unfinished training ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """The state of a training between two runs of the command. identity: it goes on with the same inputs only."""
-
-    file: Path
-    identity: str
-
-    def earlier(self, resume: bool) -> tuple[dict[str, Tensor] | None, list[TrainingStep]]:
-        """What to go on from, and the steps until there. Raises ValueError where that is not what the user meant."""
-        if not resume and self.file.exists():
-            raise ValueError(
-                f"{self.file} holds an unfinished training. Go on with --resume, take another --name, or delete it."
-            )
-        if not resume:
-            return None, []
-        if not self.file.exists():
-            raise ValueError(f"there is no unfinished training {self.file}. Leave out --resume.")
-        with safe_open(self.file, "pt") as opened:
-            found = opened.metadata()
-        if found["identity"] != self.identity:
-            raise ValueError(
-                f"{self.file} was begun with another model, other photos, prompts or settings. Give the same, or "
-                "another --name."
-            )
-        return load_file(self.file), [TrainingStep(*row) for row in json.loads(found["history"])]
-
-    def save(self, run: Personalization, history: list[TrainingStep]) -> None:
-        """While the run's steps are being iterated."""
-        save_tensors(self.file, run.state(), {"identity": self.identity, "history": json.dumps(history)})
-
-
-def run_identity(subject: Subject, run: Personalization) -> str:
-    """Model, photos, prompts and settings of a run in a few letters."""
-    texts = [run.target_prompt, run.clean_prompt, subject.class_word, subject.personalization_prompt]
-    digest = sha256(
-        json.dumps([asdict(run.config), texts, run.backbone.prediction, str(run.backbone.compute_dtype)]).encode()
-    )
-    some = torch.cat([p.detach().flatten()[:4].float() for p in run.backbone.denoiser.parameters()])
-    learned = subject.initial_embedding.vectors.values() if subject.initial_embedding else ()
-    for tensor in (some.cpu(), *subject.images, *subject.masks, *learned):
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
 @contextmanager
 def stop_at_ctrl_c() -> Iterator[Event]:
     """Inside, the first Ctrl-C sets the event, so that a step can be ended; a second one interrupts as usual."""
@@ -399,7 +417,7 @@ def main() -> None:
     chosen = tyro.extras.subcommand_cli_from_dict(commands, prog="palp", description=__doc__)
     try:
         chosen.run()
-    except (ValueError, OSError, SafetensorError) as error:
+    except EXPECTED as error:
         sys.exit(f"palp: {error}")
     except KeyboardInterrupt:
         sys.exit("palp: stopped.")

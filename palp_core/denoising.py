@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from .backbone import Backbone
 from .images import latent_mask, resize_to_cover, training_size
 
+OUT_OF_MEMORY = "Out of memory. Switch on gradient_checkpointing, then lower batch_size, then resolution."
+
 
 class NonFiniteLossError(RuntimeError):
     """Training diverged in this step, counted from 1. The weights before it are still good, and kept."""

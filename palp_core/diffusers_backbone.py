@@ -19,11 +19,13 @@ from .backbone import (
     Family,
     Placeholders,
     Precision,
+    WordVectors,
     frozen,
     nearest_timestep,
 )
+from .embedding_file import Embedding
 from .lora_file import LoraFile
-from .prompts import PLACEHOLDER, mark_words, substitute, too_long, unknown_word, vector_numbers
+from .prompts import PLACEHOLDER, find_placeholders, mark_words, substitute, too_long, unknown_word, vector_numbers
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -80,8 +82,13 @@ def _configuration(checkpoint: Path) -> str:
 
 
 def chosen_device(device: torch.device | str | None) -> torch.device:
-    """The one that is asked for, else CUDA if there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The one that is asked for, else CUDA if there is one. Raises ValueError for one that this machine lacks."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # torch's two ways of saying so
+        raise ValueError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    return chosen
 
 
 def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
@@ -90,23 +97,45 @@ def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
     Each word becomes a token of its name, and stays in the pipeline, as the LoRA does, until they are unloaded. Raises
     ValueError for a pipeline of another family.
     """
-    if (family := _family(pipeline)) != file.info.family:
-        raise ValueError(f"the file was made for {file.info.family}, and the model is {family}. Use one of its family.")
+    _check_family(pipeline, file.info.family)
     pipeline.load_lora_weights({key: tensor.float() for key, tensor in file.lora.items()})
-    parts = {"clip_l": ("tokenizer", "text_encoder"), "clip_h": ("tokenizer", "text_encoder")}
-    parts["clip_g"] = ("tokenizer_2", "text_encoder_2")
-    tokens = {}
-    for subject in file.info.subjects:
-        tokens[subject.placeholder] = f"<{subject.embedding}>"
-        for encoder, vectors in file.words[subject.embedding].items():
-            tokenizer, text_encoder = (getattr(pipeline, name) for name in parts[encoder])
-            pipeline.load_textual_inversion(
-                {tokens[subject.placeholder]: vectors},
-                token=tokens[subject.placeholder],
-                tokenizer=tokenizer,
-                text_encoder=text_encoder,
-            )
-    return substitute(file.info.target_prompt, tokens)
+    return substitute(
+        file.info.target_prompt,
+        {s.placeholder: _load_word(pipeline, s.embedding, file.words[s.embedding]) for s in file.info.subjects},
+    )
+
+
+def load_word_into(pipeline: Pipeline, word: Embedding, family: Family, prompt: str) -> str:
+    """Load a learned word by diffusers' own loader; returns the prompt with its token for each placeholder.
+
+    family: of the model that it was learned on. Raises ValueError for a pipeline of another.
+    """
+    _check_family(pipeline, family)
+    token = _load_word(pipeline, Path(word.name).stem, word.vectors)
+    return substitute(prompt, dict.fromkeys(find_placeholders(prompt), token))
+
+
+def check_length(pipeline: Pipeline, prompt: str) -> None:
+    """Raise ValueError for a prompt of which the pipeline would lose the end."""
+    tokens = len(pipeline.tokenizer(pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)).input_ids)
+    longest = pipeline.text_encoder.config.max_position_embeddings
+    if tokens > longest:
+        raise too_long(prompt, tokens - 2, longest - 2)
+
+
+def _check_family(pipeline: Pipeline, family: Family) -> None:
+    if (found := _family(pipeline)) != family:
+        raise ValueError(f"the file was made for {family}, and the model is {found}. Use one of its family.")
+
+
+def _load_word(pipeline: Pipeline, name: str, vectors: WordVectors) -> str:
+    """Returns its token. vectors: encoder -> (N, C)."""
+    token = f"<{name}>"
+    for encoder, rows in vectors.items():
+        second = "_2" if encoder == "clip_g" else ""
+        tokenizer, text_encoder = (getattr(pipeline, f"{part}{second}") for part in ("tokenizer", "text_encoder"))
+        pipeline.load_textual_inversion({token: rows}, token=token, tokenizer=tokenizer, text_encoder=text_encoder)
+    return token
 
 
 class DiffusersBackbone(Backbone):

@@ -62,24 +62,24 @@ class LoraAdapters:
 
 @contextmanager
 def attached_lora(
-    denoiser: nn.Module, kohya_name: Callable[[str], str], rank: int, alpha: float, seed: int
+    denoiser: nn.Module, kohya_name: Callable[[str], str], rank: int, seed: int
 ) -> Iterator[LoraAdapters]:
     """Attach fresh adapters to every attention projection; on leaving, the module tree is the one that was found.
 
-    Adapters are float32 on their projection's device and start as the identity: A is Kaiming-uniform from the seed and
-    the projection's name, B is zero. Raises ValueError when the denoiser has adapters already, or no projection that
-    can carry one.
+    Their alpha is the rank, so that the scale is 1. They are float32 on their projection's device and start as the
+    identity: A is Kaiming-uniform from the seed and the projection's name, B is zero. Raises ValueError when the
+    denoiser has adapters already, or no projection that can carry one.
     """
     if any(isinstance(module, LoraLayer) for module in denoiser.modules()):
         raise ValueError("the model already carries a peft adapter. Fuse or unload it before training another one.")
     flags = [(p, p.requires_grad) for p in denoiser.parameters()]
     projections = {name: m for name, m in denoiser.named_modules() if re.fullmatch(TARGETS, name)}
     try:
-        _attach(denoiser, rank, alpha)
+        _attach(denoiser, rank)
         layers = {kohya_name(n): m for n, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
         for name, layer in layers.items():
             _initialise(name, layer, seed)
-        yield LoraAdapters(layers, alpha)
+        yield LoraAdapters(layers, rank)
     finally:  # not peft's unload, which cannot undo an attach that failed half-way
         for name, module in projections.items():
             parent, _, child = name.rpartition(".")
@@ -89,9 +89,9 @@ def attached_lora(
             parameter.requires_grad_(flag)
 
 
-def _attach(denoiser: nn.Module, rank: int, alpha: float) -> None:
+def _attach(denoiser: nn.Module, rank: int) -> None:
     try:
-        LoraModel(denoiser, LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS), ADAPTER)
+        LoraModel(denoiser, LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), ADAPTER)
     except ValueError as error:
         raise ValueError(
             f"LoRA cannot be attached to this model's attention ({error}). Use an unquantised checkpoint (fp32, fp16, "

@@ -180,6 +180,7 @@ class Personalization:
         with torch.no_grad():
             for prompt in self._prompts():
                 backbone.encode_prompt(prompt, self._initial)  # raises where one is too long
+            self._check_negative_prompt()
         unmasked = [s for s in subjects if config.alignment.trains_target_prompt and not s.masks]
         self._class_tokens = {s.placeholder: self._class_word_positions(s) for s in unmasked}
 
@@ -189,6 +190,17 @@ class Personalization:
         photos = [s.personalization_prompt for s in subjects]
         class_photos = map(self._class_photo, subjects if self.config.alignment.trains_target_prompt else [])
         return [self.target_prompt, self.clean_prompt, *photos, *class_photos]
+
+    def _check_negative_prompt(self) -> None:
+        alignment = self.config.alignment
+        if not alignment.reads_negative_prompt:
+            return
+        try:
+            self.backbone.encode_prompt(alignment.negative_prompt, {})
+        except ValueError as error:
+            raise ValueError(
+                f"score nfsd reads a negative_prompt that does not fit this model: {error} Or choose another score."
+            ) from error
 
     def _class_prompt(self, prompt: str) -> str:
         """With the class words for the placeholders."""
@@ -224,7 +236,7 @@ class Personalization:
         learn_words = config.embedding_learning_rate > 0
         with (
             backbone.training(learn_words),
-            attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.rank, config.seed) as lora,
+            attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.seed) as lora,
             recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
         ):
             if config.alignment.trains_target_prompt:
@@ -276,7 +288,7 @@ class Personalization:
         encode, alignment = self.backbone.encode_prompt, self.config.alignment
         prompts, class_photo, personal = None, {}, {}
         if alignment.weight > 0:
-            negative = encode(alignment.negative_prompt, {}) if alignment.score == "nfsd" else None
+            negative = encode(alignment.negative_prompt, {}) if alignment.reads_negative_prompt else None
             prompts = AlignmentPrompts(encode("", {}), encode(self.clean_prompt, {}), negative)
         if alignment.trains_target_prompt:
             class_photo = {p: encode(self._class_photo(s), {}) for p, s in self.subjects.items()}

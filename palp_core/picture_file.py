@@ -33,10 +33,17 @@ def read_picture(path: Path) -> Tensor:
     """(H, W, 3) in 0..1, turned as the camera was held. Raises ValueError for a file that is no picture."""
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except OSError as error:  # also of a file that was cut off
+            pixels = _in_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # cut off, damaged, huge
         raise ValueError(f"{path} is not a picture that can be read: {error}.") from error
-    return torch.from_numpy(pixels.copy()).float() / 255
+    return torch.from_numpy(np.array(pixels)).float() / 255
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion of 16-bit grey makes all of it white but the darkest 1 %."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def write_picture(pixels: Tensor, path: Path) -> None:

@@ -49,7 +49,7 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
     column = SIGMA.view(-1, 1, 1, 1)
     x = x0 + column * noise
-    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, alpha=4, seed=0) as lora:
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora:
         for parameter in lora.parameters():  # away from zero, so that the two models differ
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = (x - backbone.denoise(x, SIGMA, personal.expand(3))) / column
@@ -87,7 +87,7 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
     column = SIGMA.view(-1, 1, 1, 1)
     x = x0 + column * noise
-    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, alpha=4, seed=0) as lora, torch.no_grad():
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora, torch.no_grad():
         for parameter in lora.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = noise_of(backbone, x, SIGMA, target)
@@ -141,7 +141,7 @@ def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backb
 
     column = SIGMA.view(-1, 1, 1, 1)
     x = x0 + column * noise
-    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, alpha=4, seed=0) as lora:
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora:
         for parameter in lora.parameters():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         denoised = backbone.denoise(x, SIGMA, personal.expand(3))

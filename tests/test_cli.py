@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -77,6 +78,23 @@ def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, pho
         palp(monkeypatch, "generate", file, "--model", tmp_path / "sdxl")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--steps", 0), "steps is 0"),
+        (("--count", 0), "count is 0"),
+        (("--device", "gpu"), "device gpu cannot be used"),
+        (("--prompt", "[V] " + "and a very long way to go " * 20), "tokens, but the text encoder keeps"),
+    ],
+)
+def test_bad_input_of_generate_is_one_line_and_draws_nothing(monkeypatch, tmp_path, model, photos, arguments, message):
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", steps=1))
+    file, drawn = tmp_path / "loras" / f"{NAME}_00001.safetensors", tmp_path / "pictures"
+    with pytest.raises(SystemExit, match=f"palp: .*{message}"):
+        palp(monkeypatch, "generate", file, "--model", model, "--out", drawn, *arguments)
+    assert not drawn.exists()
+
+
 def learn_arguments(model: Path, photos: Path, out: Path, **settings) -> list[str]:
     settings = {"steps": 3, "vectors": 2, "resolution": 64, "batch-size": 1, "initial-word": "c", **settings}
     given = ["learn-word", "--model", model, "--images", photos, "--out", out, "--name", NAME]
@@ -99,6 +117,11 @@ def test_a_word_is_learned_told_of_and_refined(monkeypatch, capsys, tmp_path, mo
         palp(monkeypatch, *learn_arguments(model, photos, out))
     with pytest.raises(SystemExit, match="is 3 tokens"):
         palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "other", **{"initial-word": "cat"}))
+    palp(monkeypatch, *learn_arguments(model, photos, out, vectors=1), "--overwrite")
+    assert load_file(file)["emb_params"].shape == (1, 32)
+    drawn = tmp_path / "pictures"
+    palp(monkeypatch, "generate", file, "--model", model, "--out", drawn, "--size", 64, "--steps", 2, "--count", 1)
+    assert [path.name for path in drawn.iterdir()] == [f"{NAME}_00001.png"]
 
     stop_after(1, monkeypatch, learn_arguments(model, photos, tmp_path / "more", **{"initial-embedding": file}))
     assert (tmp_path / "more" / f"{NAME}_step1.safetensors").exists()
@@ -157,6 +180,38 @@ def test_a_killed_training_goes_on_from_its_last_state(monkeypatch, tmp_path, mo
     assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 4
 
 
+def test_an_unfinished_training_may_become_longer_and_spare_memory(monkeypatch, tmp_path, model, photos):
+    out = tmp_path / "loras"
+    stop_after(2, monkeypatch, train_arguments(model, photos, out, steps=4))
+    with pytest.raises(SystemExit, match=r"steps is 1, but .* has 2 of them already"):
+        palp(monkeypatch, *train_arguments(model, photos, out, steps=1), "--resume")
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=5), "--gradient-checkpointing", "--resume")
+    assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 5
+
+
+@pytest.mark.parametrize("command", ["train", "learn-word"])
+def test_what_was_learned_is_kept_elsewhere_when_the_disk_is_full(
+    monkeypatch, capsys, tmp_path, model, photos, command
+):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    save = safetensors.torch.save_file
+
+    def full(tensors, file, metadata=None) -> None:
+        if Path(file).is_relative_to(out):
+            raise OSError("No space left on device")
+        save(tensors, file, metadata)
+
+    for module in ("palp_core.checkpoint", "palp_core.lora_file"):
+        monkeypatch.setattr(f"{module}.save_file", full)
+    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 1)
+    arguments = train_arguments if command == "train" else learn_arguments
+    palp(monkeypatch, *arguments(model, photos, out))
+    (kept,) = elsewhere.glob("*.safetensors")
+    assert str(kept) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("changed", ["photos", "model"])
 def test_resume_with_other_inputs_is_refused(monkeypatch, tmp_path, model, photos, changed):
     out = tmp_path / "loras"
@@ -179,10 +234,14 @@ def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_pat
             steps.close()
             raise diverged
 
-    monkeypatch.setattr(cli, "tqdm", Diverging)
-    with pytest.raises(SystemExit, match=f"not finite at step 2.*1 steps is kept in {NAME}_step1_00001"):
-        palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"))
-    assert load_lora_file(tmp_path / "loras" / f"{NAME}_step1_00001.safetensors").info.steps == 1
+    stop_after(1, monkeypatch, train_arguments(model, photos, tmp_path / "loras"))
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "tqdm", Diverging)
+        with pytest.raises(SystemExit, match=f"not finite at step 2.*2 steps is kept in {NAME}_step2_00001"):
+            palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"), "--resume")
+    assert load_lora_file(tmp_path / "loras" / f"{NAME}_step2_00001.safetensors").info.steps == 2
+    lower = train_arguments(model, photos, tmp_path / "loras", **{"learning-rate": 1e-5})
+    palp(monkeypatch, *lower)  # as the error asks: no state of the diverged run is in the way
 
 
 @pytest.mark.parametrize(
@@ -195,6 +254,11 @@ def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_pat
         (("--resume",), "no unfinished training"),
         (("--model", "photos"), "model_index.json"),
         (("--images", "cut_off.png"), "not a picture that can be read"),
+        (("--device", "gpu"), "device gpu cannot be used"),
+        (
+            ("--alignment.score", "nfsd", "--alignment.negative-prompt", "bad " * 99),
+            "score nfsd reads a negative_prompt",
+        ),
     ],
 )
 def test_bad_input_is_one_line_without_a_traceback(monkeypatch, tmp_path, model, photos, change, message):
@@ -244,7 +308,8 @@ def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, caps
     with Image.open(out / "demo.png") as picture:
         assert picture.width > 1000
     said = capsys.readouterr().out
-    assert "PALP" in said and "±" in said
+    assert "PALP (delta)" in said and "±" in said
+    assert (found["score"], found["subject"], found["seed"], found["steps"]) == ("delta", "mug", 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +320,7 @@ def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, caps
         (("--prompt", "a [V] in a room on the beach"), "names beach and room"),
         (("--seed", "-1"), "seed is -1"),
         (("--out", "taken"), "taken"),
+        (("--json", "."), "is a folder"),
     ],
 )
 def test_bad_input_of_the_demo_is_said_before_it_trains(monkeypatch, tmp_path, arguments, message):

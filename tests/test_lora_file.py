@@ -47,7 +47,7 @@ def test_diffusers_loads_the_lora_and_gives_the_trained_models_prediction(family
     x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
     with torch.no_grad():
         untouched = backbone.denoise(x, sigma, cond)
-        with attached_lora(backbone.denoiser, backbone.kohya_name, CONFIG.rank, CONFIG.rank, seed=0) as lora:
+        with attached_lora(backbone.denoiser, backbone.kohya_name, CONFIG.rank, seed=0) as lora:
             for name, layer in lora.layers.items():
                 layer.lora_A["palp"].weight.data = run.weights.lora[f"{name}.lora_down.weight"]
                 layer.lora_B["palp"].weight.data = run.weights.lora[f"{name}.lora_up.weight"]

@@ -125,7 +125,7 @@ class run_start:  # noqa: N801 - reads as a function
         from palp_core.lora import attached_lora
 
         config, backbone = self.run.config, self.run.backbone
-        with attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.rank, config.seed) as lora:
+        with attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.seed) as lora:
             return lora.state_dict()
 
     def __exit__(self, *args):

@@ -14,14 +14,13 @@ from palp_core.toyworld import scenes
 from palp_core.toyworld.evaluators import Target
 from palp_core.toyworld.figures import mean_and_error
 from palp_core.toyworld.training import draw_some, psnr
-from palp_core.toyworld.world import fidelity_range, load_world, new_individual, paint
+from palp_core.toyworld.world import load_world, paint
 
 from . import __doc__ as description
 from .guidance import Guide
 from .heatmaps import Heatmaps
 from .looks import Looks
-from .pairs import INDIVIDUALS, PROMPTS, target
-from .results import Chart, Compare, Table
+from .results import Chart, Compare, Table, fidelity_ranges
 from .training import Run
 
 
@@ -30,12 +29,7 @@ class Range:
     """Print subject fidelity's floor (other individuals of the class) and ceiling (true renders)."""
 
     def run(self) -> None:
-        world = load_world()
-        ranges = []
-        for class_word, number in INDIVIDUALS["test"]:
-            targets = [target(class_word, prompt) for prompt in PROMPTS["test"]]
-            ranges.append(fidelity_range(world, new_individual(number, class_word), targets, number))
-        for name, values in zip(("floor", "ceiling"), torch.tensor(ranges).T, strict=True):
+        for name, values in zip(("floor", "ceiling"), fidelity_ranges("test").T, strict=True):
             print("subject fidelity's {} {:.3f} ± {:.3f}".format(name, *mean_and_error(values)))
 
 

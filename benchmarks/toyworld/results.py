@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 from tqdm import tqdm
 
 from palp_core.chart import rendered
 from palp_core.picture_file import write_picture
 from palp_core.toyworld import MODEL_FOLDER
-from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS
+from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS, fidelity_range, load_world, new_individual
 
 from .attention import LEVELS
-from .pairs import Pairs
+from .pairs import INDIVIDUALS, PROMPTS, Pairs, target
 
 WORLD_FOLDER = MODEL_FOLDER.parent
 FOLDER = Path(__file__).parents[1] / "results"
@@ -196,8 +198,8 @@ class Table:
 class Compare:
     """Print how a method differs from a baseline, pair by pair and seed by seed.
 
-    Their steps are chosen on other pairs than are reported: the baseline's with the best subject fidelity, the method's
-    first with no less of it.
+    Their steps are chosen on other pairs than are reported, on those that both have: the baseline's with the best
+    subject fidelity, the method's first with no less of it.
     """
 
     method: str = "delta"
@@ -210,22 +212,38 @@ class Compare:
     results: Path = RESULTS
 
     def run(self) -> None:
-        names = (self.method, self.baseline)
-        step, baseline_step = self.step, self.baseline_step
-        if step is None or baseline_step is None:
-            found = steps_at_equal_fidelity(*self._found(names, self.chosen_on))
-            step, baseline_step = (a if a is not None else b for a, b in zip((step, baseline_step), found, strict=True))
-        ours, theirs = self._found(names, self.pairs)
-        shared = sorted(ours[step].keys() & theirs[baseline_step].keys())
+        step, baseline_step = self._steps()
+        ours, theirs = self._found(self.pairs)
+        mine, other = at_step(ours, self.method, step), at_step(theirs, self.baseline, baseline_step)
+        shared = sorted(mine.keys() & other.keys())
         print(f"{self.method} at {step} steps minus {self.baseline} at {baseline_step} steps, {len(shared)} pairs:")
-        rows = [ours[step][pair] for pair in shared]
+        rows = [mine[pair] for pair in shared]
         for name, head in AXES.items():
-            theirs_too = values((theirs[baseline_step][pair] for pair in shared), name)
+            theirs_too = values((other[pair] for pair in shared), name)
             differences = [a - b for a, b in zip(values(rows, name), theirs_too, strict=True)]
             print(f"{head:28} {mean_with_error(rows, differences)}")
 
-    def _found(self, names: tuple[str, ...], pairs: Pairs) -> list[dict[int, dict[str, dict]]]:
-        return list(chosen(grouped(read_rows(self.results, pairs)), names).values())
+    def _steps(self) -> tuple[int, int]:
+        """The method's and the baseline's: as they are given, else as the other pairs say."""
+        if self.step is not None and self.baseline_step is not None:
+            return self.step, self.baseline_step
+        step, baseline_step = steps_at_equal_fidelity(*self._found(self.chosen_on, shared=True))
+        return (step if self.step is None else self.step), (
+            baseline_step if self.baseline_step is None else self.baseline_step
+        )
+
+    def _found(self, pairs: Pairs, shared: bool = False) -> tuple[dict[int, dict], dict[int, dict]]:
+        """step -> pair -> row, of the method and of the baseline."""
+        found = chosen(grouped(read_rows(self.results, pairs)), (self.method, self.baseline))
+        found = shared_only(found) if shared else found
+        return found[self.method], found[self.baseline]
+
+
+def at_step(steps: dict[int, dict], method: str, step: int) -> dict[str, dict]:
+    """pair -> row. Raises ValueError for a step at which the method was not judged."""
+    if step not in steps:
+        raise ValueError(f"{method} has no rows at {step} steps; it has them at {', '.join(map(str, sorted(steps)))}.")
+    return steps[step]
 
 
 def chosen(found: dict[str, dict], methods: tuple[str, ...]) -> dict[str, dict]:
@@ -260,7 +278,10 @@ def steps_at_equal_fidelity(ours: dict[int, dict], theirs: dict[int, dict]) -> t
 
 @dataclass(frozen=True)
 class Chart:
-    """Draw both axes against the steps, and against each other (the paper's Fig. 6), with standard errors."""
+    """Draw both axes against the steps, and against each other (the paper's Fig. 6), with standard errors.
+
+    Dotted: the subject fidelity of other individuals of the class, and that of true pictures.
+    """
 
     pairs: Pairs = "test"
     #: Only these; none for all.
@@ -283,8 +304,22 @@ class Chart:
         axes[2].set(xlabel="subject fidelity", ylabel="text alignment")
         for panel in axes:
             panel.grid(alpha=0.25)
+        for fidelity in fidelity_ranges(self.pairs).mean(dim=0).tolist():
+            axes[1].axhline(fidelity, color="grey", linestyle=":")
+            axes[2].axvline(fidelity, color="grey", linestyle=":")
         axes[2].legend(frameon=False)
         write_picture(rendered(figure), self.out)
+
+
+def fidelity_ranges(pairs: Pairs) -> Tensor:
+    """Subject fidelity's floor (others of the class) and ceiling (true renders) for each individual, (N, 2)."""
+    world = load_world()
+    return torch.tensor(
+        [
+            fidelity_range(world, new_individual(number, word), [target(word, p) for p in PROMPTS[pairs]], number)
+            for word, number in INDIVIDUALS[pairs]
+        ]
+    )
 
 
 def curve(steps: dict[int, dict[str, dict]], name: str) -> tuple[list[int], list[float], list[float]]:

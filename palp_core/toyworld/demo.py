@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -40,7 +41,8 @@ DEFAULT_PROMPTS = (
 )
 PICTURES = 8  # per prompt and model; four of them are shown
 SHOWN = 4
-METHODS = {"base": "untouched model", "ti_db": "TI + LoRA", "palp": "PALP"}
+#: palp: with this project's default score, and not the paper's.
+METHODS = {"base": "untouched model", "ti_db": "TI + LoRA", "palp": f"PALP ({ALIGNMENT.score})"}
 
 Report = Callable[[str, TrainingStep], None]
 
@@ -57,13 +59,14 @@ class DemoResult:
     pictures: dict[str, list[Tensor]]
     figures: dict[str, Figures]
     fidelity_range: tuple[float, float]
-    files: list[Path]
+    seed: int
+    steps: int
 
 
 def run_demo(
     world: World, class_word: ClassWord, prompts: tuple[str, ...], seed: int, steps: int, out: Path, report: Report
 ) -> DemoResult:
-    """Train and draw; write the LoRA files, the picture and the loss chart into `out`.
+    """Train and draw; write the LoRA files, the picture and a loss chart of each training into `out`.
 
     report(method, step) is called after each training step. Raises ValueError for a prompt without [V], or with words
     that the world does not know.
@@ -74,7 +77,7 @@ def run_demo(
     runs = [("ti_db", personalization(world, individual, prompts[0], steps, seed, plain), prompts)]
     runs += [("palp", personalization(world, individual, p, steps, seed, ALIGNMENT), (p,)) for p in prompts]
     pictures = {"base": [paint(world, p.replace("[V]", class_word), {}, PICTURES, seed) for p in prompts]}
-    files = []
+    charts = []
     for method, run, drawn_prompts in runs:
         history = []
         for step in run.steps():
@@ -84,16 +87,19 @@ def run_demo(
                 words = run.snapshot().words
                 drawn = [paint(world, prompt, words, PICTURES, seed) for prompt in drawn_prompts]
         pictures[method] = pictures.get(method, []) + drawn
-        files.append(save_run(run, out, f"{class_word}_{method}"))
+        save_run(run, out, f"{class_word}_{method}")
+        title = METHODS[method] + (f": {drawn_prompts[0]}" if method == "palp" else "")
+        charts.append(loss_chart(history, height=330, title=title))
     result = DemoResult(
         individual,
         prompts,
         pictures,
         figures={method: _judged(world, individual, drawn, targets) for method, drawn in pictures.items()},
         fidelity_range=fidelity_range(world, individual, targets, seed),
-        files=files,
+        seed=seed,
+        steps=steps,
     )
-    write_picture(loss_chart(history), out / "loss.png")
+    write_picture(torch.cat(charts), out / "loss.png")
     write_picture(comparison(result), out / "demo.png")
     return result
 
@@ -154,6 +160,10 @@ def as_json(result: DemoResult) -> dict:
         "fidelity_floor": result.fidelity_range[0],
         "fidelity_ceiling": result.fidelity_range[1],
         "prompts": list(result.prompts),
+        "subject": result.individual.class_word,
+        "score": ALIGNMENT.score,
+        "seed": result.seed,
+        "steps": result.steps,
     }
 
 

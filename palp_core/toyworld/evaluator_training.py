@@ -1,4 +1,4 @@
-"""Trains the judges: `python -m palp_core.toyworld.evaluator_training --work FOLDER --vae MODEL_FOLDER`.
+"""Trains the judges: `python -m palp_core.toyworld.evaluator_training --work FOLDER --vae MODEL_FOLDER --out FILE`.
 
 They learn from renders and from what the VAE makes of renders, so that its blur means nothing to them. The work folder
 is that of `training`, whose pictures and VAE are used.
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from . import scenes
 from .drawing import render
-from .evaluators import ATTRIBUTES, FILE, Evaluators, load_evaluators, save_evaluators
+from .evaluators import ATTRIBUTES, Evaluators, load_evaluators, save_evaluators
 from .scenes import Scene, random_individual, random_scene
 from .training import TrainingPlan, as_pixels, drawn_pictures, save_arrays, take_step
 
@@ -158,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="the work folder of the model's training")
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained model")
+    parser.add_argument("--out", type=Path, required=True, help="file to write them to")
     parser.add_argument("--steps", type=int, default=2_500)
     parser.add_argument("--json", type=Path, help="where to write how good they are")
     arguments = parser.parse_args()
@@ -175,8 +176,8 @@ def main() -> None:
     evaluators = Evaluators()
     train_attributes(evaluators, pictures, labels, arguments.steps, seed)
     train_identity(evaluators, people[:-held], classes[:-held], arguments.steps, seed)
-    save_evaluators(evaluators, FILE)
-    judged = load_evaluators(FILE)
+    save_evaluators(evaluators, arguments.out)
+    judged = load_evaluators(arguments.out)
     figures = {
         "attributes": attribute_accuracy(judged, drawn.pictures[-HELD_OUT:], drawn.labels[-HELD_OUT:]),
         "attributes, reconstructed": attribute_accuracy(

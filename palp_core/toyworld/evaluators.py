@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..checkpoint import save_tensors
 from . import scenes
 
 FILE = Path(__file__).with_name("evaluators.safetensors")
@@ -112,8 +113,8 @@ def diversity(pictures: Tensor) -> float:
     return float(F.pdist(pictures.flatten(1)).mean() / (2 * pictures[0].numel() ** 0.5))
 
 
-def save_evaluators(evaluators: Evaluators, file: Path = FILE) -> None:
-    save_file({key: value.half() for key, value in evaluators.state_dict().items()}, file)
+def save_evaluators(evaluators: Evaluators, file: Path) -> None:
+    save_tensors(file, {key: value.half() for key, value in evaluators.state_dict().items()})
 
 
 def load_evaluators(file: Path = FILE) -> Evaluators:

@@ -156,7 +156,7 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
         cond = backbone.encode_prompt("a cat", {})
         x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
         untouched = backbone.denoise(x, sigma, cond)
-        with attached_lora(backbone.denoiser, backbone.kohya_name, 4, 4, seed=0) as lora:
+        with attached_lora(backbone.denoiser, backbone.kohya_name, 4, seed=0) as lora:
             for name, layer in lora.layers.items():
                 layer.lora_A["palp"].weight.data = run.weights.lora[f"{name}.lora_down.weight"].to(x)
                 layer.lora_B["palp"].weight.data = run.weights.lora[f"{name}.lora_up.weight"].to(x)
