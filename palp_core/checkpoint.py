@@ -1,9 +1,10 @@
-"""Unfinished trainings on disk: an optimizer's state as named tensors, and files that are never half written."""
+"""Trainings on disk: an optimizer as named tensors, files that are never half written, what a failed run has learned."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -31,12 +32,36 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a .safetensors file, which replaces an earlier one at once and whole."""
-    partial = file.with_name(f"{file.name}.part")
+    partial = _partial(file)
     try:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(files: Iterable[Path]) -> Iterator[Path]:
+    """The first of the paths that is free, held against other runs inside by the temporary file of `save_tensors`."""
+    file = next(file for file in files if _claim(file))
+    try:
+        yield file
+    finally:
+        _partial(file).unlink(missing_ok=True)
+
+
+def _claim(file: Path) -> bool:
+    try:
+        _partial(file).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    if taken := file.exists():  # looked at after the claim, so that a run that ends now is seen
+        _partial(file).unlink()
+    return not taken
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f"{file.name}.part")
 
 
 def unreadable(path: Path, error: Exception) -> ValueError:

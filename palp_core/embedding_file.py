@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .backbone import Backbone, WordVectors
-from .checkpoint import save_tensors, unreadable
+from .checkpoint import claimed, save_tensors, unreadable
 from .file_name import check_file_name
 
 SINGLE = "emb_params"
@@ -157,22 +158,7 @@ def save_embedding(
     if overwrite:
         save_tensors(target, tensors, describe(name))
         return target
-    target = _claim(folder, name)
-    try:
+    numbered = (folder / f"{name}_{number}.safetensors" for number in count(2))
+    with claimed(chain([target], numbered)) as target:
         save_tensors(target, tensors, describe(target.stem))
-    except BaseException:
-        target.unlink()
-        raise
     return target
-
-
-def _claim(folder: Path, name: str) -> Path:
-    """The first free name, held against other runs by an empty file, which the real one replaces."""
-    number = 1
-    while True:
-        target = folder / (f"{name}.safetensors" if number == 1 else f"{name}_{number}.safetensors")
-        try:
-            target.touch(exist_ok=False)
-            return target
-        except FileExistsError:
-            number += 1

@@ -7,18 +7,18 @@ ComfyUI reads it: `string_to_param.*` for one text encoder, `clip_l` and `clip_g
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .backbone import Family, Prediction
-from .checkpoint import unreadable
+from .checkpoint import claimed, save_tensors, unreadable
 from .file_name import check_file_name
 from .personalization import Personalization
 from .prompts import embedding_prompt
@@ -84,8 +84,8 @@ def check_can_save(folder: str | Path, name: str) -> None:
     name = check_file_name(name)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        _, part = _claim(Path(folder), name)
-        part.unlink()
+        with claimed(_numbered(Path(folder), name)):
+            pass
     except OSError as error:
         raise ValueError(f"the folder {folder} cannot be written to: {error}. Make it writable.") from error
 
@@ -101,30 +101,14 @@ def save_run(run: Personalization, folder: str | Path, name: str) -> Path:
     name = check_file_name(name)
     if run.weights.steps < run.config.steps:
         name = f"{name}_step{run.weights.steps}"
-    target, part = _claim(folder, name)
-    try:
+    with claimed(_numbered(folder, name)) as target:
         content = describe(run, target.stem)
-        save_file(_tensors(content), part, metadata=_metadata(content, run, target.stem))
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+        save_tensors(target, _tensors(content), _metadata(content, run, target.stem))
     return target
 
 
-def _claim(folder: Path, name: str) -> tuple[Path, Path]:
-    """The first free numbered name, held against other runs by its temporary file, which is created here."""
-    number = 0
-    while True:
-        number += 1
-        target = folder / f"{name}_{number:05}.safetensors"
-        part = folder / f"{target.name}.part"
-        try:
-            part.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        if not target.exists():  # looked at after the claim, so that a run that ends now is seen
-            return target, part
-        part.unlink()
+def _numbered(folder: Path, name: str) -> Iterator[Path]:
+    return (folder / f"{name}_{number:05}.safetensors" for number in count(1))
 
 
 def describe(run: Personalization, name: str) -> LoraFile:
@@ -165,7 +149,7 @@ def _tensors(content: LoraFile) -> dict[str, Tensor]:
         for encoder, vectors in word.items():
             key = encoder if len(word) > 1 else SINGLE_ENCODER_KEY
             tensors[f"bundle_emb.{name}.{key}"] = vectors
-    return {key: tensor.to(SAVED_DTYPE).contiguous() for key, tensor in tensors.items()}
+    return {key: tensor.to(SAVED_DTYPE) for key, tensor in tensors.items()}
 
 
 def architecture(family: Family, prediction: Prediction, kind: str) -> str:

@@ -203,8 +203,7 @@ def test_what_was_learned_is_kept_elsewhere_when_the_disk_is_full(
             raise OSError("No space left on device")
         save(tensors, file, metadata)
 
-    for module in ("palp_core.checkpoint", "palp_core.lora_file"):
-        monkeypatch.setattr(f"{module}.save_file", full)
+    monkeypatch.setattr("palp_core.checkpoint.save_file", full)
     monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 1)
     arguments = train_arguments if command == "train" else learn_arguments
     palp(monkeypatch, *arguments(model, photos, out))

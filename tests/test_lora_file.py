@@ -124,7 +124,7 @@ def test_a_failed_save_leaves_nothing(run, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("palp_core.lora_file.save_file", half)
+    monkeypatch.setattr("palp_core.checkpoint.save_file", half)
     with pytest.raises(OSError, match="disk full"):
         save_run(run, tmp_path, "cat")
     assert list(tmp_path.iterdir()) == []
