@@ -1,4 +1,4 @@
-"""Trainings on disk: an optimizer as named tensors, files that are never half written, what a failed run has learned."""
+"""Trainings on disk: an optimizer as tensors, files that are never half written, what a failed run has learned."""
 
 from __future__ import annotations
 

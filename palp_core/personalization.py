@@ -171,8 +171,6 @@ class Personalization:
         self.target_prompt = target_prompt
         self.config = config
         self.weights: Weights | None = None
-        #: The latest step's estimate of its images, (B, C, H, W) in latent units, for a preview.
-        self.x0_hat: Tensor | None = None
         self._trainer: _Trainer | None = None
         check_subjects(subjects, target_prompt)
         self.clean_prompt = config.clean_prompt.strip() or self._class_prompt(target_prompt)
@@ -331,7 +329,6 @@ class _Trainer:
         prompts = SubjectPrompts(self._encode(self.run.subjects[placeholder].personalization_prompt))
         x = x0 + column * noise
         denoised = self.backbone.denoise(x, sigma, prompts.photo.expand(len(x)))
-        self.run.x0_hat = denoised.detach()
         denoising = loss = denoising_loss(denoised, x0, self.backbone.loss_weight(sigma), mask)
         alignment, gap = torch.zeros_like(loss), 0.0
         if self.config.alignment.trains_target_prompt:
