@@ -181,8 +181,7 @@ class Table:
 
     def run(self) -> None:
         found = chosen(grouped(read_rows(self.results, self.pairs)), self.methods)
-        if self.shared:
-            found = shared_only(found)
+        found = shared_only(found) if self.shared else found
         heads = ["method", "step", *AXES.values(), "style", "class", "accessory", "place", "n"]
         print("|", " | ".join(heads), "|")
         print("|---" * len(heads) + "|")
@@ -286,13 +285,17 @@ class Chart:
     pairs: Pairs = "test"
     #: Only these; none for all.
     methods: tuple[str, ...] = ()
+    #: Only pairs and seeds that all of them have, so that their curves compare.
+    shared: bool = False
     results: Path = RESULTS
     out: Path = FOLDER / "toyworld.png"
 
     def run(self) -> None:
         figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained")
         axes = figure.subplots(1, 3)
-        for method, steps in chosen(grouped(read_rows(self.results, self.pairs)), self.methods).items():
+        found = chosen(grouped(read_rows(self.results, self.pairs)), self.methods)
+        found = shared_only(found) if self.shared else found
+        for method, steps in found.items():
             text, fidelity = (curve(steps, name) for name in ("text_alignment", "subject_fidelity"))
             for panel, (numbers, means, errors) in zip(axes, (text, fidelity), strict=False):
                 panel.errorbar(numbers, means, errors, marker="o", capsize=2, label=method)
