@@ -9,16 +9,19 @@ nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_venv = "yes"
 
+REPO = Path(__file__).resolve().parent
 #: torchaudio has to be built for the same torch and CUDA; this set runs ComfyUI 0.33.
 HOST_TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 
 
 def find_comfyui(session: nox.Session) -> Path | None:
-    """$COMFYUI_PATH, or ~/comfy/ComfyUI, or None. A $COMFYUI_PATH without ComfyUI in it is an error."""
+    """Where the tests find it (tests/host/comfy_server.py). A $COMFYUI_PATH without ComfyUI in it is an error."""
     named = os.environ.get("COMFYUI_PATH")
-    path = Path(named or "~/comfy/ComfyUI").expanduser().resolve()
-    if (path / "main.py").is_file():
-        return path
+    around = [REPO.parents[1]] if REPO.parent.name == "custom_nodes" else []
+    paths = [Path(named)] if named else [Path("~/comfy/ComfyUI"), *around]
+    for path in paths:
+        if (path.expanduser() / "main.py").is_file():
+            return path.expanduser().resolve()
     if named:
         session.error(f"COMFYUI_PATH is {named}, where no main.py is. Name the folder that ComfyUI was cloned into.")
     return None
@@ -33,7 +36,7 @@ def tests(session: nox.Session) -> None:
         requirements = [*HOST_TORCH, "-r", str(host / "requirements.txt")]
         session.env["COMFYUI_PATH"] = str(host)
     else:
-        session.warn("No ComfyUI at ~/comfy/ComfyUI and no $COMFYUI_PATH: the host tests will be skipped.")
+        session.warn("No ComfyUI at $COMFYUI_PATH, ~/comfy/ComfyUI or around this folder: the host tests will be skipped.")
         requirements = []
     session.install(*requirements, "-e", ".[test]")
     session.run("pytest", *session.posargs)

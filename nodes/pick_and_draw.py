@@ -348,7 +348,7 @@ def _inputs() -> list[io.Input]:
             default=DEFAULT.iterations,
             min=1,
             max=50,
-            tooltip="Moves before each guided sampler step: 1 to 5. Each costs one to two sampler steps.",
+            tooltip="Moves before each guided sampler step: 1 to 5. The first makes it as long as three or four.",
         ),
         io.Float.Input(
             "start_percent",

@@ -283,9 +283,9 @@ def training_backbone(model: Path, device: str | None, precision: Precision):
 class Generate:
     """Draw pictures with a trained file, or with a learned word."""
 
-    #: The trained .safetensors file.
+    #: The trained file, or a learned word (.safetensors).
     file: tyro.conf.Positional[Path]
-    #: The model it was trained on: a diffusers folder or a .safetensors checkpoint.
+    #: A model of the family that it was trained on, best that very one: a diffusers folder or a .safetensors checkpoint.
     model: Path
     #: What to draw, with [V] for the subject; empty for the prompt it was trained for, or "a photo of [V]".
     prompt: str = ""
@@ -360,9 +360,9 @@ def free_paths(folder: Path, name: str, count: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a trained file is and how to use it."""
+    """Say what a trained file, or a learned word, is and how to use it."""
 
-    #: The trained .safetensors file.
+    #: The trained file, or a learned word (.safetensors).
     file: tyro.conf.Positional[Path]
     #: Everything, as JSON.
     json: bool = False
