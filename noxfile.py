@@ -36,7 +36,7 @@ def tests(session: nox.Session) -> None:
         requirements = [*HOST_TORCH, "-r", str(host / "requirements.txt")]
         session.env["COMFYUI_PATH"] = str(host)
     else:
-        session.warn("No ComfyUI at $COMFYUI_PATH, ~/comfy/ComfyUI or around this folder: the host tests will be skipped.")
+        session.warn("No ComfyUI at $COMFYUI_PATH, ~/comfy/ComfyUI or around this folder: host tests will be skipped.")
         requirements = []
     session.install(*requirements, "-e", ".[test]")
     session.run("pytest", *session.posargs)

@@ -6,7 +6,7 @@ import comfy.lora
 import comfy.lora_convert
 
 from ..palp_core.lora_file import LoraFile
-from .learned_words import clip_with_words
+from .learned_words import check_clip, clip_with_words
 
 
 def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
@@ -30,8 +30,7 @@ def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
 
 
 def _check_encoders(clip, file: LoraFile) -> None:
-    if clip is None:
-        raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
+    check_clip(clip)
     for word in file.words.values():
         for encoder, vectors in word.items():
             part = getattr(clip.cond_stage_model, encoder, None)

@@ -29,7 +29,7 @@ from ..palp_core.backbone import (
     restore_forwards,
 )
 from ..palp_core.prompts import too_long, unknown_word
-from .learned_words import LearnedWordsTokenizer, token_positions
+from .learned_words import LearnedWordsTokenizer, check_clip, token_positions
 
 FAMILIES: dict[tuple[str, ...], Family] = {("l",): "sd1", ("h",): "sd2", ("l", "g"): "sdxl"}
 SUPPORTED = "PALP works with Stable Diffusion 1.x, 2.x and SDXL text-to-image models"
@@ -280,8 +280,7 @@ def _with_precision(patcher, precision: Precision):
 
 def _family(model, clip) -> tuple[tuple[str, ...], Family]:
     """The keys of the CLIP's encoders (l, g, h), and the family that CLIP and MODEL agree on."""
-    if clip is None:
-        raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
+    check_clip(clip)
     encoder, base = clip.cond_stage_model, model.model
     parts = {name for name, part in encoder.named_children() if isinstance(part, comfy.sd1_clip.SDClipModel)}
     keys = tuple(key for key in "lgh" if f"clip_{key}" in parts)

@@ -19,6 +19,9 @@ import folder_paths
 import torch
 from torch import Tensor
 
+#: The host's name -> transformers'.
+SPECIAL_TOKENS = {"start": "bos", "end": "eos", "pad": "pad"}
+
 
 class ToyWorldLatents(comfy.latent_formats.LatentFormat):
     """Standardised by the VAE itself. 64x64 pixels are 16x16 latents."""
@@ -76,17 +79,12 @@ def load_clip(folder: Path):
     keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
     described = _config(folder / "text_encoder")
     encoder = {key: described[key] for key in (*keys, "max_position_embeddings", "eos_token_id")}
-    # The host takes the size of the vocabulary from here in newer versions only; older ones have CLIP's.
-    encoder["vocab_size"] = described["vocab_size"]
     model = comfy.sd1_clip.SD1ClipModel(dtype=torch.float32, model_options={"clip_l_model_config": encoder})
     part = model.clip_l.transformer
     weights = {key.removeprefix("text_model."): v for key, v in _weights(folder / "text_encoder").items()}
-    rows = part.text_model.embeddings.token_embedding.weight
-    if len(rows) != described["vocab_size"]:
-        words = weights["embeddings.token_embedding.weight"]
-        weights["embeddings.token_embedding.weight"] = torch.cat(
-            [words, torch.zeros(len(rows) - len(words), words.shape[1])]
-        )
+    table = part.get_input_embeddings()  # which the host makes of CLIP's size, with CLIP's special tokens below
+    part.set_input_embeddings(type(table)(described["vocab_size"], described["hidden_size"], dtype=torch.float32))
+    model.clip_l.special_tokens = {name: described[f"{key}_token_id"] for name, key in SPECIAL_TOKENS.items()}
     part.text_model.load_state_dict(weights)
     part.text_projection.load_state_dict({"weight": torch.eye(described["hidden_size"])})
     tokenizer = partial(

@@ -149,7 +149,7 @@ def initial_embedding_input(word: str) -> io.Combo.Input:
 def initial_embedding_time(inputs: dict[str, list]) -> float | None:
     """When the file that was chosen in `initial_embedding_input` was written: a node that reads it runs again then.
 
-    inputs: of a node that takes lists; what is linked is not among them.
+    inputs: of a node that takes lists; what is linked is None in them.
     """
     (file_name,) = inputs.get("initial_embedding") or [None]
     path = file_name and folder_paths.get_full_path("embeddings", file_name)

@@ -36,7 +36,7 @@ class LearnedWordsTokenizer:
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list[list[tuple]]]:
         """Rows of (token number or vector (C,), weight, ...) for each encoder, as the host makes them."""
-        if not self.pattern.search(text):
+        if not (self.words and self.pattern.search(text)):
             return self.tokenizer.tokenize_with_weights(text, return_word_ids, **kwargs)
         counts = {word: len(next(iter(vectors.values()))) for word, vectors in self.words.items()}
         key, encoder = next(iter(_encoders(self.tokenizer).items()))
@@ -94,19 +94,24 @@ def check_clip(clip) -> None:
 def spelled_out(tokenizer, text: str) -> str:
     """A text with the learned word in the place of each placeholder for which the tokenizer has one.
 
-    That is its only `embedding:NAME`, or the one whose name ends as the placeholder: NAME_V2 for [V2]. Raises
-    ValueError where the tokenizer has several of which none, or more than one, fits.
+    That is the one whose name ends as the placeholder, NAME_V2 for [V2], or its only `embedding:NAME` where the text
+    has nothing else that could be meant. Raises ValueError where it is not clear what a placeholder stands for.
     """
     words = tokenizer.words if isinstance(tokenizer, LearnedWordsTokenizer) else {}
     names = [word.removeprefix("embedding:") for word in words if word.startswith("embedding:")]
     found = {}
-    for placeholder in find_placeholders(text):
-        fitting = names if len(names) == 1 else [n for n in names if n.endswith(f"_{placeholder.strip('[]')}")]
+    placeholders = set(find_placeholders(text))
+    only = len(names) == len(placeholders) == 1 and f"embedding:{names[0]}" not in text
+    for placeholder in placeholders:
+        fitting = names if only else [n for n in names if n.endswith(f"_{placeholder.strip('[]')}")]
         if len(fitting) == 1:
             found[placeholder] = fitting[0]
         elif names:
-            known = ", ".join(f"embedding:{name}" for name in names)
-            raise ValueError(f"{placeholder} in {text!r} may mean several words. Write one of: {known}.")
+            known = " or ".join(f"embedding:{name}" for name in names)
+            raise ValueError(
+                f"{placeholder} in {text!r} may stand for more than one thing. Write {known} for the subject, and no "
+                "other square brackets."
+            )
     return embedding_prompt(text, found)
 
 

@@ -66,5 +66,5 @@ class LoadPalpLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model, clip, lora_name, strength):
-        """Run again when the file has been replaced."""
-        return os.path.getmtime(folder_paths.get_full_path_or_raise("loras", lora_name)), strength
+        """Run again when the file has been replaced. A name that is linked is not known yet: None."""
+        return lora_name and os.path.getmtime(folder_paths.get_full_path_or_raise("loras", lora_name))

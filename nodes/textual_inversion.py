@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -92,7 +91,11 @@ class TextualInversionTrain(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
             run = TextualInversion(backbone, concept, config)
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
-            path = train(run, progress, partial(save_word, run, name=name, overwrite=overwrite), folder, NAME)
+
+            def save(where: Path) -> Path:
+                return save_word(run, where, name, overwrite=overwrite and where == folder)
+
+            path = train(run, progress, save, folder, NAME)
         word = f"embedding:{path.stem}"
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt, a space or comma after it.")
         chart = loss_chart(progress.history)[None]
@@ -102,7 +105,7 @@ class TextualInversionTrain(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **inputs):
         """Run again when the initial embedding has been replaced, but not where this node itself did that."""
-        own = [f"{name.strip().removesuffix('.safetensors')}.safetensors" for name in inputs.get("name", [])]
+        own = [f"{name.strip().removesuffix('.safetensors')}.safetensors" for name in inputs.get("name") or [] if name]
         return None if inputs.get("initial_embedding") == own else initial_embedding_time(inputs)
 
 

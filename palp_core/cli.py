@@ -285,7 +285,7 @@ class Generate:
 
     #: The trained file, or a learned word (.safetensors).
     file: tyro.conf.Positional[Path]
-    #: A model of the family that it was trained on, best that very one: a diffusers folder or a .safetensors checkpoint.
+    #: A diffusers folder or a .safetensors checkpoint, of the family that it was trained on, best that very one.
     model: Path
     #: What to draw, with [V] for the subject; empty for the prompt it was trained for, or "a photo of [V]".
     prompt: str = ""

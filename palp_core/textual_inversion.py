@@ -158,8 +158,8 @@ class TextualInversionConfig:
     batch_size: int = 2
     #: Side of a square of the area that images are brought to, pixels; 512 for SD 1.x, 768 for 2.x, 1024 for SDXL.
     resolution: int = 512
-    #: Keep each row no longer than the vocabulary's are on average, or than the initial word's where that is longer, so
-    #: that it does not drown the prompt's other words.
+    #: Keep each row no longer than the vocabulary's are on average, or than where it starts (up to the vocabulary's
+    #: longest), so that it does not drown the prompt's other words.
     hold_norm: bool = True
     #: Pull towards where the word started: weight of its squared distance, relative to its norm. 0 is off; up to 1.
     regularization: float = 0.0
@@ -205,7 +205,7 @@ class TextualInversion:
         self._trainer: _Trainer | None = None
         self._start = start_vectors(backbone, concept, config)
         with torch.no_grad():
-            for text in concept.captions or concept.templates or TEMPLATES[concept.kind][:1]:
+            for text in concept.captions or concept.templates or TEMPLATES[concept.kind]:
                 backbone.encode_prompt(text.replace(SLOT, WORD), {WORD: self._start})  # raises where it is too long
 
     def steps(self) -> Iterator[TrainingStep]:
@@ -334,15 +334,18 @@ def _spread(row: Tensor, count: int, random: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def longest_norms(backbone: Backbone, concept: Concept) -> dict[str, float]:
-    """How long rows may become, by text encoder: as the vocabulary's on average, or as the initial word's.
+    """How long rows may become, by text encoder: as the vocabulary's on average, or as long as they start.
 
-    In a vocabulary of which few words are in use, those are much longer than the average.
+    In a vocabulary of which few words are in use, those are much longer than the average, and so is what was learned
+    from them. But no row may be longer than the vocabulary's longest, as embeddings of other tools often are.
     """
-    means = {name: table.float().norm(dim=-1).mean().item() for name, table in backbone.token_embeddings().items()}
-    if concept.initial_embedding is not None:
-        return means
-    words = backbone.word_vectors(concept.initial_word.strip())
-    return {name: max(mean, words[name].norm(dim=-1).max().item()) for name, mean in means.items()}
+    given = concept.initial_embedding
+    start = fitting_vectors(given, backbone) if given else backbone.word_vectors(concept.initial_word.strip())
+    limits = {}
+    for name, table in backbone.token_embeddings().items():
+        norms = table.float().norm(dim=-1)
+        limits[name] = start[name].norm(dim=-1).max().clamp(norms.mean().cpu(), norms.max().cpu()).item()
+    return limits
 
 
 @torch.no_grad()

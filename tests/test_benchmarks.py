@@ -106,6 +106,9 @@ def test_comparison_chooses_its_steps_on_other_pairs(monkeypatch, capsys, tmp_pa
     said = capsys.readouterr().out
     assert "delta at 2 steps minus ti_db at 2 steps, 4 pairs" in said
     assert "prompt                       0.300 ± 0.100" in said
+    write_rows(tmp_path / "apart.jsonl", [row("ti_db", 1, "a", 0.9, 0.4), row("delta", 1, "b", 0.9, 0.4)])
+    with pytest.raises(SystemExit, match="no pair and seed was run with all of delta, ti_db"):
+        run(monkeypatch, "compare", "--step", 1, "--baseline-step", 1, "--results", tmp_path / "apart.jsonl")
     with pytest.raises(SystemExit, match="no rows of 'sds'; there are those of ti_db, delta"):
         run(monkeypatch, "compare", "--method", "sds", "--results", tmp_path / "rows.jsonl")
 

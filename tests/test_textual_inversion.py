@@ -167,8 +167,10 @@ def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, fami
         mean = sum(row.norm().item() for row in table) / len(table)
         word = backbone.word_vectors("c")[name]
         assert limits[name] == pytest.approx(max(mean, word.norm().item()), rel=1e-5)
-        learned = Embedding("old.safetensors", {e: 9 * rows for e, rows in backbone.word_vectors("c").items()})
-        assert longest_norms(backbone, letter(initial_embedding=learned))[name] == pytest.approx(mean, rel=1e-5)
+        longest = max(row.norm().item() for row in table)
+        for scale, limit in ((9.0, longest), (0.1, mean), (1.0, max(mean, word.norm().item()))):
+            old = Embedding("old.safetensors", {e: scale * rows for e, rows in backbone.word_vectors("c").items()})
+            assert longest_norms(backbone, letter(initial_embedding=old))[name] == pytest.approx(limit, rel=1e-5)
     eager = {"learning_rate": 0.2, "steps": 4, "vectors": 2}
     free, held = (trained(backbone, config=configured(hold_norm=on, **eager)) for on in (False, True))
     for name, limit in limits.items():

@@ -31,6 +31,7 @@ from palp_core.toyworld.world import (
 from .attention import attention_share
 from .pairs import INDIVIDUALS, Pairs, Prompt, prompts_of_trainings, target
 from .results import FOLDER, compute, require_label
+from .training import described_alignment
 
 Model = Literal["vanilla", "palp", "over-fitted"]
 #: What a model was trained with, and for how many steps: the prompt kept alive and likeness left to win, or plain
@@ -67,7 +68,10 @@ class GuidedCell:
 
     @property
     def description(self) -> dict:
-        return {**asdict(self), "training": asdict(ToyTraining()), "samples": SAMPLES}
+        described = {**asdict(self), "training": asdict(ToyTraining()), "samples": SAMPLES}
+        if self.model in TRAININGS:
+            described["alignment"] = described_alignment(TRAININGS[self.model][0])
+        return described
 
     @property
     def labels(self) -> dict:

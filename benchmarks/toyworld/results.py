@@ -215,6 +215,8 @@ class Compare:
         ours, theirs = self._found(self.pairs)
         mine, other = at_step(ours, self.method, step), at_step(theirs, self.baseline, baseline_step)
         shared = sorted(mine.keys() & other.keys())
+        if not shared:
+            raise nothing_shared((self.method, self.baseline))
         print(f"{self.method} at {step} steps minus {self.baseline} at {baseline_step} steps, {len(shared)} pairs:")
         rows = [mine[pair] for pair in shared]
         for name, head in AXES.items():
@@ -253,11 +255,15 @@ def chosen(found: dict[str, dict], methods: tuple[str, ...]) -> dict[str, dict]:
     return {method: found[method] for method in methods} or found
 
 
+def nothing_shared(methods: Iterable[str]) -> ValueError:
+    return ValueError(f"no pair and seed was run with all of {', '.join(methods)}.")
+
+
 def shared_only(found: dict[str, dict[int, dict[str, dict]]]) -> dict[str, dict[int, dict[str, dict]]]:
     """The pairs that each method has at each of its steps. Raises ValueError where there is none."""
     shared = set.intersection(*(set(by_pair) for steps in found.values() for by_pair in steps.values()))
     if not shared:
-        raise ValueError(f"no pair and seed was run with all of {', '.join(found)}.")
+        raise nothing_shared(found)
     return {
         method: {step: {pair: by_pair[pair] for pair in sorted(shared)} for step, by_pair in steps.items()}
         for method, steps in found.items()

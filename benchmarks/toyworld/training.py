@@ -71,6 +71,11 @@ def reads_prompt(method: AlignmentConfig | Word | None) -> bool:
     return isinstance(method, AlignmentConfig) and method.weight > 0
 
 
+def described_alignment(config: AlignmentConfig) -> dict:
+    """All of it that has an effect."""
+    return asdict(config) if config.weight else {"weight": 0}
+
+
 @dataclass(frozen=True)
 class TrainingCell:
     """One training. What does not read the prompt serves all prompts of an individual."""
@@ -88,9 +93,7 @@ class TrainingCell:
     def description(self) -> dict:
         described = {**asdict(self), "kind": type(self.method).__name__, "samples": SAMPLES}
         if isinstance(self.method, AlignmentConfig):
-            described["steps"] = STEPS
-            if self.method.weight == 0:
-                described["method"] = {"weight": 0}  # the rest has no effect
+            described |= {"steps": STEPS, "method": described_alignment(self.method)}
         return described
 
     @property

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comfy_server import ComfyServer
-from palp_core.diffusers_backbone import load_pipeline
+from palp_core import Concept, TextualInversion, TextualInversionConfig
+from palp_core.diffusers_backbone import DiffusersBackbone, load_pipeline
+from palp_core.embedding_file import Embedding
 from palp_core.picture_file import read_picture
 from palp_core.toyworld import MODEL_FOLDER
 from palp_core.toyworld.evaluators import Target, load_evaluators
@@ -21,6 +23,7 @@ from palp_core.toyworld.world import (
     references,
 )
 from test_nodes import WIDGETS
+from tiny import pictures
 from tiny_host import PACK_NAME
 
 pytestmark = pytest.mark.host
@@ -48,6 +51,31 @@ def test_text_encoder_is_that_of_diffusers(demo_model, pipeline):
     ids = pipeline.tokenizer(PROMPT, padding="max_length", return_tensors="pt").input_ids
     theirs = pipeline.text_encoder(ids).last_hidden_state
     torch.testing.assert_close(ours.cpu(), theirs, atol=1e-4, rtol=1e-3)
+
+
+@torch.inference_mode()
+def test_a_words_weight_counts_from_the_empty_prompt(demo_model):
+    clip = demo_model.load_clip(MODEL_FOLDER)
+    weighted, plain, empty = (
+        clip.encode_from_tokens(clip.tokenize(text)) for text in ("a sketch of a (cat:1.5)", "a sketch of a cat", "")
+    )
+    expected = plain.clone()
+    expected[:, 5] = empty[:, 5] + 1.5 * (plain - empty)[:, 5]
+    torch.testing.assert_close(weighted, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_learned_word_is_not_shortened_where_learning_goes_on(demo_model, pipeline):
+    from palp_pack.nodes.comfy_backbone import ComfyBackbone
+
+    clip, model, vae = (
+        load(MODEL_FOLDER) for load in (demo_model.load_clip, demo_model.load_model, demo_model.load_vae)
+    )
+    for backbone in (DiffusersBackbone(pipeline, device="cpu"), ComfyBackbone(model, clip, vae)):
+        word = Embedding("word.safetensors", backbone.word_vectors("cat"))
+        concept = Concept(pictures((64, 64)), initial_embedding=word, templates=("a photo of a {}",))
+        run = TextualInversion(backbone, concept, TextualInversionConfig(steps=1, resolution=64, learning_rate=1e-9))
+        list(run.steps())
+        torch.testing.assert_close(run.weights.vectors, word.vectors, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

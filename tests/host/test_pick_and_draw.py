@@ -160,10 +160,11 @@ def test_words_in_long_weighted_and_learned_prompts(both):
     assert token_positions(learned.tokenizer, prompt, "embedding:my_cat_00001") == (4, 5)
     assert spelled_out(clip.tokenizer, "[V]") == "[V]"
     two = clip_with_words(learned, {"embedding:my_dog_00001": vectors})
-    with pytest.raises(
-        ValueError, match=r"\[V\] .* several words. Write one of: embedding:my_cat_00001, embedding:my_do"
-    ):
+    with pytest.raises(ValueError, match=r"\[V\] .* Write embedding:my_cat_00001 or embedding:my_dog_00001 for the"):
         spelled_out(two.tokenizer, "a sketch of [V]")
+    for bracketed in ("a sketch of [V], [blurry] background", "a sketch of embedding:my_cat_00001, [blurry]"):
+        with pytest.raises(ValueError, match=r"Write embedding:my_cat_00001 for the subject, and no other square"):
+            spelled_out(learned.tokenizer, bracketed)
 
 
 def test_a_learned_word_is_no_part_of_a_longer_name(both):

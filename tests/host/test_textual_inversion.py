@@ -235,6 +235,22 @@ def test_a_file_is_replaced_only_where_the_user_says_so(server, sd15_checkpoint)
     assert after.keys() == before.keys() and after["kept.safetensors"] != before["kept.safetensors"]
 
 
+def test_a_name_from_another_node_does_not_train_again(server, sd15_checkpoint):
+    text = {"3": {"class_type": "PrimitiveString", "inputs": {"value": "linked"}}}
+    run = graph(sd15_checkpoint, nodes=text, name=["3", 0])
+    assert "10" in server.queue(run).require_success().executed
+    assert "10" not in server.queue(run).require_success().executed
+
+
+def test_what_could_not_be_saved_in_its_folder_replaces_nothing_elsewhere(server, sd15_checkpoint):
+    (server.base_directory / "models/embeddings/full.safetensors.part").mkdir()  # where the file would be written
+    for seed in (1, 2):
+        result = server.queue(graph(sd15_checkpoint, name="full", seed=seed, overwrite=True))
+        assert "could not be written to. What was learned is kept in" in result.error["exception_message"]
+    first, second = ((server.base_directory / "output" / f"full{n}.safetensors").read_bytes() for n in ("", "_2"))
+    assert first != second
+
+
 def test_cancel_ends_the_run_within_a_step_and_keeps_what_was_learned(server, sd15_checkpoint):
     seen = []
 
