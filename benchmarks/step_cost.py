@@ -57,7 +57,7 @@ class Memory:
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """kind -> seconds and peak bytes of every measured step."""
     found = {kind: {"seconds": [], "bytes": []} for kind in KINDS}
-    modules = (backbone.denoiser, *backbone._text_encoders())
+    modules = (backbone.denoiser, *backbone.text_encoders())
     weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     for _ in range(args.rounds):
         for kind, alignment in KINDS.items():

@@ -45,7 +45,7 @@ def recipe(backbone: DiffusersBackbone, args: argparse.Namespace, cached: bool) 
     pipeline.vae.requires_grad_(False).eval()
     (picture,) = pictures((args.resolution, args.resolution))
     pixels = (picture.movedim(-1, 0)[None] * 2 - 1).repeat(args.batch_size, 1, 1, 1).to(device, pipeline.vae.dtype)
-    encoders = [backbone._encoder(name) for name in backbone.encoders]
+    encoders = [backbone.tokenizer_and_encoder(name) for name in backbone.encoders]
     tables = [encoder.get_input_embeddings().weight for _, encoder in encoders]
     for (_, encoder), table in zip(encoders, tables, strict=True):
         encoder.requires_grad_(False).train()
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a kind in each round")
     args = parsed(parser)
     backbone = random_backbone(args)
-    for encoder in backbone._text_encoders():
+    for encoder in backbone.text_encoders():
         encoder.resize_token_embeddings(VOCABULARY, mean_resizing=False)
     seconds = {kind: statistics.median(values) for kind, values in measure(backbone, args).items()}
     found = {f"{kind}_seconds": value for kind, value in seconds.items()}

@@ -6,7 +6,7 @@ import comfy.lora
 import comfy.lora_convert
 
 from ..palp_core.lora_file import LoraFile
-from .learned_words import check_clip, clip_with_words
+from .learned_words import check_clip, clip_with_words, token_table
 
 
 def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
@@ -33,8 +33,8 @@ def _check_encoders(clip, file: LoraFile) -> None:
     check_clip(clip)
     for word in file.words.values():
         for encoder, vectors in word.items():
-            part = getattr(clip.cond_stage_model, encoder, None)
-            width = None if part is None else part.transformer.get_input_embeddings().weight.shape[-1]
+            text_encoder = clip.cond_stage_model
+            width = token_table(text_encoder, encoder).weight.shape[-1] if hasattr(text_encoder, encoder) else None
             if width != vectors.shape[-1]:
                 raise ValueError(
                     f"clip does not fit: the file holds words for {encoder} of width {vectors.shape[-1]} "

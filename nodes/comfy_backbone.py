@@ -29,7 +29,7 @@ from ..palp_core.backbone import (
     restore_forwards,
 )
 from ..palp_core.prompts import too_long, unknown_word
-from .learned_words import LearnedWordsTokenizer, check_clip, token_positions
+from .learned_words import LearnedWordsTokenizer, check_clip, token_positions, token_table
 
 FAMILIES: dict[tuple[str, ...], Family] = {("l",): "sd1", ("h",): "sd2", ("l", "g"): "sdxl"}
 SUPPORTED = "PALP works with Stable Diffusion 1.x, 2.x and SDXL text-to-image models"
@@ -119,15 +119,13 @@ class ComfyBackbone(Backbone):
             numbers = torch.tensor(row[: row.index(tokenizer.end_token)])
             if len(numbers) == 0:  # a small vocabulary has the end token for what it does not know
                 raise unknown_word(word)
-            weight = self._token_embedding(key).weight.detach()
+            weight = token_table(self.clip.cond_stage_model, f"clip_{key}").weight.detach()
             vectors[f"clip_{key}"] = weight[numbers.to(weight.device)].to("cpu", torch.float32)
         return vectors
 
     def token_embeddings(self) -> dict[str, Tensor]:
-        return {f"clip_{key}": self._token_embedding(key).weight.detach() for key in self.encoder_keys}
-
-    def _token_embedding(self, key: str) -> nn.Module:
-        return getattr(self.clip.cond_stage_model, f"clip_{key}").transformer.get_input_embeddings()
+        text_encoder = self.clip.cond_stage_model
+        return {name: token_table(text_encoder, name).weight.detach() for name in self.encoders}
 
     def kohya_name(self, module_name: str) -> str:
         if self.family != "sdxl":  # kohya names SDXL's blocks as the original code, and the host, do
@@ -291,17 +289,13 @@ def _family(model, clip) -> tuple[tuple[str, ...], Family]:
     if config["in_channels"] != base.latent_format.latent_channels or base.concat_keys:
         raise ValueError(f"model is an inpainting or editing model. {SUPPORTED}: load one of these.")
     family = FAMILIES.get(keys) if len(keys) == len(parts) else None  # other encoders beside them: SD 3, Flux
-    width = sum(_clip_width(encoder, key) for key in keys)
+    width = sum(token_table(encoder, f"clip_{key}").weight.shape[-1] for key in keys)
     if family is None or (family == "sdxl") != (kind == "sdxl") or width != config["context_dim"]:
         raise ValueError(
             f"clip ({type(encoder).__name__}) does not belong to model ({type(base.model_config).__name__}). "
             "Connect MODEL and CLIP of the same checkpoint."
         )
     return keys, family
-
-
-def _clip_width(encoder: nn.Module, key: str) -> int:
-    return getattr(encoder, f"clip_{key}").transformer.get_input_embeddings().weight.shape[-1]
 
 
 def _prediction(model) -> Prediction:

@@ -11,22 +11,21 @@ import logging
 import re
 from collections.abc import Iterator
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..palp_core.attention import find_tokens, word_not_found
+from ..palp_core.backbone import Placeholders
 from ..palp_core.prompts import embedding_prompt, find_placeholders, mark_words, vector_numbers
 
 #: What stands before and after an `embedding:NAME` that the host finds.
 HOST_BEFORE = re.compile(r"(?:^|[\s()])$")
 HOST_AFTER = re.compile(r",*(?:[\s():<\[]|$)")
 
-Words = dict[str, dict[str, Tensor]]  # text in the prompt -> encoder (clip_l, clip_g, clip_h) -> (N, C)
-
 
 class LearnedWordsTokenizer:
     """The host's tokenizer, with further words; everything else is the host's."""
 
-    def __init__(self, tokenizer, words: Words):
+    def __init__(self, tokenizer, words: Placeholders):
         if isinstance(tokenizer, LearnedWordsTokenizer):
             tokenizer, words = tokenizer.tokenizer, {**tokenizer.words, **words}
         self.tokenizer = tokenizer
@@ -78,7 +77,7 @@ def warn_of_words_that_the_host_misses(text: str, pattern: re.Pattern) -> None:
             )
 
 
-def clip_with_words(clip, words: Words):
+def clip_with_words(clip, words: Placeholders):
     """A clone of the host's CLIP that knows the words; the CLIP given is not changed."""
     clone = clip.clone()
     clone.tokenizer = LearnedWordsTokenizer(clip.tokenizer, words)
@@ -89,6 +88,11 @@ def check_clip(clip) -> None:
     """Raise ValueError where a checkpoint had no text encoder."""
     if clip is None:
         raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
+
+
+def token_table(text_encoder: nn.Module, name: str) -> nn.Embedding:
+    """The embeddings of all tokens of one of the host's text encoders: clip_l, clip_g or clip_h."""
+    return getattr(text_encoder, name).transformer.get_input_embeddings()
 
 
 def spelled_out(tokenizer, text: str) -> str:

@@ -179,13 +179,13 @@ class DiffusersBackbone(Backbone):
         return {"text_embeds": pooled.to(self.denoiser.dtype), "time_ids": sizes.expand(len(x), -1)}
 
     def encode_prompt(self, prompt: str, placeholders: Placeholders) -> Conditioning:
-        with _placed(self.device, self._text_encoders()):
+        with _placed(self.device, self.text_encoders()):
             outputs = [self._encode(name, prompt, placeholders) for name in self.encoders]
         context = torch.cat([context for context, _ in outputs], dim=-1)
         return Conditioning(context, outputs[-1][1] if self.family == "sdxl" else None)
 
     def _encode(self, name: str, prompt: str, placeholders: Placeholders) -> tuple[Tensor, Tensor]:
-        _, encoder = self._encoder(name)
+        _, encoder = self.tokenizer_and_encoder(name)
         ids, learned = self._tokenize(name, prompt, placeholders)
         rows = {at: placeholders[word][name][number] for at, (word, number) in learned.items()}
         with _embedding_rows(encoder, rows):
@@ -198,7 +198,7 @@ class DiffusersBackbone(Backbone):
         self, name: str, prompt: str, placeholders: Placeholders
     ) -> tuple[Tensor, dict[int, tuple[str, int]]]:
         """Token numbers (1, T), and for each position of a learned vector its placeholder and its number there."""
-        tokenizer, encoder = self._encoder(name)
+        tokenizer, encoder = self.tokenizer_and_encoder(name)
         counts = {placeholder: len(vectors[name]) for placeholder, vectors in placeholders.items()}
         text, words = mark_words(prompt, counts, PLACEHOLDER, tokenizer.bos_token)
         longest = encoder.config.max_position_embeddings
@@ -219,7 +219,7 @@ class DiffusersBackbone(Backbone):
         name = self.encoders[0]
         ids, learned = self._tokenize(name, text, placeholders)
         tokens = ids[0].tolist()
-        end = tokens.index(self._encoder(name)[0].eos_token_id)
+        end = tokens.index(self.tokenizer_and_encoder(name)[0].eos_token_id)
         return [learned.get(at, tokens[at]) for at in range(1, end)]
 
     @torch.no_grad()
@@ -250,7 +250,7 @@ class DiffusersBackbone(Backbone):
     def word_vectors(self, word: str) -> dict[str, Tensor]:
         rows = {}
         for name in self.encoders:
-            tokenizer, encoder = self._encoder(name)
+            tokenizer, encoder = self.tokenizer_and_encoder(name)
             ids = tokenizer(word, add_special_tokens=False, return_tensors="pt").input_ids[0]
             if tokenizer.unk_token_id in ids.tolist():
                 raise unknown_word(word)
@@ -259,7 +259,8 @@ class DiffusersBackbone(Backbone):
         return rows
 
     def token_embeddings(self) -> dict[str, Tensor]:
-        return {name: self._encoder(name)[1].get_input_embeddings().weight.detach() for name in self.encoders}
+        tables = (encoder.get_input_embeddings() for encoder in self.text_encoders())
+        return {name: table.weight.detach() for name, table in zip(self.encoders, tables, strict=True)}
 
     def kohya_name(self, module_name: str) -> str:
         if self.family == "sdxl":  # kohya names SDXL's blocks as the original code does
@@ -272,7 +273,7 @@ class DiffusersBackbone(Backbone):
 
     @contextmanager
     def training(self, learn_words: bool) -> Iterator[None]:
-        encoders = self._text_encoders()
+        encoders = self.text_encoders()
         needed = [self.denoiser, *(encoders if learn_words else [])]
         idle = [self.pipeline.vae, *([] if learn_words else encoders)]
         with ExitStack() as stack:
@@ -281,10 +282,12 @@ class DiffusersBackbone(Backbone):
             stack.enter_context(_placed(self.device, needed))
             yield
 
-    def _text_encoders(self) -> list[nn.Module]:
-        return [self._encoder(name)[1] for name in self.encoders]
+    def text_encoders(self) -> list[nn.Module]:
+        """In the order of `encoders`."""
+        return [self.tokenizer_and_encoder(name)[1] for name in self.encoders]
 
-    def _encoder(self, name: str) -> tuple:
+    def tokenizer_and_encoder(self, name: str) -> tuple:
+        """transformers' own, by a name of `encoders`."""
         if name == "clip_g":
             return self.pipeline.tokenizer_2, self.pipeline.text_encoder_2
         return self.pipeline.tokenizer, self.pipeline.text_encoder

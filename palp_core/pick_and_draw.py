@@ -23,7 +23,6 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from .alignment import Denoiser
 from .attention import LayerAttention, is_decoder, recorded_attention
 from .backbone import Backbone, Conditioning, Placeholders
 from .pick_and_draw_losses import (
@@ -235,16 +234,6 @@ class PickAndDraw:
         with recorded_attention(network, tokens, only=is_decoder, keep_features=is_decoder) as layers:
             self.reference.denoise(self.trajectory.at(sigma), sigma)
         return layers
-
-
-def guided(denoise: Denoiser, guidance: PickAndDraw) -> Denoiser:
-    """A denoiser that first moves the latents it is given, in place, so that a sampler goes on from the moved ones."""
-
-    def denoise_moved(x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        x.copy_(guidance(x, sigma))
-        return denoise(x, sigma, cond)
-
-    return denoise_moved
 
 
 def sigma_range(sigmas: Tensor, start_percent: float, end_percent: float) -> tuple[float, float]:

@@ -17,7 +17,6 @@ from palp_core.pick_and_draw import (
     PickAndDrawConfig,
     PromptedDenoiser,
     descended,
-    guided,
     prompted,
     region_sigma,
     sigma_range,
@@ -77,11 +76,13 @@ def counted(denoiser: PromptedDenoiser) -> tuple[PromptedDenoiser, list[float]]:
     return denoiser._replace(denoise=denoise), levels
 
 
-def sample(denoise, cond, x: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
+def sample(denoise, cond, x: torch.Tensor, sigmas: list[float], guide: PickAndDraw | None = None) -> torch.Tensor:
     """Euler's method, as k-diffusion has it."""
     for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        levels = torch.full((len(x),), sigma)
         with torch.no_grad():
-            denoised = denoise(x, torch.full((len(x),), sigma), cond.expand(len(x)))
+            x = guide(x, levels) if guide else x
+            denoised = denoise(x, levels, cond.expand(len(x)))
         x = x + (x - denoised) / sigma * (following - sigma)
     return x
 
@@ -189,7 +190,7 @@ def test_no_weight_is_no_guidance(backbone):
         guide = guidance(backbone, **off)
         guide.generation, calls = counted(guide.generation)
         guide.reference, more = counted(guide.reference)
-        assert torch.equal(sample(guided(backbone.denoise, guide), cond, start.clone(), LEVELS), plain)
+        assert torch.equal(sample(backbone.denoise, cond, start.clone(), LEVELS, guide), plain)
         assert calls == more == []
 
 
@@ -199,19 +200,10 @@ def test_only_the_first_part_of_the_schedule_is_guided(backbone):
     low, high = sigma_range(backbone.sigmas, 0.1, 0.6)
     cond = backbone.encode_prompt(PROMPT, {})
     levels = [14.0, 4.0, 1.5, 0.5, 0.05]
-    guided_picture = sample(guided(backbone.denoise, guide), cond, random(1, 4, 8, 8) * 14, levels)
+    guided_picture = sample(backbone.denoise, cond, random(1, 4, 8, 8) * 14, levels, guide)
     plain = sample(backbone.denoise, cond, random(1, 4, 8, 8) * 14, levels)
     assert calls == pytest.approx([level for level in levels if low < level <= high]) and 0 < len(calls) < 5
     assert not torch.equal(guided_picture, plain) and torch.isfinite(guided_picture).all()
-
-
-def test_the_sampler_goes_on_from_the_moved_latents(backbone):
-    cond, x, sigma = backbone.encode_prompt(PROMPT, {}), random(1, 4, 8, 8), torch.tensor([2.0])
-    given = x.clone()
-    with torch.no_grad():
-        denoised = guided(backbone.denoise, guidance(backbone, end_percent=1.0))(given, sigma, cond)
-        assert torch.equal(given, guidance(backbone, end_percent=1.0)(x, sigma)) and not torch.equal(given, x)
-        assert torch.equal(denoised, backbone.denoise(given, sigma, cond))
 
 
 def test_pictures_of_a_batch_are_guided_each_by_itself(backbone):

@@ -162,7 +162,7 @@ def test_several_vectors_start_near_the_word_but_not_alike(backbone):
 def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, family):
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path), device="cpu")
     limits = longest_norms(backbone, letter())
-    for name, encoder in zip(backbone.encoders, backbone._text_encoders(), strict=True):
+    for name, encoder in zip(backbone.encoders, backbone.text_encoders(), strict=True):
         table = encoder.get_input_embeddings().weight
         mean = sum(row.norm().item() for row in table) / len(table)
         word = backbone.word_vectors("c")[name]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import tiny_host
 from comfy_server import ComfyServer
 from palp_core.diffusers_backbone import DiffusersBackbone
-from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, guided, prompted
+from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, prompted
 from tiny import pictures, tiny_pipeline
 
 pytestmark = pytest.mark.host
@@ -197,10 +197,11 @@ def test_the_stock_sampler_takes_the_steps_of_the_core(both):
     noise = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(3))
     x = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
     cond = backbone.encode_prompt(PROMPT, {})
-    denoise = guided(backbone.denoise, guidance(backbone))
+    guide = guidance(backbone)
     for sigma, following in pairwise(sigmas):
         with torch.no_grad():
-            denoised = denoise(x, sigma[None], cond)
+            x = guide(x, sigma[None])
+            denoised = backbone.denoise(x, sigma[None], cond)
         x = x + (x - denoised) / sigma * (following - sigma)
     ours = parts[0].model.process_latent_out(x)
     unguided = sample(parts, parts[0], conditioning)
