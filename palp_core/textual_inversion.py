@@ -205,7 +205,7 @@ class TextualInversion:
         self._trainer: _Trainer | None = None
         self._start = start_vectors(backbone, concept, config)
         with torch.no_grad():
-            for text in concept.captions or concept.templates or TEMPLATES[concept.kind]:
+            for text in concept.captions or concept.templates or [max(TEMPLATES[concept.kind], key=len)]:
                 backbone.encode_prompt(text.replace(SLOT, WORD), {WORD: self._start})  # raises where it is too long
 
     def steps(self) -> Iterator[TrainingStep]:

@@ -180,8 +180,7 @@ class Table:
     results: Path = RESULTS
 
     def run(self) -> None:
-        found = chosen(grouped(read_rows(self.results, self.pairs)), self.methods)
-        found = shared_only(found) if self.shared else found
+        found = chosen(self.results, self.pairs, self.methods, self.shared)
         heads = ["method", "step", *AXES.values(), "style", "class", "accessory", "place", "n"]
         print("|", " | ".join(heads), "|")
         print("|---" * len(heads) + "|")
@@ -235,8 +234,7 @@ class Compare:
 
     def _found(self, pairs: Pairs, shared: bool = False) -> tuple[dict[int, dict], dict[int, dict]]:
         """step -> pair -> row, of the method and of the baseline."""
-        found = chosen(grouped(read_rows(self.results, pairs)), (self.method, self.baseline))
-        found = shared_only(found) if shared else found
+        found = chosen(self.results, pairs, (self.method, self.baseline), shared)
         return found[self.method], found[self.baseline]
 
 
@@ -247,12 +245,17 @@ def at_step(steps: dict[int, dict], method: str, step: int) -> dict[str, dict]:
     return steps[step]
 
 
-def chosen(found: dict[str, dict], methods: tuple[str, ...]) -> dict[str, dict]:
-    """Some of the methods, in the order asked for; all where none is. Raises ValueError for one that was not run."""
+def chosen(results: Path, pairs: Pairs, methods: tuple[str, ...], shared: bool) -> dict[str, dict]:
+    """method -> step -> pair -> row of some of the methods, in the order asked for; of all where none is.
+
+    shared: only the pairs that all of them have. Raises ValueError for a method that was not run.
+    """
+    found = grouped(read_rows(results, pairs))
     for method in methods:
         if method not in found:
             raise ValueError(f"there are no rows of {method!r}; there are those of {', '.join(found) or 'nothing'}.")
-    return {method: found[method] for method in methods} or found
+    found = {method: found[method] for method in methods} or found
+    return shared_only(found) if shared else found
 
 
 def nothing_shared(methods: Iterable[str]) -> ValueError:
@@ -299,9 +302,7 @@ class Chart:
     def run(self) -> None:
         figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained")
         axes = figure.subplots(1, 3)
-        found = chosen(grouped(read_rows(self.results, self.pairs)), self.methods)
-        found = shared_only(found) if self.shared else found
-        for method, steps in found.items():
+        for method, steps in chosen(self.results, self.pairs, self.methods, self.shared).items():
             text, fidelity = (curve(steps, name) for name in ("text_alignment", "subject_fidelity"))
             for panel, (numbers, means, errors) in zip(axes, (text, fidelity), strict=False):
                 panel.errorbar(numbers, means, errors, marker="o", capsize=2, label=method)
