@@ -307,8 +307,8 @@ class Chart:
             for panel, (numbers, means, errors) in zip(axes, (text, fidelity), strict=False):
                 panel.errorbar(numbers, means, errors, marker="o", capsize=2, label=method)
             axes[2].plot(fidelity[1], text[1], marker="o", label=method)
-            for number, *at in zip(text[0], fidelity[1], text[1], strict=True):
-                axes[2].annotate(str(number), at, textcoords="offset points", xytext=(5, 5), fontsize=8)
+            end = (fidelity[1][-1], text[1][-1])
+            axes[2].annotate(f"{text[0][-1]} steps", end, textcoords="offset points", xytext=(7, -3), fontsize=8)
         axes[0].set(xlabel="steps", ylabel="text alignment")
         axes[1].set(xlabel="steps", ylabel="subject fidelity")
         axes[2].set(xlabel="subject fidelity", ylabel="text alignment")
