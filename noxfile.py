@@ -13,6 +13,9 @@ REPO = Path(__file__).resolve().parent
 #: torchaudio has to be built for the same torch and CUDA; this set runs ComfyUI 0.33.
 HOST_TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 
+#: Each with its own ComfyUI; whole files, because what is costly to make is made once for a file.
+TWO_WORKERS = ["--numprocesses=2", "--dist=loadfile"]
+
 
 def find_comfyui(session: nox.Session) -> Path | None:
     """Where the tests find it (tests/host/comfy_server.py). A $COMFYUI_PATH without ComfyUI in it is an error."""
@@ -39,7 +42,7 @@ def tests(session: nox.Session) -> None:
         session.warn("No ComfyUI at $COMFYUI_PATH, ~/comfy/ComfyUI or around this folder: host tests will be skipped.")
         requirements = []
     session.install(*requirements, "-e", ".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *TWO_WORKERS, *session.posargs)
 
 
 @nox.session

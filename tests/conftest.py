@@ -4,7 +4,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 torch.set_num_threads(1)  # tiny models lose more to handing work around than they win
@@ -20,20 +19,11 @@ def make_importable(package: Path) -> None:
 
 make_importable(Path(__file__).parents[1] / "benchmarks")
 
-HOST_TESTS = pytest.StashKey[set[str]]()
 
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    marked = {item.nodeid for item in session.items if item.get_closest_marker("host")}
-    session.config.stash[HOST_TESTS] = marked
-
-
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    host_tests = config.stash.get(HOST_TESTS, set())
-
+def pytest_terminal_summary(terminalreporter) -> None:
     def count(*outcomes: str, when: tuple[str, ...]) -> int:
         reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
-        return len({report.nodeid for report in reports if report.when in when} & host_tests)
+        return len({report.nodeid for report in reports if report.when in when and "host" in report.keywords})
 
     ran = count("passed", "failed", "xfailed", "xpassed", when=("call",))
     skipped = count("skipped", when=("setup", "call"))

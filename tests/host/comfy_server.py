@@ -303,9 +303,13 @@ def _free_port() -> int:
 
 
 def _child_environment() -> dict[str, str]:
-    """Ours, without what would change the host's imports or make it look for models online."""
+    """Ours, without what would change the host's imports or make it look for models online.
+
+    One thread: tiny models lose more to handing work around than they win, and another test may run beside.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COMFY", "PYTHONPATH"))}
-    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return kept | offline | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _parse(frame: str | bytes) -> Message | None:
