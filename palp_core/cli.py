@@ -332,22 +332,32 @@ class Generate:
 
     def _loaded(self, device: torch.device):
         """The pipeline with what was learned in it, and the prompt to draw."""
-        from .diffusers_backbone import load_file_into, load_pipeline, load_word_into
+        word = described_word(self.file)
+        return self._with_lora(device) if word is None else self._with_word(word["family"], device)
 
-        def pipeline():
-            return load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
+    def _with_lora(self, device: torch.device):
+        from .diffusers_backbone import load_file_into
 
-        if (word := described_word(self.file)) is not None:
-            prompt = self.prompt or "a photo of [V]"
-            check_known("prompt", prompt, ["[V]"])
-            loaded = pipeline()
-            return loaded, load_word_into(loaded, load_embedding(self.file), word["family"], prompt)
         trained = load_lora_file(self.file)
         check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
         if self.prompt:
             trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
-        loaded = pipeline()
-        return loaded, load_file_into(loaded, trained)
+        pipeline = self._pipeline(device)
+        return pipeline, load_file_into(pipeline, trained)
+
+    def _with_word(self, family: str, device: torch.device):
+        from .diffusers_backbone import load_word_into
+
+        prompt = self.prompt or "a photo of [V]"
+        check_known("prompt", prompt, ["[V]"])
+        word = load_embedding(self.file)
+        pipeline = self._pipeline(device)
+        return pipeline, load_word_into(pipeline, word, family, prompt)
+
+    def _pipeline(self, device: torch.device):
+        from .diffusers_backbone import load_pipeline
+
+        return load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
 
 
 def free_paths(folder: Path, name: str, count: int) -> list[Path]:

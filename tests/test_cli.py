@@ -131,6 +131,17 @@ def test_a_word_is_learned_told_of_and_refined(monkeypatch, capsys, tmp_path, mo
     torch.testing.assert_close(refined["clip_l"], load_file(file)["emb_params"], atol=1e-4, rtol=1e-3)
 
 
+def test_sdxl_with_its_two_text_encoders_learns_and_draws(monkeypatch, tmp_path, photos):
+    model, drawn = tmp_path / "sdxl", tmp_path / "pictures"
+    tiny_pipeline("sdxl", tmp_path / "made").save_pretrained(model, safe_serialization=True)
+    palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "embeddings", steps=1))
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", steps=1))
+    for file in (tmp_path / f"embeddings/{NAME}.safetensors", tmp_path / f"loras/{NAME}_00001.safetensors"):
+        common = ["--model", model, "--out", drawn, "--size", 64, "--steps", 1, "--count", 1, "--prompt", "[V] in Rome"]
+        palp(monkeypatch, "generate", file, *common)
+    assert {path.name for path in drawn.iterdir()} == {f"{NAME}_00001.png", f"{NAME}_00001_00001.png"}
+
+
 class StoppedAfter(cli.tqdm):
     """A progress bar at which the user presses Ctrl-C."""
 
