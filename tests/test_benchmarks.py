@@ -161,6 +161,15 @@ def test_a_part_of_the_prompts_is_the_same_for_every_method():
     assert prompts["palp"] == prompts["sds"] < prompts["ti_db"] and len(prompts["palp"]) == 2
 
 
+def test_words_of_several_lengths_are_rows_of_one_method(monkeypatch, tmp_path, small):
+    file = tmp_path / "rows.jsonl"
+    for lengths in ((3,), (1, 2)):
+        run(monkeypatch, "run", "--methods", "ti", "--seeds", 0, "--word-steps", *lengths, "--results", file)
+    curve = results.grouped(results.read_rows(file))["ti"]
+    fidelity = [results.values(curve[step].values(), "subject_fidelity") for step in (1, 2, 3)]
+    assert len(set(map(tuple, fidelity))) == 3
+
+
 @pytest.mark.parametrize(("method", "change"), [("ti_db", ("--alpha", 3)), ("ti", ("--training.photos", 2))])
 def test_settings_that_would_do_nothing_are_refused(monkeypatch, tmp_path, method, change):
     monkeypatch.setattr(training, "load_world", lambda: pytest.fail("trained"))

@@ -37,7 +37,7 @@ SAMPLES = 16
 
 @dataclass(frozen=True)
 class Word:
-    """Textual inversion alone, judged at its end."""
+    """Textual inversion alone, judged at its end: a curve takes a training of each length (`--word-steps`)."""
 
     steps: int = 400
     vectors: int = 1
@@ -176,6 +176,8 @@ class Run:
     weight: float | None = None
     alpha: float | None = None
     beta: float | None = None
+    #: Steps of a word alone, each number a training of its own; none for the method's.
+    word_steps: tuple[int, ...] = ()
     training: ToyTraining = field(default_factory=ToyTraining)
     results: Path = RESULTS
 
@@ -196,12 +198,16 @@ class Run:
 
     def _cells(self) -> Iterator[TrainingCell]:
         for seed, (class_word, number), name in product(self.seeds, INDIVIDUALS[self.pairs], self.methods):
-            method = METHODS[name]
-            if reads_prompt(method):
-                method = replace(method, **self._changes())
-            for prompts in prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]:
-                label = f"{name}{self.label}"
-                yield TrainingCell(label, self.pairs, class_word, number, seed, prompts, method, self.training)
+            for method in self._settings(METHODS[name]):
+                for prompts in prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]:
+                    label = f"{name}{self.label}"
+                    yield TrainingCell(label, self.pairs, class_word, number, seed, prompts, method, self.training)
+
+    def _settings(self, method: AlignmentConfig | Word | None) -> list[AlignmentConfig | Word | None]:
+        """What is trained of a method: with the changes that concern it."""
+        if isinstance(method, Word):
+            return [replace(method, steps=steps) for steps in self.word_steps or (method.steps,)]
+        return [replace(method, **self._changes())] if reads_prompt(method) else [method]
 
     def _changes(self) -> dict:
         return {k: getattr(self, k) for k in ("weight", "alpha", "beta") if getattr(self, k) is not None}
