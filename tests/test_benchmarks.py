@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks import guidance_cost, step_cost, textual_inversion_cost
-from benchmarks.toyworld import guidance, looks, pairs, results, training
+from benchmarks.toyworld import guidance, looks, pairs, results, scores, training
 from benchmarks.toyworld.__main__ import main
 from benchmarks.toyworld.heatmaps import full_scenes, look, overlap, separation
-from palp_core.toyworld.world import load_world, new_individual
+from palp_core.toyworld.world import PAPERS_ALIGNMENT, load_world, new_individual
 
 MODELS = ("vanilla", "palp", "over-fitted")
 ONE_PAIR = {"test": (("cat", 11),), "tuning": ()}
@@ -206,6 +206,16 @@ def test_words_look_at_what_they_name():
     looked = [look(world, scene) for scene in full_scenes(12, 6)]
     for role in ("subject", "accessory", "place"):
         assert np.mean([separation(one.heat[role], getattr(one.picture, role)) for one in looked]) > 0.75, role
+
+
+def test_scores_are_compared_on_one_and_the_same_noisy_photo(monkeypatch, capsys):
+    monkeypatch.setattr(scores, "LEVELS", (0.5,))
+    monkeypatch.setitem(scores.OTHERS, "itself", PAPERS_ALIGNMENT)
+    monkeypatch.setitem(scores.INDIVIDUALS, "test", pairs.INDIVIDUALS["test"][:2])
+    run(monkeypatch, "scores", "--steps", 1, "--every", 1, "--noises", 2)
+    sds, nfsd, fresh, itself = (float(cell.split("±")[0]) for cell in capsys.readouterr().out.split("|")[-5:-1])
+    assert itself == 1 and max(sds, nfsd, fresh) < 1
+    assert fresh < sds  # another noise is another picture
 
 
 def test_looks_are_told_in_words_and_in_one_token(monkeypatch, capsys):

@@ -21,6 +21,7 @@ from .guidance import Guide
 from .heatmaps import Heatmaps
 from .looks import Looks
 from .results import Chart, Compare, Table, fidelity_ranges
+from .scores import Scores
 from .training import Run
 
 
@@ -62,6 +63,7 @@ COMMANDS = {
     "guide": Guide,
     "heatmaps": Heatmaps,
     "looks": Looks,
+    "scores": Scores,
     "table": Table,
     "compare": Compare,
     "figure": Chart,
