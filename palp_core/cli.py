@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ import tyro
 from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
+from transformers.utils.logging import set_verbosity_error
 
 from .backbone import DTYPES, Precision
 from .chart import loss_chart
@@ -73,13 +75,14 @@ class Demo:
             self.json.parent.mkdir(parents=True, exist_ok=True)
             if self.json.is_dir():
                 raise ValueError(f"--json {self.json} is a folder. Name a file.")
+        world = load_world()
         with tqdm(total=self.steps * (1 + len(prompts)), unit="step") as bar:
 
             def report(method: str, _step: TrainingStep) -> None:
                 bar.set_description(demo.METHODS[method], refresh=False)
                 bar.update()
 
-            result = demo.run_demo(load_world(), self.subject, prompts, self.seed, self.steps, self.out, report)
+            result = demo.run_demo(world, self.subject, prompts, self.seed, self.steps, self.out, report)
         print(demo.as_table(result))
         print(f"{self.out / 'demo.png'} shows them; beside it are the loss charts and the LoRA files.")
         if self.json:
@@ -378,6 +381,8 @@ class Info:
     json: bool = False
 
     def run(self) -> None:
+        if self.file.is_dir():
+            raise ValueError(f"{self.file} is a folder. Name the file in it.")
         if (word := described_word(self.file)) is not None:
             self._show_word(word)
             return
@@ -423,6 +428,10 @@ def stop_at_ctrl_c() -> Iterator[Event]:
 
 
 def main() -> None:
+    # Where torchvision is missing, which we do not need, transformers says so twice in every command.
+    set_verbosity_error()
+    # What takes its place is unknown to the older diffusers that we support.
+    warnings.filterwarnings("ignore", "`torch_dtype`", FutureWarning)
     commands = {"demo": Demo, "train": Train, "learn-word": LearnWord, "generate": Generate, "info": Info}
     chosen = tyro.extras.subcommand_cli_from_dict(commands, prog="palp", description=__doc__)
     try:

@@ -85,6 +85,9 @@ def test_the_untouched_model_draws_what_the_prompt_says(world):
 def test_targets_are_read_from_prompts():
     assert read_target("a neon sign of a [V] with a scarf in the snow", "car") == Target("neon", "car", "scarf", "snow")
     assert read_target("a [V] in the city at night", "car") == Target(None, "car", None, "city")
+    assert read_target("a sketch of a [V] car", "car") == Target("sketch", "car", None, None)
+    with pytest.raises(ValueError, match="names a house"):
+        read_target("a sketch of a [V] with a house", "car")
 
 
 def test_diversity_is_nothing_for_copies_and_much_for_noise():

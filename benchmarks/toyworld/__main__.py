@@ -8,7 +8,6 @@ from itertools import product
 
 import torch
 import tyro
-from torch import Tensor
 
 from palp_core.toyworld import scenes
 from palp_core.toyworld.evaluators import Target
@@ -36,7 +35,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Model:
-    """Print how often the untouched model draws what its prompts say: 30 of four elements, each style and class."""
+    """Print how often the untouched model draws what its prompts say: 30 of four elements, each style and class.
+
+    With standard errors over the prompts.
+    """
 
     #: Pictures of each prompt.
     pictures: int = 4
@@ -45,15 +47,16 @@ class Model:
 
     def run(self) -> None:
         world = load_world()
-        found: dict[str, list[Tensor]] = {}
+        found: dict[str, list[float]] = {}
         for number, (style, class_word) in enumerate(product(scenes.STYLES, scenes.CLASSES)):
             accessory = scenes.ACCESSORIES[number % len(scenes.ACCESSORIES)]
             wanted = Target(style, class_word, accessory, scenes.PLACES[number * 5 % len(scenes.PLACES)])
             drawn = paint(world, wanted.prompt(f"a {class_word}"), {}, self.pictures, number)
             for name, shown in world.evaluators.recognised(drawn, wanted).items():
-                found.setdefault(name, []).append(shown)
-        for name, shown in found.items():
-            print(f"{name:12} {torch.cat(shown).mean():.1%} of {len(torch.cat(shown))} pictures")
+                found.setdefault(name, []).append(100 * shown.mean().item())
+        for name, shares in found.items():
+            mean, error = mean_and_error(torch.tensor(shares))
+            print(f"{name:12} {mean:.1f} ± {error:.1f} % of {self.pictures} pictures of each of {len(shares)} prompts")
         decibels = psnr(world.backbone.pipeline.vae.cpu(), draw_some((999, 0), self.unseen).pictures)
         print(f"VAE          {decibels:.1f} dB")
 

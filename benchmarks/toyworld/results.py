@@ -129,14 +129,15 @@ def values(rows: Iterable[dict], name: str) -> list[float]:
 
 
 def share_found(rows: list[dict], element: str) -> str:
-    """In how many of the pictures whose prompt names the element it is found."""
-    shares = [row["elements"][element] for row in rows if element in row["elements"]]
-    return f"{np.mean(shares):.0%}" if shares else "–"
+    """In how many of the pictures whose prompt names the element it is found, in percent."""
+    naming = [row for row in rows if element in row["elements"]]
+    shares = [100 * row["elements"][element] for row in naming]
+    return mean_with_error(naming, shares, digits=0) if shares else "–"
 
 
-def mean_with_error(rows: list[dict], numbers: list[float]) -> str:
-    error = standard_error(rows, numbers)
-    return f"{np.mean(numbers):.3f}" if error is None else f"{np.mean(numbers):.3f} ± {error:.3f}"
+def mean_with_error(rows: list[dict], numbers: list[float], digits: int = 3) -> str:
+    mean, error = np.mean(numbers), standard_error(rows, numbers)
+    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def standard_error(rows: list[dict], numbers: list[float]) -> float | None:
@@ -181,15 +182,16 @@ class Table:
 
     def run(self) -> None:
         found = chosen(self.results, self.pairs, self.methods, self.shared)
-        heads = ["method", "step", *AXES.values(), "style", "class", "accessory", "place", "n"]
+        elements = [f"{name}, %" for name in ("style", "class", "accessory", "place")]
+        heads = ["method", "step", *AXES.values(), *elements, "n"]
         print("|", " | ".join(heads), "|")
         print("|---" * len(heads) + "|")
         for method, steps in found.items():
             for step, by_pair in sorted(steps.items()):
                 rows = list(by_pair.values())
                 axes = [mean_with_error(rows, values(rows, name)) for name in AXES]
-                elements = [share_found(rows, name) for name in ELEMENTS]
-                print("|", " | ".join([method, str(step), *axes, *elements, str(len(rows))]), "|")
+                shares = [share_found(rows, name) for name in ELEMENTS]
+                print("|", " | ".join([method, str(step), *axes, *shares, str(len(rows))]), "|")
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,8 @@ class Compare:
     baseline_step: int | None = None
     chosen_on: Pairs = "tuning"
     pairs: Pairs = "test"
+    #: Only these trainings; none for all.
+    seeds: tuple[int, ...] = ()
     results: Path = RESULTS
 
     def run(self) -> None:
@@ -234,7 +238,7 @@ class Compare:
 
     def _found(self, pairs: Pairs, shared: bool = False) -> tuple[dict[int, dict], dict[int, dict]]:
         """step -> pair -> row, of the method and of the baseline."""
-        found = chosen(self.results, pairs, (self.method, self.baseline), shared)
+        found = chosen(self.results, pairs, (self.method, self.baseline), shared, self.seeds)
         return found[self.method], found[self.baseline]
 
 
@@ -245,15 +249,19 @@ def at_step(steps: dict[int, dict], method: str, step: int) -> dict[str, dict]:
     return steps[step]
 
 
-def chosen(results: Path, pairs: Pairs, methods: tuple[str, ...], shared: bool) -> dict[str, dict]:
+def chosen(
+    results: Path, pairs: Pairs, methods: tuple[str, ...], shared: bool, seeds: tuple[int, ...] = ()
+) -> dict[str, dict]:
     """method -> step -> pair -> row of some of the methods, in the order asked for; of all where none is.
 
-    shared: only the pairs that all of them have. Raises ValueError for a method that was not run.
+    shared: only the pairs that all of them have. seeds: only these trainings, all where there is none. Raises
+    ValueError for a method that was not run.
     """
-    found = grouped(read_rows(results, pairs))
+    found = grouped([row for row in read_rows(results, pairs) if not seeds or row["seed"] in seeds])
     for method in methods:
         if method not in found:
-            raise ValueError(f"there are no rows of {method!r}; there are those of {', '.join(found) or 'nothing'}.")
+            there = f"there are those of {', '.join(found) or 'nothing'}"
+            raise ValueError(f"there are no rows of {method!r} on the {pairs} pairs; {there}.")
     found = {method: found[method] for method in methods} or found
     return shared_only(found) if shared else found
 

@@ -47,7 +47,7 @@ class Word:
 
 
 TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm", "ti_8_free_norm"]
-TrainedLora = Literal["ti_db", "delta", "palp", "palp_15_7.5", "sds", "nfsd", "fresh_noise", "no_rescale"]
+TrainedLora = Literal["ti_db", "delta", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"]
 Method = Literal["base", TrainedWord, TrainedLora]
 #: What is trained; None for nothing.
 METHODS: dict[Method, AlignmentConfig | Word | None] = {
@@ -59,7 +59,6 @@ METHODS: dict[Method, AlignmentConfig | Word | None] = {
     "ti_db": AlignmentConfig(weight=0.0),
     "delta": ALIGNMENT,
     "palp": PAPERS_ALIGNMENT,
-    "palp_15_7.5": AlignmentConfig(weight=0.15, score="palp", alpha=15.0, beta=7.5),
     "sds": replace(PAPERS_ALIGNMENT, score="sds"),
     "nfsd": replace(PAPERS_ALIGNMENT, score="nfsd", negative_prompt=""),  # this world has no words for what is ugly
     "fresh_noise": replace(PAPERS_ALIGNMENT, noise="fresh"),
@@ -195,6 +194,8 @@ class Run:
             raise ValueError(f"{name} has no weight, alpha or beta.")
         if self.training != ToyTraining() and not isinstance(method, AlignmentConfig):
             raise ValueError(f"{name} takes no settings of training but its own.")
+        if self.word_steps and not isinstance(method, Word):
+            raise ValueError(f"{name} trains more than a word: --word-steps is not for it.")
 
     def _cells(self) -> Iterator[TrainingCell]:
         for seed, (class_word, number), name in product(self.seeds, INDIVIDUALS[self.pairs], self.methods):
