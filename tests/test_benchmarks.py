@@ -64,7 +64,7 @@ def test_trainings_are_measured_at_each_step_kept_and_not_computed_again(monkeyp
     run(monkeypatch, "table", "--results", file)
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 2 + 6
-    accessory = table[0].split(" | ").index("accessory")
+    accessory = table[0].split(" | ").index("accessory, %")
     assert [line.split(" | ")[accessory] == "–" for line in table[2:]] == [False, True, False, True, False, False]
     run(monkeypatch, "figure", "--results", file, "--out", tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 0
@@ -109,8 +109,22 @@ def test_comparison_chooses_its_steps_on_other_pairs(monkeypatch, capsys, tmp_pa
     write_rows(tmp_path / "apart.jsonl", [row("ti_db", 1, "a", 0.9, 0.4), row("delta", 1, "b", 0.9, 0.4)])
     with pytest.raises(SystemExit, match="no pair and seed was run with all of delta, ti_db"):
         run(monkeypatch, "compare", "--step", 1, "--baseline-step", 1, "--results", tmp_path / "apart.jsonl")
-    with pytest.raises(SystemExit, match="no rows of 'sds'; there are those of ti_db, delta"):
+    with pytest.raises(SystemExit, match="no rows of 'sds' on the tuning pairs; there are those of ti_db, delta"):
         run(monkeypatch, "compare", "--method", "sds", "--results", tmp_path / "rows.jsonl")
+
+
+def test_a_single_training_can_be_compared(monkeypatch, capsys, tmp_path):
+    rows = [
+        row(method, 1, "a", text + seed / 10, 0.5, seed=seed)
+        for seed in (0, 1)
+        for method, text in (("delta", 0.8), ("ti_db", 0.5 - seed / 10))
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    steps = ("--step", 1, "--baseline-step", 1)
+    for seeds, difference in (((), "0.350"), ((0,), "0.300"), ((1,), "0.400")):
+        chosen = ("--seeds", *seeds) if seeds else ()
+        run(monkeypatch, "compare", *steps, *chosen, "--results", tmp_path / "rows.jsonl")
+        assert f"prompt                       {difference}" in capsys.readouterr().out
 
 
 def test_a_table_of_shared_pairs_leaves_out_what_one_method_lacks(monkeypatch, capsys, tmp_path):
@@ -170,7 +184,9 @@ def test_words_of_several_lengths_are_rows_of_one_method(monkeypatch, tmp_path, 
     assert len(set(map(tuple, fidelity))) == 3
 
 
-@pytest.mark.parametrize(("method", "change"), [("ti_db", ("--alpha", 3)), ("ti", ("--training.photos", 2))])
+@pytest.mark.parametrize(
+    ("method", "change"), [("ti_db", ("--alpha", 3)), ("ti", ("--training.photos", 2)), ("delta", ("--word-steps", 2))]
+)
 def test_settings_that_would_do_nothing_are_refused(monkeypatch, tmp_path, method, change):
     monkeypatch.setattr(training, "load_world", lambda: pytest.fail("trained"))
     arguments = ("--methods", method, *change, "--label", "_other", "--results", tmp_path / "rows.jsonl")

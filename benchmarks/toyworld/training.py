@@ -195,7 +195,7 @@ class Run:
         if self.training != ToyTraining() and not isinstance(method, AlignmentConfig):
             raise ValueError(f"{name} takes no settings of training but its own.")
         if self.word_steps and not isinstance(method, Word):
-            raise ValueError(f"{name} trains more than a word: --word-steps is not for it.")
+            raise ValueError(f"{name} takes no --word-steps: it is no word alone.")
 
     def _cells(self) -> Iterator[TrainingCell]:
         for seed, (class_word, number), name in product(self.seeds, INDIVIDUALS[self.pairs], self.methods):
