@@ -296,7 +296,8 @@ def steps_at_equal_fidelity(ours: dict[int, dict], theirs: dict[int, dict]) -> t
 class Chart:
     """Draw both axes against the steps, and against each other (the paper's Fig. 6), with standard errors.
 
-    Dotted: the subject fidelity of other individuals of the class, and that of true pictures.
+    Dotted: the subject fidelity of other individuals of the class, and that of true pictures. The curves of the last
+    panel start at the fewest steps.
     """
 
     pairs: Pairs = "test"
@@ -315,8 +316,6 @@ class Chart:
             for panel, (numbers, means, errors) in zip(axes, (text, fidelity), strict=False):
                 panel.errorbar(numbers, means, errors, marker="o", capsize=2, label=method)
             axes[2].plot(fidelity[1], text[1], marker="o", label=method)
-            end = (fidelity[1][-1], text[1][-1])
-            axes[2].annotate(f"{text[0][-1]} steps", end, textcoords="offset points", xytext=(7, -3), fontsize=8)
         axes[0].set(xlabel="steps", ylabel="text alignment")
         axes[1].set(xlabel="steps", ylabel="subject fidelity")
         axes[2].set(xlabel="subject fidelity", ylabel="text alignment")
@@ -325,7 +324,7 @@ class Chart:
         for fidelity in fidelity_ranges(self.pairs).mean(dim=0).tolist():
             axes[1].axhline(fidelity, color="grey", linestyle=":")
             axes[2].axvline(fidelity, color="grey", linestyle=":")
-        axes[2].legend(frameon=False)
+        axes[2].legend(frameon=False, loc="lower left")
         write_picture(rendered(figure), self.out)
 
 
