@@ -41,7 +41,7 @@ class Model:
     """
 
     #: Pictures of each prompt.
-    pictures: int = 4
+    pictures: int = 8
     #: Pictures that nothing was trained on, for what the VAE makes of them.
     unseen: int = 300
 
