@@ -20,7 +20,7 @@ from palp_core.diffusers_backbone import DiffusersBackbone
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the builder of random models
 
-from tiny import Architecture, pictures, random_pipeline
+from devtools.random_models import Architecture, pictures, random_pipeline
 
 __all__ = ["cost_arguments", "keep", "parsed", "pictures", "random_backbone", "setting", "synchronize", "timed"]
 

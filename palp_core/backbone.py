@@ -63,6 +63,10 @@ class Backbone(ABC):
     #: Names of the text encoders in the order in which their outputs are joined.
     encoders: tuple[str, ...]
 
+    def sigma_at(self, share: float) -> Tensor:
+        """The noise level at a share of the schedule, 0 up to but not 1; (), float32."""
+        return self.sigmas[int(share * len(self.sigmas))].to(self.device, torch.float32)
+
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         """Estimate x0. x: (B, C, H, W) in latent units; sigma: (B,); cond: batch B. Returns (B, C, H, W) float32.

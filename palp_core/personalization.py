@@ -371,7 +371,6 @@ class _Trainer:
         noise = sample.noise
         if self.config.alignment.noise == "fresh":
             noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
-        sigmas = self.backbone.sigmas
         return score_difference(
             self.backbone.denoise,
             self.lora.disabled(),
@@ -379,7 +378,7 @@ class _Trainer:
             prompts,
             self.fixed.alignment,
             noise,
-            sigmas[int(NFSD_SMALL_NOISE * len(sigmas))].to(sample.sigma),
+            self.backbone.sigma_at(NFSD_SMALL_NOISE),
             self.config.alignment,
         )
 

@@ -17,7 +17,8 @@ def make_importable(package: Path) -> None:
     spec.loader.exec_module(module)
 
 
-make_importable(Path(__file__).parents[1] / "benchmarks")
+for name in ("benchmarks", "devtools"):
+    make_importable(Path(__file__).parents[1] / name)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -13,7 +13,7 @@ from palp_core.backbone import Conditioning
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
 from palp_core.subject_region import DRAWS
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 SIGMA = torch.tensor([0.2, 1.5, 9.0])
 

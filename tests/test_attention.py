@@ -19,7 +19,7 @@ from palp_core.attention import (
 from palp_core.backbone import concatenate
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.heatmap import HeatMaps, overlay, word_heat, word_share
-from tiny import tiny_pipeline
+from devtools.random_models import tiny_pipeline
 
 PROMPT = "a cat on a mat"
 

@@ -119,11 +119,12 @@ def test_a_single_training_can_be_compared(monkeypatch, capsys, tmp_path):
         for seed in (0, 1)
         for method, text in (("delta", 0.8), ("ti_db", 0.5 - seed / 10))
     ]
+    # The steps are chosen on one training, whichever is reported.
+    rows += [row(method, 1, "b", 0.5, 0.5, pairs="tuning") for method in ("delta", "ti_db")]
     write_rows(tmp_path / "rows.jsonl", rows)
-    steps = ("--step", 1, "--baseline-step", 1)
     for seeds, difference in (((), "0.350"), ((0,), "0.300"), ((1,), "0.400")):
         chosen = ("--seeds", *seeds) if seeds else ()
-        run(monkeypatch, "compare", *steps, *chosen, "--results", tmp_path / "rows.jsonl")
+        run(monkeypatch, "compare", *chosen, "--results", tmp_path / "rows.jsonl")
         assert f"prompt                       {difference}" in capsys.readouterr().out
 
 

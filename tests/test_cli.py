@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from palp_core import Personalization, cli, load_lora_file
 from palp_core.diffusers_backbone import load_pipeline
 from palp_core.toyworld import demo
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 NAME = "my_cat"
 

@@ -15,7 +15,7 @@ from palp_core import (
 )
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, prompted
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 pytestmark = [
     pytest.mark.cuda,

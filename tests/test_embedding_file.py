@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding, save_word
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.embedding_file import check_can_save, first_writable_folder, fitting_vectors, save_embedding
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 CONFIG = TextualInversionConfig(steps=2, resolution=64, learning_rate=1e-2, vectors=2, seed=7)
 ROWS = torch.arange(64.0).reshape(2, 32)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from palp_core.images import latent_mask, resize_to_cover, training_size
-from tiny import pictures
+from devtools.random_models import pictures
 
 
 @pytest.mark.parametrize(

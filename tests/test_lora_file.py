@@ -14,7 +14,7 @@ from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, S
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.lora import attached_lora
 from palp_core.lora_file import check_can_save
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 PROMPT = "a sketch of [V], in Paris"
 CONFIG = PersonalizationConfig(steps=4, resolution=64, rank=4, learning_rate=1e-2, embedding_learning_rate=1e-2, seed=7)

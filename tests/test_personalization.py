@@ -21,7 +21,7 @@ from palp_core import (
 from palp_core.denoising import spread_timesteps
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.personalization import denoising_loss, initial_vector
-from tiny import fingerprint, pictures, same, tiny_pipeline
+from devtools.random_models import fingerprint, pictures, same, tiny_pipeline
 
 PROMPT = "a sketch of [V] in Paris"
 CONFIG = PersonalizationConfig(steps=3, resolution=64, rank=4, learning_rate=1e-3, embedding_learning_rate=1e-3)

@@ -33,7 +33,7 @@ from palp_core.pick_and_draw_losses import (
     word_maps,
 )
 from palp_core.reference_trajectory import ReferenceTrajectory
-from tiny import tiny_pipeline
+from devtools.random_models import tiny_pipeline
 
 PROMPT = "a sketch of a cat"
 

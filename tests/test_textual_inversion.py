@@ -23,7 +23,7 @@ from palp_core import (
 )
 from palp_core.diffusers_backbone import DiffusersBackbone
 from palp_core.textual_inversion import TEMPLATES, longest_norms, save_word, start_vectors
-from tiny import fingerprint, pictures, same, tiny_pipeline
+from devtools.random_models import fingerprint, pictures, same, tiny_pipeline
 
 CONFIG = TextualInversionConfig(steps=3, resolution=64, learning_rate=1e-2, hold_norm=False)
 

@@ -25,7 +25,7 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: Placeholders) -
     tokens = content_tokens(world, prompt, words)
     heat = HeatMaps()
     for level in LEVELS:
-        sigma = backbone.sigmas[int(level * len(backbone.sigmas))].to(latents)
+        sigma = backbone.sigma_at(level)
         with recorded_attention(backbone.denoiser, tokens, only=is_decoder) as layers:
             backbone.denoise(latents + sigma * noise, sigma.expand(len(latents)), cond)
         heat.add(layers, (LATENT_SIZE, LATENT_SIZE), len(latents))

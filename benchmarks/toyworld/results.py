@@ -209,13 +209,13 @@ class Compare:
     baseline_step: int | None = None
     chosen_on: Pairs = "tuning"
     pairs: Pairs = "test"
-    #: Only these trainings; none for all.
+    #: Of what is reported only these trainings; none for all.
     seeds: tuple[int, ...] = ()
     results: Path = RESULTS
 
     def run(self) -> None:
         step, baseline_step = self._steps()
-        ours, theirs = self._found(self.pairs)
+        ours, theirs = self._found(self.pairs, seeds=self.seeds)
         mine, other = at_step(ours, self.method, step), at_step(theirs, self.baseline, baseline_step)
         shared = sorted(mine.keys() & other.keys())
         if not shared:
@@ -236,9 +236,11 @@ class Compare:
             baseline_step if self.baseline_step is None else self.baseline_step
         )
 
-    def _found(self, pairs: Pairs, shared: bool = False) -> tuple[dict[int, dict], dict[int, dict]]:
+    def _found(
+        self, pairs: Pairs, shared: bool = False, seeds: tuple[int, ...] = ()
+    ) -> tuple[dict[int, dict], dict[int, dict]]:
         """step -> pair -> row, of the method and of the baseline."""
-        found = chosen(self.results, pairs, (self.method, self.baseline), shared, self.seeds)
+        found = chosen(self.results, pairs, (self.method, self.baseline), shared, seeds)
         return found[self.method], found[self.baseline]
 
 

@@ -163,18 +163,13 @@ def decode(world: World, latents: Tensor) -> Tensor:
 def read_target(prompt: str, class_word: ClassWord) -> Target:
     """The elements that a prompt names in the world's words: "a sketch of [V] with a hat on the beach".
 
-    Raises ValueError for a word that the world does not know, for another subject, and for two styles, accessories or
-    places.
+    Raises ValueError for a word that the world does not know, for another subject, and for two styles, accessories,
+    places or subjects.
     """
     known = scenes.vocabulary()
     unknown = [word for word in re.findall(r"[^\W\d_]+", PLACEHOLDER.sub("", prompt)) if word.lower() not in known]
     if unknown:
         raise ValueError(f"the demo's world has no {unknown[0]!r} (in {prompt!r}). It knows: {', '.join(known)}.")
-    others = [
-        word for word in scenes.CLASSES if word != class_word and re.search(rf"\b{word}\b", prompt, re.IGNORECASE)
-    ]
-    if others:
-        raise ValueError(f"{prompt!r} names a {others[0]}, and one picture has one subject, here the {class_word} [V].")
 
     def named(choices: tuple[str, ...]) -> str | None:
         found = [choice for choice in choices if re.search(rf"\b{choice}\b", prompt, re.IGNORECASE)]
@@ -182,4 +177,7 @@ def read_target(prompt: str, class_word: ClassWord) -> Target:
             raise ValueError(f"{prompt!r} names {found[0]} and {found[1]}, and one picture has one of them.")
         return found[0] if found else None
 
+    other = named(scenes.CLASSES)
+    if other not in (None, class_word):
+        raise ValueError(f"{prompt!r} names a {other}, and one picture has one subject, here the {class_word} [V].")
     return Target(named(scenes.STYLES), class_word, named(scenes.ACCESSORIES), named(scenes.PLACES))

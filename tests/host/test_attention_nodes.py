@@ -13,7 +13,7 @@ import tiny_host
 from comfy_server import ComfyServer
 from palp_core.attention import is_decoder, recorded_attention
 from palp_core.heatmap import HeatMaps
-from tiny import tiny_pipeline
+from devtools.random_models import tiny_pipeline
 
 pytestmark = pytest.mark.host
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny_host
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 pytestmark = pytest.mark.host
 

@@ -23,7 +23,7 @@ from palp_core.toyworld.world import (
     references,
 )
 from test_nodes import WIDGETS
-from tiny import pictures
+from devtools.random_models import pictures
 from tiny_host import PACK_NAME
 
 pytestmark = pytest.mark.host

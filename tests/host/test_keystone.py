@@ -9,7 +9,7 @@ import tiny_host
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
 from palp_core.backbone import Conditioning
 from palp_core.diffusers_backbone import DiffusersBackbone
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 pytestmark = pytest.mark.host
 

@@ -14,7 +14,7 @@ import tiny_host
 from comfy_server import ComfyServer
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding
 from palp_core.diffusers_backbone import DiffusersBackbone
-from tiny import pictures, tiny_pipeline
+from devtools.random_models import pictures, tiny_pipeline
 
 pytestmark = pytest.mark.host
 
