@@ -107,7 +107,12 @@ def numbers(step) -> tuple:
 
 def word_learned(backbone: Backbone, masked: bool = False, captions: tuple[str, ...] = (), **changed) -> Result:
     images = pictures((64, 64), (80, 64))
-    concept = Concept(images, "cat", masks=masks(images) if masked else (), captions=captions)
+    word = (
+        "cat"
+        if len(backbone.word_vectors("cat")["clip_l" if "clip_l" in backbone.encoders else "clip_h"]) == 1
+        else "c"
+    )
+    concept = Concept(images, word, masks=masks(images) if masked else (), captions=captions)
     config = TextualInversionConfig(steps=STEPS, resolution=64, **changed)
     steps, run = iterated(lambda: TextualInversion(backbone, concept, config), False)
     return steps, run.weights.vectors
