@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palp_core.alignment import AlignmentConfig
-from palp_core.backbone import Backbone
-from palp_core.diffusers_backbone import DiffusersBackbone, load_pipeline
-from palp_core.personalization import Personalization, PersonalizationConfig, Subject
-from palp_core.textual_inversion import Concept, TextualInversion, TextualInversionConfig
+from palp_core.methods.personalization import Personalization, PersonalizationConfig, Subject
+from palp_core.methods.scores import AlignmentConfig
+from palp_core.methods.textual_inversion import Concept, TextualInversion, TextualInversionConfig
+from palp_core.models.backbone import Backbone
+from palp_core.models.diffusers.backbone import DiffusersBackbone, load_pipeline
 from palp_core.toyworld import MODEL_FOLDER
 
 from .random_models import pictures, tiny_pipeline

@@ -10,11 +10,11 @@ from comfy_api.latest import io, ui
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor
 
-from ..palp_core.attention import compiled_model, cross_attention_layers, is_decoder, recorded_attention
-from ..palp_core.heatmap import HeatMaps, overlay, word_heat, word_share
-from .inputs import CATEGORY
-from .learned_words import check_clip, content_positions, spelled_out, spelled_word, token_positions
-from .progress import show_text
+from ..palp_core.methods.heatmap import HeatMaps, overlay, word_heat, word_share
+from ..palp_core.models.attention import compiled_model, cross_attention_layers, is_decoder, recorded_attention
+from .host.progress import show_text
+from .host.text import check_clip, content_positions, spelled_out, spelled_word, token_positions
+from .widgets import CATEGORY
 
 KEY = "palp_record_attention"
 

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from ..palp_core.toyworld import MODEL_FOLDER, scenes
 from ..palp_core.toyworld.pictures import photos as photos_of
 from ..palp_core.toyworld.scenes import caption, new_individual
-from .demo_model import load_clip, load_model, load_vae
-from .inputs import CATEGORY
+from .host.demo_model import load_clip, load_model, load_vae
+from .widgets import CATEGORY
 
 NONE = "none"
 

@@ -8,10 +8,10 @@ import os
 import folder_paths
 from comfy_api.latest import io
 
-from ..palp_core.lora_file import load_lora_file
-from .apply_lora import apply_lora_file
-from .inputs import CATEGORY
-from .progress import show_text
+from ..palp_core.files.lora_file import load_lora_file
+from .host.lora import apply_lora_file
+from .host.progress import show_text
+from .widgets import CATEGORY
 
 
 class LoadPalpLora(io.ComfyNode):

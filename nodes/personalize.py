@@ -9,13 +9,15 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..palp_core.alignment import AlignmentConfig, Noise, Score
-from ..palp_core.chart import loss_chart
-from ..palp_core.lora_file import check_can_save, load_lora_file, save_run
-from ..palp_core.personalization import Personalization, PersonalizationConfig, check_subjects
-from .apply_lora import apply_lora_file
-from .comfy_backbone import ComfyBackbone
-from .inputs import (
+from ..palp_core.files.lora_file import check_can_save, load_lora_file, save_run
+from ..palp_core.methods.personalization import Personalization, PersonalizationConfig, check_subjects
+from ..palp_core.methods.scores import AlignmentConfig, Noise, Score
+from ..palp_core.training.chart import loss_chart
+from .host.backbone import ComfyBackbone
+from .host.lora import apply_lora_file
+from .host.progress import TrainingProgress, show_text
+from .host.session import train
+from .widgets import (
     ADVANCED,
     CATEGORY,
     NO_EMBEDDING,
@@ -35,8 +37,6 @@ from .inputs import (
     resolution_input,
     seed_input,
 )
-from .progress import TrainingProgress, show_text
-from .training import train
 
 DEFAULT = PersonalizationConfig()
 

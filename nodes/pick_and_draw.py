@@ -13,22 +13,22 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..palp_core.attention import cross_attention_layers
-from ..palp_core.backbone import Conditioning, Family
-from ..palp_core.images import check_image, check_mask, latent_mask, resize_to_cover, training_size
-from ..palp_core.pick_and_draw import (
+from ..palp_core.methods.pick_and_draw.guidance import (
     PickAndDraw,
     PickAndDrawConfig,
     PromptedDenoiser,
     with_conditioning,
 )
-from ..palp_core.reference_trajectory import Reference
-from .comfy_backbone import ComfyBackbone, make_differentiable
-from .inputs import ADVANCED, CATEGORY
-from .learned_words import check_clip, spelled_out, spelled_word, token_positions
-from .progress import show_text
-from .training import is_out_of_memory
-from .vanilla_weights import merges, vanilla_weights, with_weights
+from ..palp_core.methods.pick_and_draw.reference import Reference
+from ..palp_core.models.attention import cross_attention_layers
+from ..palp_core.models.backbone import Conditioning, Family
+from ..palp_core.training.data import check_image, check_mask, latent_mask, resize_to_cover, training_size
+from .host.backbone import ComfyBackbone, make_differentiable
+from .host.progress import show_text
+from .host.session import is_out_of_memory
+from .host.text import check_clip, spelled_out, spelled_word, token_positions
+from .host.vanilla_weights import merges, vanilla_weights, with_weights
+from .widgets import ADVANCED, CATEGORY
 
 KEY = "palp_pick_and_draw"
 #: At which a family draws, pixels.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .inputs import (
+from .widgets import (
     CATEGORY,
     NO_EMBEDDING,
     Subjects,

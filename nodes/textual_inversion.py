@@ -9,9 +9,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..palp_core.chart import loss_chart
-from ..palp_core.embedding_file import check_can_save, first_writable_folder
-from ..palp_core.textual_inversion import (
+from ..palp_core.files.embedding_file import check_can_save, first_writable_folder
+from ..palp_core.methods.textual_inversion import (
     MOST_VECTORS,
     Concept,
     Kind,
@@ -19,8 +18,12 @@ from ..palp_core.textual_inversion import (
     TextualInversionConfig,
     save_word,
 )
-from .comfy_backbone import ComfyBackbone
-from .inputs import (
+from ..palp_core.training.chart import loss_chart
+from .host.backbone import ComfyBackbone
+from .host.progress import TrainingProgress, show_text
+from .host.session import train
+from .host.text import clip_with_words
+from .widgets import (
     ADVANCED,
     CATEGORY,
     NO_EMBEDDING,
@@ -37,9 +40,6 @@ from .inputs import (
     seed_input,
     unbatch,
 )
-from .learned_words import clip_with_words
-from .progress import TrainingProgress, show_text
-from .training import train
 
 HOST_SUFFIXES = (".safetensors", ".pt", ".bin")  # with which the host looks for embedding:NAME
 NAME = "Textual Inversion Train"

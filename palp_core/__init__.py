@@ -7,12 +7,12 @@ for step in run.steps():
 path = save_run(run, "loras", "my_cat")
 """
 
-from .alignment import AlignmentConfig
-from .denoising import NonFiniteLossError
-from .embedding_file import Embedding, load_embedding
-from .lora_file import LoraFile, load_lora_file, save_run
-from .personalization import Personalization, PersonalizationConfig, Subject, TrainingStep
-from .textual_inversion import Concept, TextualInversion, TextualInversionConfig, save_word
+from .files.embedding_file import Embedding, load_embedding
+from .files.lora_file import LoraFile, load_lora_file, save_run
+from .methods.personalization import Personalization, PersonalizationConfig, Subject, TrainingStep
+from .methods.scores import AlignmentConfig
+from .methods.textual_inversion import Concept, TextualInversion, TextualInversionConfig, save_word
+from .training.objective import NonFiniteLossError
 from .version import __version__
 
 __all__ = [

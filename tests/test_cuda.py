@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from devtools.random_models import pictures, tiny_pipeline
 from palp_core import (
     Concept,
     Personalization,
@@ -13,9 +14,8 @@ from palp_core import (
     TextualInversion,
     TextualInversionConfig,
 )
-from palp_core.diffusers_backbone import DiffusersBackbone
-from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, prompted
-from devtools.random_models import pictures, tiny_pipeline
+from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig, prompted
+from palp_core.models.diffusers.backbone import DiffusersBackbone
 
 pytestmark = [
     pytest.mark.cuda,

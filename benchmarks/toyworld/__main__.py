@@ -9,10 +9,10 @@ from itertools import product
 import torch
 import tyro
 
+from devtools.toyworld.training import draw_some, psnr
 from palp_core.toyworld import scenes
 from palp_core.toyworld.evaluators import Target
-from palp_core.toyworld.figures import mean_and_error
-from palp_core.toyworld.training import draw_some, psnr
+from palp_core.toyworld.metrics import mean_and_error
 from palp_core.toyworld.world import load_world, paint
 
 from . import __doc__ as description

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palp_core.attention import is_decoder, recorded_attention
-from palp_core.backbone import Placeholders
-from palp_core.heatmap import HeatMaps, word_share
-from palp_core.toyworld.model import LATENT_SIZE
+from palp_core.methods.heatmap import HeatMaps, word_share
+from palp_core.models.attention import is_decoder, recorded_attention
+from palp_core.models.backbone import Placeholders
+from palp_core.toyworld import LATENT_SIZE
 from palp_core.toyworld.world import World
 
 #: Shares of the schedule at which pictures are noised and looked at.

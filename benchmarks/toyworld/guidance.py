@@ -11,20 +11,19 @@ from typing import Literal
 
 from torch import Tensor
 
-from palp_core.alignment import AlignmentConfig
-from palp_core.backbone import Placeholders
-from palp_core.pick_and_draw import PickAndDraw, PickAndDrawConfig, PromptedDenoiser, prompted
-from palp_core.toyworld.figures import judge
-from palp_core.toyworld.scenes import ClassWord, Individual
+from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig, PromptedDenoiser, prompted
+from palp_core.methods.scores import AlignmentConfig
+from palp_core.models.backbone import Placeholders
+from palp_core.toyworld.metrics import judge
+from palp_core.toyworld.pictures import photos
+from palp_core.toyworld.scenes import ClassWord, Individual, new_individual
 from palp_core.toyworld.world import (
     PAPERS_ALIGNMENT,
     ToyTraining,
     World,
     load_world,
-    new_individual,
     paint,
     personalization,
-    photos,
     references,
 )
 

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from torch import Tensor
 
-from palp_core.chart import rendered
-from palp_core.heatmap import overlay, word_heat
-from palp_core.picture_file import write_picture
+from palp_core.files.images import write_picture
+from palp_core.methods.heatmap import overlay, word_heat
 from palp_core.toyworld import scenes
 from palp_core.toyworld.drawing import Picture, render_with_masks
-from palp_core.toyworld.figures import mean_and_error
+from palp_core.toyworld.metrics import mean_and_error
 from palp_core.toyworld.scenes import Scene, caption, random_scene
 from palp_core.toyworld.world import World, as_pictures, load_world
+from palp_core.training.chart import rendered
 
 from .attention import numbers_of, recorded
 from .results import FOLDER

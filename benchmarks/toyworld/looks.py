@@ -11,10 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palp_core.toyworld import scenes
-from palp_core.toyworld.drawing import render_with_masks
-from palp_core.toyworld.scenes import Individual, Scene, caption, described, random_scene
-from palp_core.toyworld.training import (
+from devtools.toyworld.training import (
     JOIN,
     LOOKS_ALONE,
     Noised,
@@ -25,7 +22,10 @@ from palp_core.toyworld.training import (
     latent_mask,
     word_ids,
 )
-from palp_core.toyworld.world import World, load_world, new_individual, paint, references
+from palp_core.toyworld import scenes
+from palp_core.toyworld.drawing import render_with_masks
+from palp_core.toyworld.scenes import Individual, Scene, caption, described, new_individual, random_scene
+from palp_core.toyworld.world import World, load_world, paint, references
 
 from .heatmaps import mean_pm
 from .pairs import INDIVIDUALS

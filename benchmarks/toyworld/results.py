@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from palp_core.chart import rendered
-from palp_core.picture_file import write_picture
+from palp_core.files.images import write_picture
 from palp_core.toyworld import MODEL_FOLDER
-from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS, fidelity_range, load_world, new_individual
+from palp_core.toyworld.scenes import new_individual
+from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS, fidelity_range, load_world
+from palp_core.training.chart import rendered
 
 from .attention import LEVELS
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, target

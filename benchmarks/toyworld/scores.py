@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from palp_core.alignment import (
+from palp_core.methods.personalization import Personalization
+from palp_core.methods.scores import (
     NFSD_SMALL_NOISE,
     AlignmentConfig,
     AlignmentPrompts,
@@ -18,10 +19,9 @@ from palp_core.alignment import (
     predict_noise,
     score_difference,
 )
-from palp_core.backbone import Backbone
-from palp_core.personalization import Personalization
-from palp_core.toyworld.scenes import Individual
-from palp_core.toyworld.world import PAPERS_ALIGNMENT, World, load_world, new_individual, personalization
+from palp_core.models.backbone import Backbone
+from palp_core.toyworld.scenes import Individual, new_individual
+from palp_core.toyworld.world import PAPERS_ALIGNMENT, World, load_world, personalization
 
 from .heatmaps import mean_pm
 from .pairs import INDIVIDUALS, PROMPTS, target

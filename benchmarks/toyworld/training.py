@@ -8,11 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from palp_core.alignment import AlignmentConfig
-from palp_core.backbone import Placeholders
-from palp_core.textual_inversion import Concept, TextualInversion, TextualInversionConfig
-from palp_core.toyworld.figures import judge
-from palp_core.toyworld.scenes import ClassWord, Individual
+from palp_core.methods.scores import AlignmentConfig
+from palp_core.methods.textual_inversion import Concept, TextualInversion, TextualInversionConfig
+from palp_core.models.backbone import Placeholders
+from palp_core.toyworld.metrics import judge
+from palp_core.toyworld.pictures import photos
+from palp_core.toyworld.scenes import ClassWord, Individual, new_individual
 from palp_core.toyworld.world import (
     ALIGNMENT,
     PAPERS_ALIGNMENT,
@@ -20,10 +21,8 @@ from palp_core.toyworld.world import (
     ToyTraining,
     World,
     load_world,
-    new_individual,
     paint,
     personalization,
-    photos,
     references,
 )
 

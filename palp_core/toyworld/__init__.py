@@ -1,10 +1,12 @@
 """A small procedural world with an embedded diffusion model, on which every claim of this project is measured.
 
-`scenes` says what can be in a picture, `drawing` draws it, `model` is what the embedded model is made of, `training`
-trains it, and `world` has it loaded, with its judges.
+`scenes` says what can be in a picture, `drawing` draws it, and `world` has the model loaded, with its judges. What
+trains the model is in `devtools.toyworld`.
 """
 
 from pathlib import Path
 
 #: The embedded model in diffusers' layout.
 MODEL_FOLDER = Path(__file__).with_name("model")
+LATENT_CHANNELS = 8
+LATENT_SIZE = 16  # of a 64x64 picture

@@ -12,24 +12,23 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..alignment import AlignmentConfig
-from ..chart import loss_chart, rendered
-from ..lora_file import save_run
-from ..personalization import TrainingStep
-from ..picture_file import write_picture
+from ..files.images import write_picture
+from ..files.lora_file import save_run
+from ..methods.personalization import TrainingStep
+from ..methods.scores import AlignmentConfig
+from ..training.chart import loss_chart, rendered
 from .evaluators import Target
-from .figures import Figures, judge, mean_figures
-from .scenes import ClassWord, Individual
+from .metrics import Figures, judge, mean_figures
+from .pictures import photos
+from .scenes import ClassWord, Individual, new_individual
 from .world import (
     ALIGNMENT,
     ToyTraining,
     World,
     as_pictures,
     fidelity_range,
-    new_individual,
     paint,
     personalization,
-    photos,
     read_target,
     references,
 )

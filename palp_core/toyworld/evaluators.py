@@ -1,7 +1,7 @@
 """Judges of toy-world pictures: small networks that name what they see and tell individuals apart.
 
 They take the place of CLIP's text and image similarity in the paper (arXiv 2401.06105, sec. 5), and here can be checked
-against the renderer: `evaluator_training` prints how often they are right.
+against the renderer: `devtools.toyworld.judges` prints how often they are right.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..checkpoint import save_tensors
+from ..files.safetensors_file import save_tensors
 from . import scenes
 
 FILE = Path(__file__).with_name("evaluators.safetensors")

@@ -10,15 +10,14 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from ..alignment import AlignmentConfig, guided_noise
-from ..backbone import Placeholders
-from ..diffusers_backbone import DiffusersBackbone, load_pipeline
-from ..personalization import Personalization, PersonalizationConfig, Subject
-from ..pick_and_draw import PickAndDraw
-from ..prompts import PLACEHOLDER
-from . import MODEL_FOLDER, scenes
+from ..methods.personalization import Personalization, PersonalizationConfig, Subject
+from ..methods.pick_and_draw.guidance import PickAndDraw
+from ..methods.scores import AlignmentConfig, guided_noise
+from ..models.backbone import Placeholders
+from ..models.diffusers.backbone import DiffusersBackbone, load_pipeline
+from ..models.prompts import PLACEHOLDER
+from . import LATENT_CHANNELS, LATENT_SIZE, MODEL_FOLDER, scenes
 from .evaluators import Evaluators, Target, load_evaluators
-from .model import LATENT_CHANNELS, LATENT_SIZE
 from .pictures import photos, picture
 from .scenes import ClassWord, Individual, Scene, new_individual
 

@@ -1,0 +1,97 @@
+"""What the cost benchmarks share: models of random weights, arguments, clocks.
+
+Weights are random: cost does not depend on them. On a CPU the model has Stable Diffusion's architecture at a fraction
+of its width; on CUDA it has full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from devtools.random_models import Architecture, pictures, random_pipeline
+from palp_core.models.diffusers.backbone import DiffusersBackbone
+
+__all__ = ["cost_arguments", "keep", "parsed", "pictures", "random_backbone", "setting", "synchronize", "timed"]
+
+FAMILIES = {"sd15": "sd1", "sdxl": "sdxl"}
+
+SMALL_TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+SDXL_LEVELS = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+}
+VAE_CHANNELS = (128, 256, 512, 512)
+
+
+def architecture(family: str, full_size: bool) -> Architecture:
+    """Stable Diffusion 1.5 or SDXL, or the same block structure at a third of the width."""
+    if family == "sdxl":
+        channels, heads = ((320, 640, 1280), (5, 10, 20)) if full_size else ((96, 192, 384), (3, 6, 12))
+        text = (CLIP_L, CLIP_G) if full_size else (SMALL_TEXT, SMALL_TEXT)
+        return Architecture(
+            text, {**SDXL_LEVELS, "block_out_channels": channels, "attention_head_dim": heads}, VAE_CHANNELS
+        )
+    channels = (320, 640, 1280, 1280) if full_size else (96, 192, 384, 384)
+    text = (CLIP_L,) if full_size else (SMALL_TEXT,)
+    return Architecture(text, {"block_out_channels": channels, "attention_head_dim": 8}, VAE_CHANNELS)
+
+
+def random_backbone(args: argparse.Namespace) -> DiffusersBackbone:
+    full_size, family = args.device == "cuda", FAMILIES[args.family]
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = random_pipeline(family, architecture(family, full_size), Path(folder))
+    if full_size:
+        pipeline.to(torch.bfloat16)
+    return DiffusersBackbone(pipeline, args.device)
+
+
+def cost_arguments(description: str, batch_size: int, rounds: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--family", default="sd15", choices=tuple(FAMILIES))
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--resolution", type=int, help="pixels; by default the family's own, 256 on a CPU")
+    parser.add_argument("--rounds", type=int, default=rounds, help="how often the kinds of step take turns")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    args = parser.parse_args()
+    own = {"sd15": 512, "sdxl": 1024}[args.family]
+    args.resolution = args.resolution or (own if args.device == "cuda" else 256)
+    return args
+
+
+def setting(args: argparse.Namespace) -> str:
+    return (
+        f"{args.family} on {args.device}, batch {args.batch_size}, {args.resolution} pixels, torch {torch.__version__}"
+    )
+
+
+def keep(found: dict, args: argparse.Namespace) -> None:
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def timed(steps: Iterator, device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    next(steps)
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

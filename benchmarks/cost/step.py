@@ -1,0 +1,114 @@
+"""What prompt alignment costs: time and peak memory of a plain LoRA step and of a PALP step, side by side.
+
+    python -m benchmarks.step_cost [--device cuda --family sdxl] [--json PATH]
+
+Weights are random: cost does not depend on them. The kinds of step take turns in one process on the same model.
+On a CPU the model has Stable Diffusion's architecture at a fraction of its width; on CUDA it has full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import torch
+
+from devtools.random_models import pictures
+from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
+from palp_core.models.diffusers.backbone import DiffusersBackbone
+
+from .setup import cost_arguments, keep, parsed, random_backbone, setting, timed
+
+KINDS = {
+    "plain": AlignmentConfig(weight=0),
+    "delta": AlignmentConfig(),
+    "palp": AlignmentConfig(score="palp", alpha=15, beta=7.5),
+    "palp_beta1": AlignmentConfig(score="palp", alpha=7.5, beta=1),
+}
+
+
+class Memory:
+    """Peak of what tensors occupy inside the context, weights included, bytes."""
+
+    def __init__(self, device: torch.device, weights: int):
+        self.device, self.weights, self.peak = device, weights, 0
+
+    def __enter__(self) -> Memory:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+            self.profile.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated()
+            return
+        self.profile.__exit__(*error)
+        events = self.profile.profiler.kineto_results.events()
+        changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+        held = 0
+        for _, change in changes:
+            held += change
+            self.peak = max(self.peak, held)
+        self.peak += self.weights
+
+
+def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """kind -> seconds and peak bytes of every measured step."""
+    found = {kind: {"seconds": [], "bytes": []} for kind in KINDS}
+    modules = (backbone.denoiser, *backbone.text_encoders())
+    weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    for _ in range(args.rounds):
+        for kind, alignment in KINDS.items():
+            run = Personalization(backbone, subjects(args), "a sketch of [V] in Paris", config(args, alignment))
+            steps = run.steps()
+            next(steps)  # warms up
+            for _ in range(args.steps):
+                found[kind]["seconds"].append(timed(steps, backbone.device))
+            with Memory(backbone.device, weights) as memory:
+                next(steps)
+            found[kind]["bytes"].append(memory.peak)
+            steps.close()
+    return found
+
+
+def subjects(args: argparse.Namespace) -> list[Subject]:
+    return [Subject(pictures((args.resolution, args.resolution)), "cat")]
+
+
+def config(args: argparse.Namespace, alignment: AlignmentConfig) -> PersonalizationConfig:
+    return PersonalizationConfig(
+        steps=args.steps + 2, batch_size=args.batch_size, resolution=args.resolution, alignment=alignment
+    )
+
+
+def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    median = {kind: {name: statistics.median(values) for name, values in f.items()} for kind, f in found.items()}
+    plain = median["plain"]
+    return {
+        **{f"{kind}_step_ratio": m["seconds"] / plain["seconds"] for kind, m in median.items()},
+        **{f"{kind}_memory_ratio": m["bytes"] / plain["bytes"] for kind, m in median.items()},
+        **{f"{kind}_seconds": m["seconds"] for kind, m in median.items()},
+        **{f"{kind}_bytes": m["bytes"] for kind, m in median.items()},
+    }
+
+
+def main() -> None:
+    parser = cost_arguments(__doc__, batch_size=PersonalizationConfig.batch_size, rounds=3)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a kind in each round")
+    args = parsed(parser)
+    found = summary(measure(random_backbone(args), args))
+    found["setting"] = setting(args)
+    print(found["setting"])
+    print(f"{'':12}{'seconds':>10}{'ratio':>8}{'peak MiB':>10}{'ratio':>8}")
+    for kind in KINDS:
+        seconds, peak = found[f"{kind}_seconds"], found[f"{kind}_bytes"] / 2**20
+        ratios = found[f"{kind}_step_ratio"], found[f"{kind}_memory_ratio"]
+        print(f"{kind:12}{seconds:10.3f}{ratios[0]:8.2f}{peak:10.0f}{ratios[1]:8.2f}")
+    keep(found, args)
+
+
+if __name__ == "__main__":
+    main()

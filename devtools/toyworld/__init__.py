@@ -1,0 +1,1 @@
+"""Trains the embedded model of the toy world, and its judges, from nothing."""

@@ -1,0 +1,1 @@
+"""ComfyUI's MODEL, CLIP and VAE as the core wants them."""

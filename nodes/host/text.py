@@ -1,0 +1,186 @@
+"""Words whose embedding is at hand, in prompts for the host's CLIP: no file in the embeddings folder is needed.
+
+The host's tokenizers accept a vector in the place of a token number. To find that place whatever the prompt's syntax
+(weights, brackets), a word is replaced by the tokenizer's own start token, which no prompt holds otherwise, and that
+token by the vector once the host has split the text.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from ...palp_core.models.attention import find_tokens, word_not_found
+from ...palp_core.models.backbone import Placeholders
+from ...palp_core.models.prompts import embedding_prompt, find_placeholders, mark_words, vector_numbers
+
+#: What stands before and after an `embedding:NAME` that the host finds.
+HOST_BEFORE = re.compile(r"(?:^|[\s()])$")
+HOST_AFTER = re.compile(r",*(?:[\s():<\[]|$)")
+
+
+class LearnedWordsTokenizer:
+    """The host's tokenizer, with further words; everything else is the host's."""
+
+    def __init__(self, tokenizer, words: Placeholders):
+        if isinstance(tokenizer, LearnedWordsTokenizer):
+            tokenizer, words = tokenizer.tokenizer, {**tokenizer.words, **words}
+        self.tokenizer = tokenizer
+        self.words = words
+        longest_first = sorted(words, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(_word_pattern, longest_first)))
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list[list[tuple]]]:
+        """Rows of (token number or vector (C,), weight, ...) for each encoder, as the host makes them."""
+        if not (self.words and self.pattern.search(text)):
+            return self.tokenizer.tokenize_with_weights(text, return_word_ids, **kwargs)
+        counts = {word: len(next(iter(vectors.values()))) for word, vectors in self.words.items()}
+        key, encoder = next(iter(_encoders(self.tokenizer).items()))
+        marker = encoder.tokenizer.bos_token
+        if marker in text:
+            raise ValueError(
+                f"the prompt {text!r} holds {marker}, which cannot stand beside a learned word. Remove it."
+            )
+        warn_of_words_that_the_host_misses(text, self.pattern)
+        marked, found = mark_words(text, counts, self.pattern, marker)
+        rows = self.tokenizer.tokenize_with_weights(marked, return_word_ids, **kwargs)
+        numbers = vector_numbers(found, counts)
+        for key, encoder in _encoders(self.tokenizer).items():
+            vectors = [self.words[word][f"clip_{key}"][n] for word, n in zip(found, numbers, strict=True)]
+            rows[key] = _put_vectors(rows[key], encoder.start_token, vectors)
+        return rows
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # asked for by copy, before there is a tokenizer to ask
+            raise AttributeError(name)
+        return getattr(self.tokenizer, name)
+
+
+def _word_pattern(word: str) -> str:
+    """The word where it does not go on: `embedding:cat-v2` is not `embedding:cat`. A bracket ends a placeholder."""
+    return re.escape(word) + ("" if word.endswith("]") else r"(?![\w-]|\.\w)")
+
+
+def warn_of_words_that_the_host_misses(text: str, pattern: re.Pattern) -> None:
+    """Where a word is known here, but would not be found by the host alone, with its file in the embeddings folder."""
+    for match in pattern.finditer(text):
+        before, after = text[: match.start()], text[match.end() :]
+        if match[0].startswith("embedding:") and not (HOST_BEFORE.search(before) and HOST_AFTER.match(after)):
+            logging.warning(
+                "ComfyUI itself would not find the word in %r: put white space before %s, and white space or a comma "
+                "and white space after it.",
+                text,
+                match[0],
+            )
+
+
+def clip_with_words(clip, words: Placeholders):
+    """A clone of the host's CLIP that knows the words; the CLIP given is not changed."""
+    clone = clip.clone()
+    clone.tokenizer = LearnedWordsTokenizer(clip.tokenizer, words)
+    return clone
+
+
+def check_clip(clip) -> None:
+    """Raise ValueError where a checkpoint had no text encoder."""
+    if clip is None:
+        raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
+
+
+def token_table(text_encoder: nn.Module, name: str) -> nn.Embedding:
+    """The embeddings of all tokens of one of the host's text encoders: clip_l, clip_g or clip_h."""
+    return getattr(text_encoder, name).transformer.get_input_embeddings()
+
+
+def spelled_out(tokenizer, text: str) -> str:
+    """A text with the learned word in the place of each placeholder for which the tokenizer has one.
+
+    That is the one whose name ends as the placeholder, NAME_V2 for [V2], or its only `embedding:NAME` where the text
+    has nothing else that could be meant. Raises ValueError where it is not clear what a placeholder stands for.
+    """
+    words = tokenizer.words if isinstance(tokenizer, LearnedWordsTokenizer) else {}
+    names = [word.removeprefix("embedding:") for word in words if word.startswith("embedding:")]
+    found = {}
+    placeholders = set(find_placeholders(text))
+    only = len(names) == len(placeholders) == 1 and f"embedding:{names[0]}" not in text
+    for placeholder in placeholders:
+        fitting = names if only else [n for n in names if n.endswith(f"_{placeholder.strip('[]')}")]
+        if len(fitting) == 1:
+            found[placeholder] = fitting[0]
+        elif names:
+            known = " or ".join(f"embedding:{name}" for name in names)
+            raise ValueError(
+                f"{placeholder} in {text!r} may stand for more than one thing. Write {known} for the subject, and no "
+                "other square brackets."
+            )
+    return embedding_prompt(text, found)
+
+
+def spelled_word(tokenizer, word: str) -> str:
+    """The word of a prompt that is meant: itself, or what a placeholder stands for. Raises ValueError where nothing."""
+    spelled = spelled_out(tokenizer, word).strip()
+    if find_placeholders(spelled):
+        raise ValueError(f"clip does not know what {spelled} stands for. Connect the CLIP of Load PALP LoRA.")
+    return spelled
+
+
+def token_positions(tokenizer, prompt: str, word: str) -> tuple[int, ...]:
+    """Where the tokens of a word stand in the prompt's conditioning, over all windows of the text encoder.
+
+    The word may be an `embedding:NAME`. Raises ValueError when it is not in the prompt, or the tokenizer is not CLIP's.
+    """
+    prompts, words = (_content(tokenizer, text) for text in (prompt, word))
+    found = set()
+    for key, content in prompts.items():
+        matches = find_tokens([token for _, token in content], [token for _, token in words[key]])
+        found.update(content[at][0] for at in matches)
+    if not found:
+        raise word_not_found(word, prompt)
+    return tuple(sorted(found))
+
+
+def content_positions(tokenizer, prompt: str) -> tuple[int, ...]:
+    """Where a prompt's own tokens stand in its conditioning: neither start, nor end, nor padding."""
+    return tuple(sorted({at for content in _content(tokenizer, prompt).values() for at, _ in content}))
+
+
+def _content(tokenizer, text: str) -> dict[str, list[tuple[int, int | Tensor]]]:
+    """Encoder key -> (position, token number or vector) of all between each window's start and its end token."""
+    encoders = _encoders(tokenizer)
+    if not encoders:
+        raise ValueError(
+            f"clip ({type(tokenizer).__name__}) does not read prompts as Stable Diffusion 1.x, 2.x and SDXL do. Load a "
+            "checkpoint of these, and connect its CLIP."
+        )
+    rows = tokenizer.tokenize_with_weights(text)
+    return {key: list(_between_ends(rows[key], encoder.end_token)) for key, encoder in encoders.items()}
+
+
+def _between_ends(rows: list[list[tuple]], end: int) -> Iterator[tuple[int, int | Tensor]]:
+    start = 0
+    for row in rows:
+        for at, (token, *_) in enumerate(row[1:], start + 1):
+            if isinstance(token, int) and token == end:
+                break
+            yield at, token
+        start += len(row)
+
+
+def _encoders(tokenizer) -> dict:
+    """The key of each encoder in the host's token rows (l, g, h) -> its own tokenizer."""
+    return {key: getattr(tokenizer, f"clip_{key}") for key in "lgh" if hasattr(tokenizer, f"clip_{key}")}
+
+
+def _put_vectors(rows: list[list[tuple]], marker: int, vectors: list[Tensor]) -> list[list[tuple]]:
+    """Replace every marker but a row's own first token by the next vector."""
+    waiting = iter(vectors)
+    return [
+        [
+            (next(waiting), *entry[1:]) if at and isinstance(entry[0], int) and entry[0] == marker else entry
+            for at, entry in enumerate(row)
+        ]
+        for row in rows
+    ]

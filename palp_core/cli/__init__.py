@@ -1,0 +1,1 @@
+"""The command `palp`: prompt-aligned personalization without ComfyUI."""

@@ -1,0 +1,1 @@
+"""What stays on disk: LoRA files, words, unfinished trainings, pictures."""

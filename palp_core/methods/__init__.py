@@ -1,0 +1,1 @@
+"""The papers: prompt-aligned personalization, textual inversion, Pick-and-Draw, attention heat maps."""

@@ -1,0 +1,32 @@
+"""Where in its photo a subject is, by the attention of its class word (DAAM, arXiv 2210.04885)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..models.attention import FLAT, contrast, hot, is_decoder, recorded_attention
+from .pick_and_draw.guidance import PromptedDenoiser, region_sigma
+from .pick_and_draw.losses import mean_map, word_maps
+
+#: Noises over which the map is averaged.
+DRAWS = 8
+#: Of the map, stretched to 0..1. Rather too much than too little: what is missed of the subject is pulled to its class.
+THRESHOLD = 0.4
+
+
+@torch.no_grad()
+def subject_region(prompted: PromptedDenoiser, latents: Tensor, sigmas: Tensor, random: torch.Generator) -> Tensor:
+    """(1, 1, h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
+
+    prompted: the untouched model with a prompt for the photo and the word's places in it. latents: of the photo,
+    (1, C, h, w), float32. sigmas: the model's noise levels, ascending, (N,).
+    """
+    sigma = region_sigma(sigmas).view(1).to(latents)
+    heat = torch.zeros_like(latents[:, 0])
+    for _ in range(DRAWS):
+        noise = torch.randn(latents.shape, generator=random).to(latents)
+        with recorded_attention(prompted.network, prompted.tokens, only=is_decoder) as layers:
+            prompted.denoise(latents + sigma * noise, sigma)
+        heat += mean_map(list(word_maps(layers).values()), tuple(heat.shape[-2:])).to(heat)
+    return hot(heat, THRESHOLD) if contrast(heat) > FLAT else torch.ones_like(heat)[:, None]

@@ -1,0 +1,1 @@
+"""Pipelines of the diffusers library as a backbone, for use without ComfyUI."""

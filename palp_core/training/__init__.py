@@ -1,0 +1,1 @@
+"""How anything is learned: data, objective, optimizer steps, and the one loop."""

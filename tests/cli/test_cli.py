@@ -1,0 +1,343 @@
+"""The command `palp` as a user types it, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from devtools.random_models import pictures, tiny_pipeline
+from palp_core.cli import main as cli
+from palp_core.files.lora_file import load_lora_file
+from palp_core.methods.personalization import Personalization
+from palp_core.models.diffusers.backbone import load_pipeline
+from palp_core.toyworld import demo
+
+NAME = "my_cat"
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    tiny_pipeline("sd1", tmp_path / "made").save_pretrained(tmp_path / "model", safe_serialization=True)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, picture in enumerate(pictures((64, 64), (80, 64))):
+        Image.fromarray((picture * 255).byte().numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def palp(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["palp", *(str(a) for a in arguments)])
+    cli.main()
+
+
+def train_arguments(model: Path, photos: Path, out: Path, **settings) -> list[str]:
+    settings = {"steps": 3, "rank": 2, "resolution": 64, "batch-size": 1, "seed": 5, **settings}
+    given = ["train", "--model", model, "--images", photos, "--class-word", "cat", "--prompt", "a sketch of [V]"]
+    return [*given, "--out", out, "--name", NAME, *(str(x) for k, v in settings.items() for x in (f"--{k}", v))]
+
+
+def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, photos):
+    out = tmp_path / "loras"
+    palp(monkeypatch, *train_arguments(model, photos, out, **{"alignment.weight": 0.5}))
+    file = out / f"{NAME}_00001.safetensors"
+    assert capsys.readouterr().out.strip().endswith(file.name)
+    assert {path.name for path in out.iterdir()} == {file.name, f"{NAME}_00001.loss.png"}
+    info = load_lora_file(file).info
+    assert info.settings["alignment"]["weight"] == 0.5 and info.steps == 3 and info.rank == 2
+
+    palp(monkeypatch, "info", file)
+    said = capsys.readouterr().out
+    assert "a sketch of [V]" in said and f"embedding:{NAME}_00001" in said and "rank 2" in said
+    palp(monkeypatch, "info", file, "--json")
+    assert json.loads(capsys.readouterr().out)["seed"] == 5
+
+    drawn = tmp_path / "pictures"
+    common = ["generate", file, "--model", model, "--out", drawn, "--size", "64", "--steps", "2", "--count", "2"]
+    palp(monkeypatch, *common, "--prompt", "[V] in Rome")
+    images = [np.asarray(Image.open(path)) for path in sorted(drawn.iterdir())]
+    assert len(images) == 2 and images[0].shape == (64, 64, 3) and not np.array_equal(*images)
+    with pytest.raises(SystemExit, match=r"prompt uses \[X\]"):
+        palp(monkeypatch, *common, "--prompt", "[X] in Rome")
+    tiny_pipeline("sdxl", tmp_path / "made").save_pretrained(tmp_path / "sdxl", safe_serialization=True)
+    with pytest.raises(SystemExit, match="the file was made for sd1, and the model is sdxl"):
+        palp(monkeypatch, "generate", file, "--model", tmp_path / "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--steps", 0), "steps is 0"),
+        (("--count", 0), "count is 0"),
+        (("--device", "gpu"), "device gpu cannot be used"),
+        (("--prompt", "[V] " + "and a very long way to go " * 20), "tokens, but the text encoder keeps"),
+    ],
+)
+def test_bad_input_of_generate_is_one_line_and_draws_nothing(monkeypatch, tmp_path, model, photos, arguments, message):
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", steps=1))
+    file, drawn = tmp_path / "loras" / f"{NAME}_00001.safetensors", tmp_path / "pictures"
+    with pytest.raises(SystemExit, match=f"palp: .*{message}"):
+        palp(monkeypatch, "generate", file, "--model", model, "--out", drawn, *arguments)
+    assert not drawn.exists()
+
+
+def learn_arguments(model: Path, photos: Path, out: Path, **settings) -> list[str]:
+    settings = {"steps": 3, "vectors": 2, "resolution": 64, "batch-size": 1, "initial-word": "c", **settings}
+    given = ["learn-word", "--model", model, "--images", photos, "--out", out, "--name", NAME]
+    return [*given, *(str(x) for k, v in settings.items() for x in (f"--{k}", v))]
+
+
+def test_a_word_is_learned_told_of_and_refined(monkeypatch, capsys, tmp_path, model, photos):
+    out = tmp_path / "embeddings"
+    palp(monkeypatch, *learn_arguments(model, photos, out))
+    file = out / f"{NAME}.safetensors"
+    assert {path.name for path in out.iterdir()} == {file.name, f"{NAME}.loss.png"}
+    assert load_file(file)["emb_params"].shape == (2, 32)
+    capsys.readouterr()
+    palp(monkeypatch, "info", file)
+    said = capsys.readouterr().out
+    assert f"embedding:{NAME}" in said and "starting at 'c'" in said and "2, 3 steps" in said
+    palp(monkeypatch, "info", file, "--json")
+    assert json.loads(capsys.readouterr().out)["settings"]["vectors"] == 2
+    with pytest.raises(SystemExit, match=f"{NAME}.safetensors is in the embeddings folder already"):
+        palp(monkeypatch, *learn_arguments(model, photos, out))
+    with pytest.raises(SystemExit, match="is 3 tokens"):
+        palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "other", **{"initial-word": "cat"}))
+    palp(monkeypatch, *learn_arguments(model, photos, out, vectors=1), "--overwrite")
+    assert load_file(file)["emb_params"].shape == (1, 32)
+    drawn = tmp_path / "pictures"
+    palp(monkeypatch, "generate", file, "--model", model, "--out", drawn, "--size", 64, "--steps", 2, "--count", 1)
+    assert [path.name for path in drawn.iterdir()] == [f"{NAME}_00001.png"]
+
+    stop_after(1, monkeypatch, learn_arguments(model, photos, tmp_path / "more", **{"initial-embedding": file}))
+    assert (tmp_path / "more" / f"{NAME}_step1.safetensors").exists()
+    start = {"initial-embedding": file, "steps": 1, "embedding-learning-rate": 1e-9}
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", **start))
+    (refined,) = load_lora_file(tmp_path / "loras" / f"{NAME}_00001.safetensors").words.values()
+    torch.testing.assert_close(refined["clip_l"], load_file(file)["emb_params"], atol=1e-4, rtol=1e-3)
+
+
+def test_sdxl_with_its_two_text_encoders_learns_and_draws(monkeypatch, tmp_path, photos):
+    model, drawn = tmp_path / "sdxl", tmp_path / "pictures"
+    tiny_pipeline("sdxl", tmp_path / "made").save_pretrained(model, safe_serialization=True)
+    palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "embeddings", steps=1))
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", steps=1))
+    for file in (tmp_path / f"embeddings/{NAME}.safetensors", tmp_path / f"loras/{NAME}_00001.safetensors"):
+        common = ["--model", model, "--out", drawn, "--size", 64, "--steps", 1, "--count", 1, "--prompt", "[V] in Rome"]
+        palp(monkeypatch, "generate", file, *common)
+    assert {path.name for path in drawn.iterdir()} == {f"{NAME}_00001.png", f"{NAME}_00001_00001.png"}
+
+
+class StoppedAfter(cli.tqdm):
+    """A progress bar at which the user presses Ctrl-C."""
+
+    steps = 0
+
+    def set_postfix(self, **_) -> None:
+        StoppedAfter.steps -= 1
+        if StoppedAfter.steps == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def stop_after(steps: int, monkeypatch, arguments: list[str]) -> None:
+    with monkeypatch.context() as patched:
+        StoppedAfter.steps = steps
+        patched.setattr(cli, "tqdm", StoppedAfter)
+        palp(monkeypatch, *arguments)
+
+
+def test_ctrl_c_keeps_what_was_learned_and_resume_goes_on(monkeypatch, capsys, tmp_path, model, photos):
+    out, handler = tmp_path / "loras", signal.getsignal(signal.SIGINT)
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "whole", steps=4))
+    stop_after(3, monkeypatch, train_arguments(model, photos, out, steps=4))
+    assert "--resume goes on" in capsys.readouterr().err
+    assert load_lora_file(out / f"{NAME}_step3_00001.safetensors").info.steps == 3
+    with pytest.raises(SystemExit, match="holds an unfinished training"):
+        palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=4), "--resume")
+    assert not list(out.glob(".*"))
+    whole, resumed = (load_lora_file(folder / f"{NAME}_00001.safetensors").lora for folder in (tmp_path / "whole", out))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_killed_training_goes_on_from_its_last_state(monkeypatch, tmp_path, model, photos):
+    out = tmp_path / "loras"
+    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 2)
+
+    class Killed(cli.tqdm):
+        def set_postfix(self, **_) -> None:
+            if list(out.glob(".*.unfinished.safetensors")):
+                raise SystemExit("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="killed"):
+        patched.setattr(cli, "tqdm", Killed)
+        palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=4), "--resume")
+    assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 4
+
+
+def test_an_unfinished_training_may_become_longer_and_spare_memory(monkeypatch, tmp_path, model, photos):
+    out = tmp_path / "loras"
+    stop_after(2, monkeypatch, train_arguments(model, photos, out, steps=4))
+    with pytest.raises(SystemExit, match=r"steps is 1, but .* has 2 of them already"):
+        palp(monkeypatch, *train_arguments(model, photos, out, steps=1), "--resume")
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=5), "--gradient-checkpointing", "--resume")
+    assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 5
+
+
+@pytest.mark.parametrize("command", ["train", "learn-word"])
+def test_what_was_learned_is_kept_elsewhere_when_the_disk_is_full(
+    monkeypatch, capsys, tmp_path, model, photos, command
+):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    save = safetensors.torch.save_file
+
+    def full(tensors, file, metadata=None) -> None:
+        if Path(file).is_relative_to(out):
+            raise OSError("No space left on device")
+        save(tensors, file, metadata)
+
+    monkeypatch.setattr("palp_core.files.safetensors_file.save_file", full)
+    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 1)
+    arguments = train_arguments if command == "train" else learn_arguments
+    palp(monkeypatch, *arguments(model, photos, out))
+    (kept,) = elsewhere.glob("*.safetensors")
+    assert str(kept) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changed", ["photos", "model"])
+def test_resume_with_other_inputs_is_refused(monkeypatch, tmp_path, model, photos, changed):
+    out = tmp_path / "loras"
+    stop_after(1, monkeypatch, train_arguments(model, photos, out))
+    if changed == "photos":
+        next(photos.iterdir()).unlink()
+    else:
+        file = model / "unet" / "diffusion_pytorch_model.safetensors"
+        save_file({name: 2 * value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(SystemExit, match="another model, other photos"):
+        palp(monkeypatch, *train_arguments(model, photos, out), "--resume")
+
+
+def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_path, model, photos):
+    diverged = cli.NonFiniteLossError(2)
+
+    class Diverging(cli.tqdm):
+        def __iter__(self):
+            yield next(steps := super().__iter__())
+            steps.close()
+            raise diverged
+
+    stop_after(1, monkeypatch, train_arguments(model, photos, tmp_path / "loras"))
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "tqdm", Diverging)
+        with pytest.raises(SystemExit, match=f"not finite at step 2.*2 steps is kept in {NAME}_step2_00001"):
+            palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"), "--resume")
+    assert load_lora_file(tmp_path / "loras" / f"{NAME}_step2_00001.safetensors").info.steps == 2
+    lower = train_arguments(model, photos, tmp_path / "loras", **{"learning-rate": 1e-5})
+    palp(monkeypatch, *lower)  # as the error asks: no state of the diverged run is in the way
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--model", "nowhere"), "neither a folder"),
+        (("--images", "nowhere"), "there is no picture"),
+        (("--prompt", "a cat"), "has no placeholder"),
+        (("--name", "../cat"), "must be a plain name"),
+        (("--resume",), "no unfinished training"),
+        (("--model", "photos"), "model_index.json"),
+        (("--images", "cut_off.png"), "not a picture that can be read"),
+        (("--device", "gpu"), "device gpu cannot be used"),
+        (
+            ("--alignment.score", "nfsd", "--alignment.negative-prompt", "bad " * 99),
+            "score nfsd reads a negative_prompt",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_without_a_traceback(monkeypatch, tmp_path, model, photos, change, message):
+    (tmp_path / "cut_off.png").write_bytes(next(photos.iterdir()).read_bytes()[:-200])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"palp: .*{message}"):
+        palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"), *change)
+
+
+def test_help_has_the_settings_of_the_config_with_their_meaning():
+    shown = subprocess.run([sys.executable, "-m", "palp_core", "train", "--help"], capture_output=True, text=True)
+    said = " ".join(shown.stdout.replace("│", " ").split())
+    assert "--alignment.weight" in said and "--max-grad-norm" in said
+    assert "Rank of the LoRA; 4 to 64." in said
+
+
+def test_pictures_are_added_to_those_that_are_there(tmp_path):
+    for name in ("cat_00001.png", "cat_00007.png", "cat_other.png", "dog_00009.png", "cat[1]_00001.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in cli.free_paths(tmp_path, "cat", 2)] == ["cat_00008.png", "cat_00009.png"]
+    assert [path.name for path in cli.free_paths(tmp_path, "cat[1]", 1)] == ["cat[1]_00002.png"]
+
+
+def test_a_single_checkpoint_without_its_configuration_asks_for_it_and_downloads_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("went to the network"))
+    file = tmp_path / "model.safetensors"
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 4, 3, 3)}, file)
+    with pytest.raises(ValueError, match=r"hf download .* --include '\*\.json' --include '\*\.txt'"):
+        load_pipeline(file)
+
+
+def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(demo, "PICTURES", 2)
+    prompt, out, figures = "a Sketch of a [V] on the beach", tmp_path / "out", tmp_path / "new" / "figures.json"
+    palp(monkeypatch, "demo", "--steps", 2, "--prompt", prompt, "--subject", "mug", "--out", out, "--json", figures)
+    found = json.loads(figures.read_text())
+    for method in ("base", "ti_db", "palp"):
+        assert 0 <= found[method]["text_alignment"] <= 1 and -1 <= found[method]["subject_fidelity"] <= 1
+        assert set(found[method]["elements"]) == {"style", "class_word", "place"}
+    assert found["fidelity_floor"] < found["fidelity_ceiling"] < 0.99  # the photos themselves would have 1
+    assert {path.name for path in out.iterdir()} == {
+        *("demo.png", "loss.png"),
+        *("mug_ti_db_00001.safetensors", "mug_palp_00001.safetensors"),
+    }
+    assert load_lora_file(out / "mug_palp_00001.safetensors").info.target_prompt == prompt
+    with Image.open(out / "demo.png") as picture:
+        assert picture.width > 1000
+    said = capsys.readouterr().out
+    assert "PALP (delta)" in said and "±" in said
+    assert (found["score"], found["subject"], found["seed"], found["steps"]) == ("delta", "mug", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", "a cat"), "has no placeholder"),
+        (("--prompt", "a sketch of a [V] in Paris"), "has no 'Paris'.*It knows: .*beach"),
+        (("--prompt", "a [V] in a room on the beach"), "names beach and room"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--out", "taken"), "taken"),
+        (("--json", "."), "is a folder"),
+    ],
+)
+def test_bad_input_of_the_demo_is_said_before_it_trains(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    monkeypatch.setattr(Personalization, "steps", lambda *_: pytest.fail("trained"))
+    with pytest.raises(SystemExit, match=f"palp: .*{message}"):
+        palp(monkeypatch, "demo", *arguments)

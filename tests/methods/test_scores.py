@@ -1,0 +1,256 @@
+"""The PALP gradient against autograd through the written formula, its sign, and a step's calls of the denoiser."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from devtools.random_models import pictures, tiny_pipeline
+from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
+from palp_core.methods.scores import AlignmentPrompts, NoisySample, SubjectPrompts, alignment_loss, score_difference
+from palp_core.methods.subject_region import DRAWS
+from palp_core.models.backbone import Conditioning
+from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.lora import attached_lora
+
+SIGMA = torch.tensor([0.2, 1.5, 9.0])
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    return DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu")
+
+
+@pytest.fixture
+def v_backbone(tmp_path):
+    return DiffusersBackbone(tiny_pipeline("sd2", tmp_path, prediction="v_prediction"), device="cpu")
+
+
+def noise_of(backbone, x, sigma, cond, scale=1.0, null=None):
+    """eps_hat with guidance, one sample and one prompt at a time: the formula, not our batching."""
+    rows = []
+    for i in range(len(x)):
+        estimates = []
+        for c in [cond] if scale == 1.0 else [null, cond]:
+            denoised = backbone.denoise(x[i : i + 1], sigma[i : i + 1], c)
+            estimates.append((x[i : i + 1] - denoised) / sigma[i])
+        rows.append(estimates[0] if scale == 1.0 else (1 - scale) * estimates[0] + scale * estimates[1])
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("beta", [7.5, 1.0])
+def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
+    config = AlignmentConfig(weight=0.7, score="palp", alpha=15.0, beta=beta, rescale=rescale)
+    null, clean, personal = (backbone.encode_prompt(p, {}) for p in ("", "a sketch of a cat", "a photo of a cat"))
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    column = SIGMA.view(-1, 1, 1, 1)
+    x = x0 + column * noise
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora:
+        for parameter in lora.parameters():  # away from zero, so that the two models differ
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        prediction = (x - backbone.denoise(x, SIGMA, personal.expand(3))) / column
+        sample = NoisySample(x, noise, SIGMA, prediction, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
+        prompts = AlignmentPrompts(null, clean)
+        delta = score_difference(
+            backbone.denoise, lora.disabled(), sample, SubjectPrompts(personal), prompts, noise, SIGMA[0], config
+        )
+        ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
+
+        x0_hat = x - column * noise_of(backbone, x, SIGMA, personal)
+        with torch.no_grad():
+            x_hat = x0_hat + column * noise
+            with lora.disabled():
+                aligned = noise_of(backbone, x_hat, SIGMA, clean, 15.0, null)
+            expected = aligned - noise_of(backbone, x_hat, SIGMA, personal, beta, null)
+        # The loss of which the paper states the gradient: d/d x0_hat = weight * Delta, over sigma where rescaled.
+        direction = 0.7 * expected / (column if rescale else 1.0) / x.numel()
+        theirs = torch.autograd.grad(x0_hat, lora.parameters(), direction)
+    torch.testing.assert_close(delta, expected, rtol=1e-3, atol=1e-4)
+    assert max(g.norm() for g in ours) > 0
+    for mine, written in zip(ours, theirs, strict=True):
+        assert (mine - written).norm() < 1e-3 * written.norm()
+
+
+def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
+    """Inside the region alpha*(E_pre(y_c) - E_pre(c_P)) - beta*(E_theta(y) - E_theta(y_P)), at the re-noised estimate
+    under y; outside, where the photo's surroundings are, without what was learned of them."""
+    config = AlignmentConfig(score="delta", alpha=3.0, beta=2.0)
+    region = torch.zeros(3, 1, 8, 8)
+    region[:, :, :5] = 1
+    texts = ("a sketch of a dog", "a photo of a dog", "a sketch of a cat", "a photo of a cat")
+    clean, neutral, target, personal = (backbone.encode_prompt(text, {}) for text in texts)
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    column = SIGMA.view(-1, 1, 1, 1)
+    x = x0 + column * noise
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora, torch.no_grad():
+        for parameter in lora.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        prediction = noise_of(backbone, x, SIGMA, target)
+        sample = NoisySample(x, noise, SIGMA, prediction, weight=torch.ones(3), region=region)
+        prompts = AlignmentPrompts(null=clean, clean=clean)
+        personals = SubjectPrompts(personal, target, neutral)
+        delta = score_difference(backbone.denoise, lora.disabled(), sample, personals, prompts, noise, SIGMA[0], config)
+        x_hat = x - column * prediction + column * noise
+        with lora.disabled():
+            clean_noise, neutral_noise = (noise_of(backbone, x_hat, SIGMA, cond) for cond in (clean, neutral))
+        target_noise, personal_noise = (noise_of(backbone, x_hat, SIGMA, cond) for cond in (target, personal))
+    inside = 3 * (clean_noise - neutral_noise) - 2 * (target_noise - personal_noise)
+    outside = 2 * (clean_noise - target_noise) + (clean_noise - neutral_noise)
+    expected = torch.where(region > 0, inside, outside)
+    torch.testing.assert_close(delta, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
+    """The paper's is taken under the neutral prompt alone, and reaches the word through that."""
+    changed = {}
+    for score in ("palp", "delta"):
+        alignment = AlignmentConfig(weight=1e4, score=score, alpha=2, beta=1)
+        config = PersonalizationConfig(steps=1, resolution=64, rank=2, learning_rate=1e-3, alignment=alignment)
+        run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V] in snow", config)
+        encode, graded = backbone.encode_prompt, []
+
+        def recorded(prompt, words, encode=encode, graded=graded):
+            cond = encode(prompt, words)
+            if cond.context.requires_grad:
+                cond.context.register_hook(lambda gradient: graded.append(prompt))
+            return cond
+
+        backbone.encode_prompt = recorded
+        list(run.steps())
+        backbone.encode_prompt = encode
+        changed[score] = set(graded)
+    assert changed["palp"] == {"a photo of [V]"}
+    assert changed["delta"] == {"a photo of [V]", "a sketch of [V] in snow"}
+
+
+def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backbone):
+    """In v, the paper's gradient of eps_hat is that of v_hat, and the step does not fade at large noise."""
+    backbone, config = v_backbone, AlignmentConfig(weight=0.7, score="palp", alpha=15.0, beta=1.0)
+    null, clean, personal = (backbone.encode_prompt(p, {}) for p in ("", "a sketch of a cat", "a photo of a cat"))
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    signal, spread = 1 / (1 + SIGMA**2).sqrt(), SIGMA / (1 + SIGMA**2).sqrt()  # of latents at unit variance
+
+    def v_of(denoised, eps):
+        return signal.view(-1, 1, 1, 1) * eps - spread.view(-1, 1, 1, 1) * denoised
+
+    column = SIGMA.view(-1, 1, 1, 1)
+    x = x0 + column * noise
+    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora:
+        for parameter in lora.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        denoised = backbone.denoise(x, SIGMA, personal.expand(3))
+        e = (x - denoised) / column
+        sample = NoisySample(x, noise, SIGMA, e, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
+        prompts = AlignmentPrompts(null, clean)
+        delta = score_difference(
+            backbone.denoise, lora.disabled(), sample, SubjectPrompts(personal), prompts, noise, SIGMA[0], config
+        )
+        ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
+        # A difference of eps_hat as one of v_hat, at the same x: D = x - sigma*eps_hat.
+        v_delta = v_of(-column * delta, delta)
+        theirs = torch.autograd.grad(v_of(denoised, e), lora.parameters(), -0.7 * v_delta / x.numel())
+    for mine, written in zip(ours, theirs, strict=True):
+        assert (mine - written).norm() < 1e-3 * written.norm()
+
+
+def gaussian(mean):
+    """The exact denoiser of data that are N(mean, 1): an oracle without a network."""
+
+    def denoise(x, sigma, cond):
+        variance = sigma.view(-1, 1, 1, 1) ** 2
+        return (x + variance * mean) / (1 + variance)
+
+    return denoise
+
+
+@pytest.mark.parametrize("score", ["palp", "sds", "nfsd"])  # delta says nothing of a difference that all prompts share
+def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(score):
+    """The pre-trained model knows data around 0; the personalized one thinks they are around 3."""
+    learned = torch.tensor(3.0, requires_grad=True)
+    untouched = torch.zeros(())
+    active = {"mean": learned}
+
+    class Pretrained(nullcontext):
+        def __enter__(self):
+            active["mean"] = untouched
+
+        def __exit__(self, *args):
+            active["mean"] = learned
+
+    def denoise(x, sigma, cond):
+        shift = cond.context.mean(dim=(1, 2)).view(-1, 1, 1, 1)  # what the prompt adds: 0 for the null prompt
+        return gaussian(active["mean"] + shift)(x, sigma, cond)
+
+    cond = Conditioning(torch.zeros(1, 1, 1))
+    prompts = AlignmentPrompts(cond, cond, Conditioning(torch.full((1, 1, 1), 5.0)))
+    config = AlignmentConfig(weight=1.0, score=score, alpha=1.0, beta=1.0)
+    generator = torch.Generator().manual_seed(0)
+    distances = []
+    for _ in range(30):
+        noise = torch.randn(64, 1, 2, 2, generator=generator)
+        sigma = torch.full((64,), 1.0)
+        x = 3.0 + noise
+        sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, cond)) / 1.0, weight=torch.ones(64))
+        threshold = torch.tensor(2.0 if score == "nfsd" else 0.0)  # nfsd: the form for small noise
+        delta = score_difference(denoise, Pretrained(), sample, SubjectPrompts(cond), prompts, noise, threshold, config)
+        (gradient,) = torch.autograd.grad(alignment_loss(delta, sample, config), [learned])
+        with torch.no_grad():
+            learned -= 0.5 * gradient
+        distances.append((learned.item(), delta.square().mean().item()))
+    assert distances[-1][0] < 2.5, "the estimate must come nearer to what the pre-trained model expects"
+    if score == "palp":
+        assert distances[-1][1] < 0.5 * distances[0][1], "Delta must shrink"
+
+
+def calls_of_one_step(backbone, alignment: AlignmentConfig) -> list[int]:
+    """Batch sizes of the denoiser's calls in a step of batch 3."""
+    calls = []
+    denoise = backbone.denoise
+
+    def counted(x, sigma, cond):
+        calls.append(len(x))
+        return denoise(x, sigma, cond)
+
+    backbone.denoise = counted
+    config = PersonalizationConfig(steps=1, batch_size=3, resolution=64, rank=2, alignment=alignment)
+    run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config)
+    list(run.steps())
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("alignment", "calls"),
+    [
+        (AlignmentConfig(weight=0), [3]),
+        (AlignmentConfig(score="palp", alpha=15, beta=7.5), [3, 6, 6]),
+        (AlignmentConfig(score="palp", alpha=7.5, beta=1), [3, 6, 3]),
+        (AlignmentConfig(score="palp", alpha=1, beta=1), [3, 3, 3]),
+        (AlignmentConfig(score="sds"), [3, 6]),
+        (AlignmentConfig(score="nfsd"), [3, 9]),
+        (AlignmentConfig(score="delta"), [*DRAWS * [1], 3, 3, 6, 6]),
+    ],
+)
+def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, alignment, calls):
+    assert calls_of_one_step(backbone, alignment) == calls
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"score": "csd"}, "score"),
+        ({"noise": "none"}, "noise"),
+        ({"weight": -1.0}, "weight"),
+        ({"weight": float("nan")}, "weight"),
+        ({"alpha": 0.5}, "alpha"),
+        ({"beta": float("inf")}, "beta"),
+    ],
+)
+def test_bad_settings_are_named(wrong, named):
+    with pytest.raises(ValueError, match=named):
+        AlignmentConfig(**wrong)

@@ -1,0 +1,152 @@
+"""The embedded model and its judges as they are shipped: they are what they are said to be."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from devtools.toyworld.judges import attribute_accuracy, individual_renders, verification
+from devtools.toyworld.training import as_pixels, draw_some, psnr
+from palp_core.methods.scores import AlignmentConfig, AlignmentPrompts, NoisySample, SubjectPrompts, score_difference
+from palp_core.toyworld import MODEL_FOLDER, scenes
+from palp_core.toyworld.evaluators import Target, diversity
+from palp_core.toyworld.metrics import judge
+from palp_core.toyworld.pictures import photos
+from palp_core.toyworld.scenes import new_individual
+from palp_core.toyworld.world import (
+    ALIGNMENT,
+    PAPERS_ALIGNMENT,
+    as_pictures,
+    load_world,
+    paint,
+    personalization,
+    read_target,
+    references,
+    true_pictures,
+)
+
+MOST_BYTES = 25_000_000
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world("cpu")
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    """Pictures that nothing was trained on."""
+    return draw_some((999, 0), 300)
+
+
+def test_the_model_is_small_and_its_latents_are_standardised(world, unseen):
+    assert sum(file.stat().st_size for file in MODEL_FOLDER.rglob("*")) < MOST_BYTES
+    vae = world.backbone.pipeline.vae
+    with torch.no_grad():
+        latents = vae.encode(as_pixels(unseen.pictures[:60])).latent_dist.mode()
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(latents.shape[1]), atol=0.2, rtol=0)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(latents.shape[1]), atol=0.2, rtol=0)
+    assert psnr(vae, unseen.pictures[:60]) > 24
+
+
+def test_the_judges_are_right_about_unseen_renders(world, unseen):
+    accuracy = attribute_accuracy(world.evaluators, unseen.pictures, unseen.labels)
+    assert min(accuracy.values()) >= 0.98, accuracy
+
+
+def test_the_judge_of_identity_tells_unseen_individuals_of_a_class_apart(world):
+    areas = verification(world.evaluators, *individual_renders((999, 1), 120))
+    assert areas["photo"] >= 0.95 and min(areas.values()) >= 0.9, areas
+
+
+def test_fidelity_of_the_true_individual_is_far_above_that_of_others(world):
+    one, other = new_individual(3, "cat"), new_individual(4, "cat")
+    references = as_pictures(photos(one))
+    target = Target("sketch", "cat", "hat", "beach")
+    true, false = (world.evaluators.subject_fidelity(true_pictures(who, target, 4), references) for who in (one, other))
+    assert true.mean() > false.mean() + 0.2
+
+
+def test_the_untouched_model_draws_what_the_prompt_says(world):
+    accessories = [*scenes.ACCESSORIES, *scenes.ACCESSORIES]
+    styles = [*scenes.STYLES, "sketch"]
+    targets = [Target(*named) for named in zip(styles, scenes.CLASSES, accessories, scenes.PLACES, strict=True)]
+    found = [
+        world.evaluators.recognised(paint(world, t.prompt(f"a {t.class_word}"), {}, 8, seed=1), t) for t in targets
+    ]
+    shares = {name: np.mean([shown[name].mean() for shown in found]) for name in found[0]}
+    assert shares["style"] >= 0.97 and shares["place"] >= 0.97, shares
+    assert shares["class_word"] >= 0.95 and shares["accessory"] >= 0.85, shares
+
+
+def test_targets_are_read_from_prompts():
+    assert read_target("a neon sign of a [V] with a scarf in the snow", "car") == Target("neon", "car", "scarf", "snow")
+    assert read_target("a [V] in the city at night", "car") == Target(None, "car", None, "city")
+    assert read_target("a sketch of a [V] car", "car") == Target("sketch", "car", None, None)
+    with pytest.raises(ValueError, match="names a house"):
+        read_target("a sketch of a [V] with a house", "car")
+
+
+def test_diversity_is_nothing_for_copies_and_much_for_noise():
+    noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert diversity(noise[:1].expand(3, -1, -1, -1)) == 0
+    assert diversity(noise) > 0.3
+
+
+@torch.no_grad()
+def pushed_along(world, sign: float) -> float:
+    """DESIGN 2.3's experiment: 20 steps of x0 <- x0 - 0.03 * sign * Delta on a photo; p(sketch) of what it becomes."""
+    backbone, target = world.backbone, Target("sketch", "cat", None, None)
+    null, clean, personal = (
+        backbone.encode_prompt(prompt, {}) for prompt in ("", target.prompt("a cat"), "a photo of a cat")
+    )
+    x0 = backbone.encode_image(photos(new_individual(1, "cat"), 1)[0])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        sigma = backbone.sigmas[torch.randint(200, 800, (1,), generator=generator)]
+        noise = torch.randn(x0.shape, generator=generator)
+        sample = NoisySample(x0 + sigma * noise, noise, sigma, noise, weight=sigma)  # so that x0_hat is x0
+        prompts = AlignmentPrompts(null, clean)
+        delta = score_difference(
+            backbone.denoise,
+            nullcontext(),
+            sample,
+            SubjectPrompts(personal),
+            prompts,
+            noise,
+            backbone.sigmas[200],
+            PAPERS_ALIGNMENT,
+        )
+        x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colours burn out
+    picture = backbone.pipeline.vae.decode(x0).sample.clamp(-1, 1)
+    return float(world.evaluators.attributes(picture)["style"].softmax(dim=-1)[0, scenes.STYLES.index("sketch")])
+
+
+def test_following_the_alignment_gradient_turns_a_photo_into_the_prompts_style(world):
+    assert pushed_along(world, sign=1.0) > 0.9
+    assert pushed_along(world, sign=-1.0) < 0.1
+
+
+def learned(world, individual, prompt: str, alignment: AlignmentConfig):
+    """Pictures of the prompt after 150 steps."""
+    run = personalization(world, individual, prompt, 150, 0, alignment)
+    for step in run.steps():
+        if step.index + 1 == run.config.steps:
+            return paint(world, prompt, run.snapshot().words, 8, seed=0)
+
+
+def test_palp_keeps_the_prompt_that_plain_training_forgets_and_learns_the_subject_as_well(world):
+    target, individual = Target("pixel art", "robot", "hat", "meadow"), new_individual(72, "robot")
+    plain, palp = (
+        judge(world.evaluators, learned(world, individual, target.prompt("a [V]"), a), target, references(individual))
+        for a in (AlignmentConfig(weight=0), ALIGNMENT)
+    )
+    untouched = judge(
+        world.evaluators, paint(world, target.prompt("a robot"), {}, 8, 0), target, references(individual)
+    )
+    assert palp.text_alignment >= 0.85 and palp.text_alignment >= plain.text_alignment + 0.1, (plain, palp)
+    assert palp.subject_fidelity >= plain.subject_fidelity - 0.1, (plain, palp)
+    assert palp.subject_fidelity >= untouched.subject_fidelity + 0.3, (untouched, palp)

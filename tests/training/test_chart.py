@@ -1,0 +1,26 @@
+"""The loss chart."""
+
+import numpy as np
+import torch
+
+from palp_core.methods.personalization import TrainingStep
+from palp_core.training.chart import loss_chart, running_mean
+
+
+def history(steps: int, gap: float) -> list[TrainingStep]:
+    return [TrainingStep(i, "[V]", 1.0, 1 / (1 + i), -0.1, gap) for i in range(steps)]
+
+
+def test_chart_is_a_picture_that_shows_the_losses():
+    chart = loss_chart(history(50, 0.5), width=480, height=270)
+    assert chart.shape == (270, 480, 3) and 0 <= chart.min() and chart.max() <= 1
+    assert not torch.equal(chart, loss_chart(history(50, 0.0), width=480, height=270))  # the second line is gone
+    assert loss_chart(history(1, 0.5)).isfinite().all()
+
+
+def test_running_mean_is_a_mean_of_neighbours_that_exist():
+    values = list(range(100))
+    smooth = running_mean(values)
+    np.testing.assert_allclose(smooth[10:90], values[10:90])  # a line stays a line
+    assert smooth[0] == 2.5  # of 0 to 5
+    np.testing.assert_allclose(running_mean([3.0]), [3.0])
