@@ -93,13 +93,12 @@ def iterated(make: Callable, resumed: bool) -> tuple[list[tuple], object]:
 
 
 def numbers(step) -> tuple:
-    """In an order that no change of names changes."""
+    """What the step measured, in an order that no change of names changes."""
     return (
         step.index,
         step.placeholder,
         step.sigma,
         step.denoising_loss,
-        step.alignment_loss,
         step.score_gap,
         step.regularization,
     )
