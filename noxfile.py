@@ -1,6 +1,9 @@
 """What a contributor runs, each in its own environment: `nox -s tests`, `nox -s lint`, `nox -s demo`."""
 
 import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import nox
@@ -16,9 +19,28 @@ HOST_TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 #: Each with its own ComfyUI; whole files, because what is costly to make is made once for a file.
 TWO_WORKERS = ["--numprocesses=2", "--dist=loadfile"]
 
+COMFYUI = "https://github.com/comfyanonymous/ComfyUI"
+CLONE = REPO / ".nox" / "ComfyUI"
+#: Seconds that the network may take to answer, and to bring ComfyUI or Chromium.
+ANSWER, DOWNLOAD = 15, 240
+
+
+def attempt(session: nox.Session, *command: str, seconds: int) -> str | None:
+    """What a command printed; if it fails or takes too long, None, and one line that says so."""
+    unasked = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}  # no network is no reason to wait for a password
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    try:
+        return subprocess.run(command, env=unasked, **pipes, text=True, timeout=seconds, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        reason = next((line for line in error.stderr.splitlines() if re.search("fatal|error", line, re.I)), error)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = error
+    session.warn(f"{Path(command[0]).name} {' '.join(command[1:4])}: {reason}")
+    return None
+
 
 def find_comfyui(session: nox.Session) -> Path | None:
-    """Where the tests find it (tests/host/comfy_server.py). A $COMFYUI_PATH without ComfyUI in it is an error."""
+    """Where the tests find it (devtools/comfy_server.py). A $COMFYUI_PATH without ComfyUI in it is an error."""
     named = os.environ.get("COMFYUI_PATH")
     around = [REPO.parents[1]] if REPO.parent.name == "custom_nodes" else []
     paths = [Path(named)] if named else [Path("~/comfy/ComfyUI"), *around]
@@ -30,10 +52,35 @@ def find_comfyui(session: nox.Session) -> Path | None:
     return None
 
 
+def clone_comfyui(session: nox.Session) -> Path | None:
+    """The newest release, cloned once and used again the next time; None where no network answers."""
+    if CLONE.is_dir():
+        return CLONE
+    answer = attempt(session, "git", "ls-remote", "--tags", "--refs", "--sort=-v:refname", COMFYUI, seconds=ANSWER)
+    releases = re.findall(r"refs/tags/(v[0-9.]+)$", answer or "", re.MULTILINE)
+    if not releases:
+        return None
+    partial = CLONE.with_name("ComfyUI.partial")  # what an interrupted clone leaves is not taken for a whole one
+    shutil.rmtree(partial, ignore_errors=True)
+    clone = ("git", "clone", "--depth=1", f"--branch={releases[0]}", COMFYUI, str(partial))
+    if attempt(session, *clone, seconds=DOWNLOAD) is None:
+        return None
+    return partial.rename(CLONE)
+
+
+def install_chromium(session: nox.Session) -> None:
+    """playwright's own, if the tests find none."""
+    python = str(Path(session.bin) / "python")
+    found = attempt(session, python, "-c", "from devtools import frontend; print(frontend.find_chromium())", seconds=60)
+    if found and found.strip() == "None":
+        session.log("Chromium is not found: installing playwright's.")
+        attempt(session, python, "-m", "playwright", "install", "--no-shell", "chromium", seconds=DOWNLOAD)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """pytest, with ComfyUI's requirements where ComfyUI is found. Arguments after `--` go to pytest."""
-    host = find_comfyui(session)
+    """pytest on the ComfyUI found, else on the newest one, which it clones. Arguments after `--` go to pytest."""
+    host = find_comfyui(session) or clone_comfyui(session)
     if host:
         session.log(f"ComfyUI: {host}")
         requirements = [*HOST_TORCH, "-r", str(host / "requirements.txt")]
@@ -41,16 +88,20 @@ def tests(session: nox.Session) -> None:
     else:
         session.warn("No ComfyUI at $COMFYUI_PATH, ~/comfy/ComfyUI or around this folder: host tests will be skipped.")
         requirements = []
-    session.install(*requirements, "-e", ".[test]")
+    # Python compiles what it imports; compiling all that is installed takes a minute.
+    session.install("--no-compile", *requirements, "-e", ".[test]")
+    if host:
+        install_chromium(session)
     session.run("pytest", *TWO_WORKERS, *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, of the version that pre-commit uses."""
+    """ruff, of the version that pre-commit uses, and the rules of who may import whom."""
     session.install(*nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["lint"])
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
 
 
 @nox.session

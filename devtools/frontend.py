@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,9 +95,16 @@ async () => {
 
 
 def find_chromium() -> Path | None:
-    """$CHROMIUM_PATH, else Debian's."""
+    """$CHROMIUM_PATH, else Debian's, else playwright's own, if the system has the libraries that it needs."""
     path = Path(os.environ.get("CHROMIUM_PATH", "/usr/bin/chromium"))
-    return path if path.is_file() else None
+    if path.is_file():
+        return path
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = Path(playwright.chromium.executable_path)
+    runs = path.is_file() and subprocess.run([path, "--version"], capture_output=True).returncode == 0
+    return path if runs else None
 
 
 @contextmanager
