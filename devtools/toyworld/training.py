@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from palp_core.files.safetensors_file import load_optimizer_tensors, optimizer_tensors, save_tensors
 from palp_core.toyworld import LATENT_SIZE, scenes
-from palp_core.toyworld.drawing import SIZE, render_with_masks
+from palp_core.toyworld.drawing import render_with_masks
+from palp_core.toyworld.drawing.shapes import SIZE
 from palp_core.toyworld.scenes import Scene, Style, random_scene
 from palp_core.training.objective import spread_timesteps
 
