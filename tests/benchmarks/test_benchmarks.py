@@ -15,6 +15,7 @@ from benchmarks.cost import word as textual_inversion_cost
 from benchmarks.toyworld import guidance, looks, pairs, results, scores, training
 from benchmarks.toyworld.__main__ import main
 from benchmarks.toyworld.heatmaps import full_scenes, look, overlap, separation
+from palp_core.toyworld import world as toyworld
 from palp_core.toyworld.scenes import new_individual
 from palp_core.toyworld.world import PAPERS_ALIGNMENT, load_world
 
@@ -25,6 +26,7 @@ ONE_PROMPT = {"test": (("sketch", "hat", "beach"),), "tuning": ()}
 
 @pytest.fixture
 def small(monkeypatch):
+    monkeypatch.setattr(toyworld, "SAMPLING_STEPS", 2)
     for module in (training, guidance):
         monkeypatch.setattr(module, "INDIVIDUALS", ONE_PAIR)
         monkeypatch.setattr(module, "SAMPLES", 2)
@@ -238,7 +240,8 @@ def test_scores_are_compared_on_one_and_the_same_noisy_photo(monkeypatch, capsys
     assert fresh < sds  # another noise is another picture
 
 
-def test_looks_are_told_in_words_and_in_one_token(monkeypatch, capsys):
+def test_looks_are_told_in_words_and_in_one_token(monkeypatch, capsys, small):
+    monkeypatch.setattr(looks, "INDIVIDUALS", ONE_PAIR)
     who = new_individual(11, "cat")
     assert looks.NAMES["one token"](who, who).count("+") == 4
     assert looks.NAMES["words apart"](who, who).split()[-1] == looks.NAMES["class"](who, who) == "cat"
