@@ -9,7 +9,8 @@ from itertools import product
 import torch
 import tyro
 
-from devtools.toyworld.training import draw_some, psnr
+from devtools.toyworld.pictures import draw_some
+from devtools.toyworld.vae import psnr
 from palp_core.toyworld import scenes
 from palp_core.toyworld.evaluators import Target
 from palp_core.toyworld.metrics import mean_and_error

@@ -11,17 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from devtools.toyworld.training import (
-    JOIN,
-    LOOKS_ALONE,
-    Noised,
-    as_pixels,
-    encode_captions,
-    joined,
-    joined_row,
-    latent_mask,
-    word_ids,
-)
+from devtools.toyworld.captions import JOIN, encode_captions, joined, joined_row, word_ids
+from devtools.toyworld.pictures import as_pixels, latent_mask
+from devtools.toyworld.plan import LOOKS_ALONE
+from devtools.toyworld.unet import Noised
 from palp_core.toyworld import scenes
 from palp_core.toyworld.drawing import render_with_masks
 from palp_core.toyworld.scenes import Individual, Scene, caption, described, new_individual, random_scene

@@ -10,19 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from devtools.toyworld import training
+from devtools.toyworld.captions import JOIN, encode_captions, joined_row, random_captions
 from devtools.toyworld.model import new_pipeline, new_vae, standardise_latents
-from devtools.toyworld.training import (
-    JOIN,
-    Stage,
-    TrainingPlan,
-    as_pixels,
-    draw_some,
-    encode_captions,
-    joined_row,
-    learning_rate_factor,
-    pixel_weights,
-    random_captions,
-)
+from devtools.toyworld.pictures import as_pixels, draw_some
+from devtools.toyworld.plan import Stage, TrainingPlan
+from devtools.toyworld.steps import learning_rate_factor
+from devtools.toyworld.unet import pixel_weights
 from palp_core.models.diffusers.backbone import load_pipeline
 from palp_core.toyworld.scenes import CLASSES, COLOUR_WORDS, PATTERN_WORDS, content_words
 

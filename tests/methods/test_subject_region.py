@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from devtools.toyworld.training import latent_mask
+from devtools.toyworld.pictures import latent_mask
 from palp_core.methods.pick_and_draw.guidance import prompted
 from palp_core.methods.subject_region import subject_region
 from palp_core.toyworld.drawing import render_with_masks

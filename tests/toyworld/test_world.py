@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from devtools.toyworld.judges import attribute_accuracy, individual_renders, verification
-from devtools.toyworld.training import as_pixels, draw_some, psnr
+from devtools.toyworld.pictures import as_pixels, draw_some
+from devtools.toyworld.vae import psnr
 from palp_core.methods.scores import AlignmentConfig, AlignmentPrompts, NoisySample, SubjectPrompts, score_difference
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluators import Target, diversity
