@@ -1,0 +1,62 @@
+"""Makes the example workflows in ComfyUI's own page, with a picture of each; run by hand after a node has changed.
+
+    python -m devtools.workflows [NAME ...]
+
+It needs ComfyUI as the tests find it, Chromium and `pip install .[test]`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from skimage import data
+
+from .. import frontend
+from ..comfy_server import ComfyServer, find_comfyui, make_base_directory
+from . import WORKFLOWS
+from .words import PHOTOS
+
+REPO = Path(__file__).parents[2]
+
+THUMBNAIL = (1400, 900)  # at most
+NAME = "my_cat_00001"
+
+
+def base_directory(folder: Path) -> Path:
+    """Make photos, and empty files that stand for the models a user picks: nothing is run here."""
+    base = make_base_directory(folder / "base")
+    cat = Image.fromarray(data.chelsea())
+    for name, part in zip(PHOTOS, (cat, cat.crop((90, 0, 390, 300)), cat.crop((60, 30, 450, 300))), strict=True):
+        part.save(base / "input" / name)
+    Image.fromarray(data.coffee()).save(base / "input" / "cup.png")
+    (base / "models/checkpoints/sd15.safetensors").touch()
+    (base / f"models/loras/{NAME}.safetensors").touch()
+    return base
+
+
+def main() -> None:
+    """Make the workflows named on the command line, or all of them."""
+    out = REPO / "example_workflows"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ComfyServer(find_comfyui(), base_directory(Path(folder))) as server,
+        frontend.open_browser(frontend.find_chromium()) as browser,
+    ):
+        for name in sys.argv[1:] or WORKFLOWS:
+            nodes, links, groups = WORKFLOWS[name]()
+            with frontend.open_page(browser, server) as page:
+                frontend.build_graph(page, nodes, links)
+                workflow = frontend.add_groups(page, groups)
+                (out / f"{name}.json").write_text(json.dumps(workflow, indent=1) + "\n")
+                picture = Image.open(io.BytesIO(frontend.picture_of_graph(page))).convert("RGB")
+            picture.thumbnail(THUMBNAIL, Image.LANCZOS)
+            picture.save(out / f"{name}.jpg", quality=88)
+
+
+if __name__ == "__main__":
+    main()
