@@ -17,12 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palp_core.methods.personalization import Personalization, PersonalizationConfig, Subject
-from palp_core.methods.scores import AlignmentConfig
-from palp_core.methods.textual_inversion import Concept, TextualInversion, TextualInversionConfig
+from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.concept import Concept
+from palp_core.methods.personalization import Personalization, PersonalizationConfig
+from palp_core.methods.scores import Delta, Nfsd, Palp, Sds
+from palp_core.methods.subjects import Subject
+from palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from palp_core.models.backbone import Backbone
-from palp_core.models.diffusers.backbone import DiffusersBackbone, load_pipeline
+from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld import MODEL_FOLDER
+from palp_core.training.loop import Training
 
 from .random_models import pictures, tiny_pipeline
 
@@ -31,14 +36,14 @@ RESUMED_AFTER = 3
 PROMPT = "a sketch of [V] on the beach"
 TWO_SUBJECTS = "a sketch of [V] and [V2]"
 ALIGNMENTS = {
-    "plain": AlignmentConfig(weight=0.0),
-    "delta": AlignmentConfig(weight=0.5, score="delta", alpha=2.5, beta=2.0),
-    "palp": AlignmentConfig(weight=0.5, score="palp", alpha=4.0, beta=2.0),
-    "palp without guidance of its own": AlignmentConfig(weight=0.5, score="palp", alpha=4.0, beta=1.0),
-    "fresh noise": AlignmentConfig(weight=0.5, score="palp", alpha=4.0, beta=2.0, noise="fresh"),
-    "not rescaled": AlignmentConfig(weight=0.5, score="palp", alpha=4.0, beta=2.0, rescale=False),
-    "sds": AlignmentConfig(weight=0.5, score="sds", alpha=4.0, beta=2.0),
-    "nfsd": AlignmentConfig(weight=0.5, score="nfsd", alpha=4.0, beta=2.0, negative_prompt="bad"),
+    "plain": AlignmentConfig(0.0),
+    "delta": AlignmentConfig(0.5, Delta(2.5, 2.0)),
+    "palp": AlignmentConfig(0.5, Palp(4.0, 2.0)),
+    "palp without guidance of its own": AlignmentConfig(0.5, Palp(4.0, 1.0)),
+    "fresh noise": AlignmentConfig(0.5, Palp(4.0, 2.0), noise="fresh"),
+    "not rescaled": AlignmentConfig(0.5, Palp(4.0, 2.0), rescale=False),
+    "sds": AlignmentConfig(0.5, Sds(4.0)),
+    "nfsd": AlignmentConfig(0.5, Nfsd(4.0, negative_prompt="bad")),
 }
 
 Result = tuple[list[tuple], dict[str, Tensor]]
@@ -70,11 +75,13 @@ def personalized(backbone: Backbone, alignment: AlignmentConfig, count=1, masked
     config = settings(alignment, **changed)
 
     def make() -> Personalization:
-        return Personalization(backbone, subjects(count, masked), PROMPT if count == 1 else TWO_SUBJECTS, config)
+        return Training(
+            Personalization(backbone, subjects(count, masked), PROMPT if count == 1 else TWO_SUBJECTS, config)
+        )
 
     steps, run = iterated(make, resumed)
-    words = {f"{p}.{e}": v for p, word in run.weights.words.items() for e, v in word.items()}
-    return steps, {**run.weights.lora, **words}
+    words = {f"{p}.{e}": v for p, word in run.result.words.items() for e, v in word.items()}
+    return steps, {**run.result.lora, **words}
 
 
 def iterated(make: Callable, resumed: bool) -> tuple[list[tuple], object]:
@@ -85,7 +92,7 @@ def iterated(make: Callable, resumed: bool) -> tuple[list[tuple], object]:
             for step in steps:
                 seen.append(numbers(step))
                 if len(seen) == RESUMED_AFTER:
-                    state = run.state()
+                    state = run.learner.state()
                     break
         run = make()
     seen += [numbers(step) for step in (run.steps(state) if resumed else run.steps())]
@@ -94,27 +101,18 @@ def iterated(make: Callable, resumed: bool) -> tuple[list[tuple], object]:
 
 def numbers(step) -> tuple:
     """What the step measured, in an order that no change of names changes."""
-    return (
-        step.index,
-        step.placeholder,
-        step.sigma,
-        step.denoising_loss,
-        step.score_gap,
-        step.regularization,
-    )
+    losses = (step.losses.get(name, 0.0) for name in ("denoising_loss", "score_gap", "regularization"))
+    return (step.index, step.subject, step.sigma, *losses)
 
 
 def word_learned(backbone: Backbone, masked: bool = False, captions: tuple[str, ...] = (), **changed) -> Result:
     images = pictures((64, 64), (80, 64))
-    word = (
-        "cat"
-        if len(backbone.word_vectors("cat")["clip_l" if "clip_l" in backbone.encoders else "clip_h"]) == 1
-        else "c"
-    )
+    known = len(backbone.word_vectors("cat")[backbone.family.encoders[0]]) == 1
+    word = "cat" if known else "c"
     concept = Concept(images, word, masks=masks(images) if masked else (), captions=captions)
     config = TextualInversionConfig(steps=STEPS, resolution=64, **changed)
-    steps, run = iterated(lambda: TextualInversion(backbone, concept, config), False)
-    return steps, run.weights.vectors
+    steps, run = iterated(lambda: Training(TextualInversion(backbone, concept, config)), False)
+    return steps, run.result.vectors
 
 
 def cases(backbone: Backbone) -> Iterator[tuple[str, Result]]:

@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import AttentionHeatmap, RecordAttention
 from .demo_world import PalpDemoWorld
 from .load_lora import LoadPalpLora
+from .options import PalpOptions
 from .personalize import PalpPersonalize
 from .pick_and_draw import PickAndDrawGuidance
 from .subject import PalpSubject
@@ -15,6 +16,7 @@ class PalpExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             PalpPersonalize,
+            PalpOptions,
             PalpSubject,
             LoadPalpLora,
             PalpDemoWorld,

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..palp_core.files.lora_file import load_lora_file
 from .host.lora import apply_lora_file
-from .host.progress import show_text
+from .host.session import show_text
 from .widgets import CATEGORY
 
 

@@ -6,15 +6,16 @@ from comfy_api.latest import io
 
 from .widgets import (
     CATEGORY,
-    NO_EMBEDDING,
     Subjects,
     class_word_input,
     images_input,
     initial_embedding_input,
     initial_embedding_time,
+    load_initial_embedding,
     make_subject,
     masks_input,
     personalization_prompt_input,
+    placeholder_input,
 )
 
 
@@ -26,7 +27,7 @@ class PalpSubject(io.ComfyNode):
             display_name="PALP Subject",
             category=CATEGORY,
             description=(
-                "One more subject for PALP Personalize, with photos and a placeholder of its own, such as [V2]. "
+                "Adds a subject to PALP Personalize, with photos and a placeholder of its own, such as [V2]. "
                 "Connect one PALP Subject to the next to have several. An artwork is a subject too: class word "
                 '"painting", personalization prompt "an oil painting of [V2]".'
             ),
@@ -35,38 +36,28 @@ class PalpSubject(io.ComfyNode):
             inputs=[
                 images_input(),
                 class_word_input("dog"),
-                io.String.Input(
-                    "placeholder",
-                    default="[V2]",
-                    tooltip="The subject's name in prompts, in square brackets. Each subject needs its own.",
-                ),
+                placeholder_input("[V2]"),
                 personalization_prompt_input(),
+                initial_embedding_input(),
                 masks_input(),
-                Subjects.Input("subjects", optional=True, tooltip="Further subjects, from another PALP Subject."),
-                initial_embedding_input("class word"),
+                Subjects.Input("subjects", optional=True, tooltip="Takes further subjects, from another PALP Subject."),
             ],
             outputs=[
-                Subjects.Output(display_name="subjects", tooltip="For PALP Personalize, or one more PALP Subject.")
+                Subjects.Output(
+                    display_name="subjects", tooltip="Goes to PALP Personalize, or to one more PALP Subject."
+                )
             ],
         )
 
     @classmethod
     def execute(
-        cls,
-        images,
-        class_word,
-        placeholder,
-        personalization_prompt,
-        masks=None,
-        subjects=None,
-        initial_embedding=(NO_EMBEDDING,),
+        cls, images, class_word, placeholder, personalization_prompt, initial_embedding, masks=None, subjects=None
     ):
-        subject = make_subject(
-            images, class_word[0], placeholder[0], personalization_prompt[0], masks, initial_embedding[0]
-        )
+        embedding = load_initial_embedding(initial_embedding[0])
+        subject = make_subject(images, masks, class_word[0], placeholder[0], personalization_prompt[0], embedding)
         return io.NodeOutput([*(subjects[0] if subjects else []), subject])
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs):
+    def fingerprint_inputs(cls, initial_embedding=None, **_inputs):
         """Run again when the initial embedding has been replaced."""
-        return initial_embedding_time(inputs)
+        return initial_embedding_time(initial_embedding and initial_embedding[0])

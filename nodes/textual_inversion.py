@@ -9,41 +9,24 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..palp_core.files.embedding_file import check_can_save, first_writable_folder
-from ..palp_core.methods.textual_inversion import (
-    MOST_VECTORS,
-    Concept,
-    Kind,
-    TextualInversion,
-    TextualInversionConfig,
-    save_word,
-)
+from ..palp_core.errors import FileError
+from ..palp_core.files.names import check_file_name
+from ..palp_core.files.safetensors_file import first_writable_folder, reserve
+from ..palp_core.methods.concept import Concept
+from ..palp_core.methods.result import save_word
+from ..palp_core.methods.templates import Kind
+from ..palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..palp_core.training.chart import loss_chart
+from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
-from .host.progress import TrainingProgress, show_text
-from .host.session import train
+from .host.session import TrainingProgress, show_text, train
 from .host.text import clip_with_words
-from .widgets import (
-    ADVANCED,
-    CATEGORY,
-    NO_EMBEDDING,
-    batch_size_input,
-    config_fields,
-    gradient_checkpointing_input,
-    images_input,
-    initial_embedding,
-    initial_embedding_input,
-    initial_embedding_time,
-    masks_input,
-    precision_input,
-    resolution_input,
-    seed_input,
-    unbatch,
-)
+from .options import Options, options_input
+from .widgets import CATEGORY, images_input, masks_input, unbatch, widget
 
 HOST_SUFFIXES = (".safetensors", ".pt", ".bin")  # with which the host looks for embedding:NAME
 NAME = "Textual Inversion Train"
-DEFAULT = TextualInversionConfig()
+SETTINGS = ("vectors", "steps", "learning_rate", "hold_norm", "regularization", "seed")
 
 
 class TextualInversionTrain(io.ComfyNode):
@@ -70,26 +53,41 @@ class TextualInversionTrain(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, images, masks=None, **widgets):
-        model, clip, vae = model[0], clip[0], vae[0]
-        widgets = {name: value[0] for name, value in widgets.items()}
-        overwrite = widgets["overwrite"]
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        images,
+        name,
+        initial_word,
+        kind,
+        overwrite,
+        templates,
+        captions,
+        masks=None,
+        options=None,
+        **settings,
+    ):
+        model, clip, vae, overwrite = model[0], clip[0], vae[0], overwrite[0]
+        chosen = options[0] if options else Options()
         folder = first_writable_folder(folder_paths.get_folder_paths("embeddings"))
-        name = check_can_save(folder, widgets["name"], overwrite)
+        name = check_file_name(name[0], "name", "embeddings")
+        reserve(folder, name, overwrite)
         _check_no_namesake(folder, name)
         with torch.inference_mode(False):
             concept = Concept(
                 images=tuple(unbatch(images)),
-                initial_word=widgets["initial_word"],
-                kind=widgets["learn"],
+                initial_word=initial_word[0],
+                kind=kind[0],
                 masks=tuple(unbatch(masks or {})),
-                templates=_lines(widgets["templates"]),
-                captions=_lines(widgets["captions"]),
-                initial_embedding=initial_embedding(widgets.get("initial_embedding", NO_EMBEDDING)),
+                templates=_lines(templates[0]),
+                captions=_lines(captions[0]),
+                initial_embedding=chosen.initial_embedding,
             )
-            config = TextualInversionConfig(**config_fields(TextualInversionConfig, widgets))
-            backbone = ComfyBackbone(model, clip, vae, widgets["precision"])
-            run = TextualInversion(backbone, concept, config)
+            own = {setting: value[0] for setting, value in settings.items()}
+            config = TextualInversionConfig(**own, **chosen.settings_for(TextualInversionConfig))
+            run = Training(TextualInversion(ComfyBackbone(model, clip, vae, chosen.precision), concept, config))
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
 
             def save(where: Path) -> Path:
@@ -100,13 +98,7 @@ class TextualInversionTrain(io.ComfyNode):
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt, a space or comma after it.")
         chart = loss_chart(progress.history)[None]
         preview = ui.PreviewImage(chart, cls=cls)
-        return io.NodeOutput(clip_with_words(clip, {word: run.weights.vectors}), word, chart, ui=preview)
-
-    @classmethod
-    def fingerprint_inputs(cls, **inputs):
-        """Run again when the initial embedding has been replaced, but not where this node itself did that."""
-        own = [f"{name.strip().removesuffix('.safetensors')}.safetensors" for name in inputs.get("name") or [] if name]
-        return None if inputs.get("initial_embedding") == own else initial_embedding_time(inputs)
+        return io.NodeOutput(clip_with_words(clip, {word: run.result.vectors}), word, chart, ui=preview)
 
 
 def _check_no_namesake(folder: Path, name: str) -> None:
@@ -115,7 +107,7 @@ def _check_no_namesake(folder: Path, name: str) -> None:
     for place in map(Path, folder_paths.get_folder_paths("embeddings")):
         for path in place.rglob(f"{name}.*"):
             if path.suffix in HOST_SUFFIXES and path.resolve() != ours.resolve():
-                raise ValueError(f"name: embedding:{name} would also mean {path}. Choose another name.")
+                raise FileError(f"name: embedding:{name} would also mean {path}. Choose another name.")
 
 
 def _lines(text: str) -> tuple[str, ...]:
@@ -126,88 +118,44 @@ def _lines(text: str) -> tuple[str, ...]:
 def _inputs() -> list[io.Input]:
     """New ones go to the end: saved workflows hold widget values by position."""
     return [
-        io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
-        io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint. It is left as it was."),
-        io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+        io.Model.Input("model", tooltip="Takes Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
+        io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint. It is left as it was."),
+        io.Vae.Input("vae", tooltip="Takes the VAE of the same checkpoint."),
         images_input(usual="3 to 5"),
         io.String.Input(
             "name",
             default="my_word",
-            tooltip="Of the word and its file in the embeddings folder: you write embedding:NAME in prompts.",
+            tooltip="Names the word and its file in the embeddings folder: you write embedding:NAME in prompts.",
         ),
         io.String.Input(
             "initial_word",
             default="cat",
-            tooltip="Coarsely what it is, in one word the model knows: cat, toy, man, painting. Learning starts there.",
+            tooltip="Says coarsely what it is, in one word the model knows: cat, toy, painting. Learning starts there.",
         ),
         io.Combo.Input(
-            "learn",
+            "kind",
             options=list(get_args(Kind)),
-            tooltip="object: what the images show. style: how they are made; initial word then for example painting.",
+            tooltip="Learns an object, which the images show, or a style, which is how they are made. For a style the "
+            "initial word is for example painting.",
         ),
-        io.Int.Input(
-            "vectors",
-            default=DEFAULT.vectors,
-            min=1,
-            max=MOST_VECTORS,
-            tooltip="Tokens the word takes up. 1 follows prompts best; more copy the images better.",
-        ),
-        io.Int.Input(
-            "steps",
-            default=DEFAULT.steps,
-            min=1,
-            max=100_000,
-            tooltip="500 to 5000. More: more like the images, less like the rest of the prompt.",
-        ),
-        io.Float.Input(
-            "learning_rate",
-            default=DEFAULT.learning_rate,
-            min=1e-6,
-            max=1e-1,
-            step=1e-5,
-            round=1e-6,
-            tooltip="5e-4 to 5e-3. Larger is faster and less steady.",
-        ),
-        seed_input("images"),
-        masks_input(),
+        *(widget(TextualInversionConfig, name) for name in SETTINGS),
         io.Boolean.Input(
             "overwrite",
             default=False,
-            tooltip="Replace the file if the embeddings folder has one of this name. Off: the run is refused.",
-            extra_dict=ADVANCED,
+            tooltip="Replaces the file if the embeddings folder has one of this name; without, the run is refused.",
         ),
         io.String.Input(
             "templates",
             default="",
             multiline=True,
-            tooltip="Own sentences to learn with, one a line, {} for the word: a photo of a {}. Empty: neutral ones.",
-            extra_dict=ADVANCED,
+            tooltip="Holds sentences of your own to learn with, one a line, {} for the word; empty takes neutral ones.",
         ),
         io.String.Input(
             "captions",
             default="",
             multiline=True,
-            tooltip="A line for each image in order, {} for the word: {} on a sofa. What they name is not learned.",
-            extra_dict=ADVANCED,
+            tooltip="Describes each image in order, one a line, {} for the word. What a line names is not learned.",
         ),
-        batch_size_input(DEFAULT.batch_size),
-        resolution_input(DEFAULT.resolution, "Images"),
-        io.Boolean.Input(
-            "hold_norm",
-            default=DEFAULT.hold_norm,
-            tooltip="Keep the word no stronger than the model's own words, so that it leaves room for the others.",
-            extra_dict=ADVANCED,
-        ),
-        io.Float.Input(
-            "regularization",
-            default=DEFAULT.regularization,
-            min=0.0,
-            max=100.0,
-            step=0.01,
-            tooltip="Pull towards the initial word: 0 is off, up to 1. More follows prompts better, copies less.",
-            extra_dict=ADVANCED,
-        ),
-        precision_input("word"),
-        gradient_checkpointing_input(DEFAULT.gradient_checkpointing),
-        initial_embedding_input("initial word"),
+        masks_input(),
+        options_input(),
     ]

@@ -14,8 +14,10 @@ from palp_core import (
     TextualInversion,
     TextualInversionConfig,
 )
-from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig, prompted
+from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
+from palp_core.models.attention import prompted
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.training.loop import Training
 
 pytestmark = [
     pytest.mark.cuda,
@@ -27,10 +29,10 @@ CONFIG = PersonalizationConfig(steps=5, resolution=64, rank=4, learning_rate=1e-
 
 def learned(family: str, folder, device: str, precision: str) -> torch.Tensor:
     backbone = DiffusersBackbone(tiny_pipeline(family, folder), device, precision)
-    run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", CONFIG)
+    run = Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", CONFIG))
     list(run.steps())
     assert backbone.denoiser.device.type == backbone.pipeline.text_encoder.device.type == "cpu"
-    return torch.cat([run.weights.lora[k].flatten() for k in sorted(run.weights.lora) if "lora_up" in k])
+    return torch.cat([run.result.lora[k].flatten() for k in sorted(run.result.lora) if "lora_up" in k])
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -46,9 +48,9 @@ def test_a_word_is_learned_with_a_pipeline_that_lies_on_the_gpu_already(tmp_path
     config = TextualInversionConfig(steps=2, resolution=64, vectors=2)
     backbone = DiffusersBackbone(pipeline, "cuda", precision)
     concept = Concept(pictures((64, 64)), "c")  # the tokenizer spells: one letter is one token
-    run = TextualInversion(backbone, concept, config)
+    run = Training(TextualInversion(backbone, concept, config))
     list(run.steps())
-    assert run.weights.steps == 2 and all(rows.shape[0] == 2 for rows in run.weights.vectors.values())
+    assert run.result.steps == 2 and all(rows.shape[0] == 2 for rows in run.result.vectors.values())
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -63,7 +65,9 @@ def test_guidance_on_the_gpu_moves_latents_as_on_the_cpu(tmp_path, family, preci
             for text in ("a sketch of a cat", "a photo of a cat", "a sketch of a dog")
         )
         latents = backbone.encode_image(pictures((64, 64))[0])
-        guidance = PickAndDraw(sampled, reference, template, latents, backbone.sigmas, PickAndDrawConfig(draw_weight=1))
+        guidance = PickAndDraw(
+            sampled, reference, template, latents, backbone.levels.sigmas, PickAndDrawConfig(draw_weight=1)
+        )
         at = x.to(device)
         moves.append((guidance(at, at.new_full((2,), 3.0)) - at).cpu().flatten())
     assert torch.nn.functional.cosine_similarity(*moves, dim=0) > nearness

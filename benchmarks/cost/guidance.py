@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from palp_core.methods.heatmap import HeatMaps
-from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig, prompted
-from palp_core.methods.scores import guided_noise
-from palp_core.models.attention import is_decoder, recorded_attention
+from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
+from palp_core.models.attention import is_decoder, prompted, recorded_attention
+from palp_core.models.backbone import guided_noise
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 
 from .setup import cost_arguments, keep, parsed, random_backbone, setting, synchronize
@@ -50,7 +50,7 @@ def sampler_steps(backbone: DiffusersBackbone, x: Tensor, cfg: float) -> dict[st
 
     @torch.no_grad()
     def step(guidance: PickAndDraw, share: float) -> None:
-        sigma = backbone.sigmas[round(share * (len(backbone.sigmas) - 1))].to(x)
+        sigma = backbone.levels.sigmas[round(share * (len(backbone.levels.sigmas) - 1))].to(x)
         levels = sigma.expand(len(x))
         guided_noise(backbone.denoise, guidance(x * sigma, levels), levels, null, cond, cfg)
 
@@ -62,7 +62,10 @@ def sampler_steps(backbone: DiffusersBackbone, x: Tensor, cfg: float) -> dict[st
             found["unguided"](share)
         heat.add(layers, tuple(x.shape[-2:]), len(x))
 
-    found = {kind: partial(step, PickAndDraw(*parts, x[:1], backbone.sigmas, config)) for kind, config in KINDS.items()}
+    found = {
+        kind: partial(step, PickAndDraw(*parts, x[:1], backbone.levels.sigmas, config))
+        for kind, config in KINDS.items()
+    }
     return {**found, "recorded": recorded}
 
 

@@ -16,6 +16,7 @@ import torch
 from devtools.random_models import pictures
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.training.loop import Training
 
 from .setup import cost_arguments, keep, parsed, random_backbone, setting, timed
 
@@ -62,7 +63,9 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
     weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     for _ in range(args.rounds):
         for kind, alignment in KINDS.items():
-            run = Personalization(backbone, subjects(args), "a sketch of [V] in Paris", config(args, alignment))
+            run = Training(
+                Personalization(backbone, subjects(args), "a sketch of [V] in Paris", config(args, alignment))
+            )
             steps = run.steps()
             next(steps)  # warms up
             for _ in range(args.steps):

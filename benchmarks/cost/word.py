@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from devtools.random_models import pictures
 from palp_core import Concept, TextualInversion, TextualInversionConfig
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.training.loop import Training
 
 from .setup import cost_arguments, keep, parsed, random_backbone, setting, timed
 
@@ -36,7 +37,7 @@ def ours(backbone: DiffusersBackbone, args: argparse.Namespace) -> Iterator[obje
     config = TextualInversionConfig(
         steps=args.steps + 1, batch_size=args.batch_size, resolution=args.resolution, learning_rate=1e-4
     )
-    yield from TextualInversion(backbone, concept, config).steps()
+    yield from Training(TextualInversion(backbone, concept, config)).steps()
 
 
 def recipe(backbone: DiffusersBackbone, args: argparse.Namespace, cached: bool) -> Iterator[None]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from palp_core.methods.heatmap import HeatMaps, word_share
 from palp_core.models.attention import is_decoder, recorded_attention
-from palp_core.models.backbone import Placeholders
+from palp_core.models.backbone import LearnedWords
 from palp_core.toyworld import LATENT_SIZE
 from palp_core.toyworld.world import World
 
@@ -16,7 +16,7 @@ LEVELS = (0.3, 0.5, 0.7)
 
 
 @torch.no_grad()
-def recorded(world: World, pictures: Tensor, prompt: str, words: Placeholders) -> HeatMaps:
+def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -> HeatMaps:
     """Maps of all words of the prompt while pictures, (B, 3, 64, 64) in -1..1, are denoised from several levels."""
     backbone = world.backbone
     cond = backbone.encode_prompt(prompt, words).expand(len(pictures))
@@ -32,18 +32,18 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: Placeholders) -
     return heat
 
 
-def content_tokens(world: World, prompt: str, words: Placeholders) -> tuple[int, ...]:
+def content_tokens(world: World, prompt: str, words: LearnedWords) -> tuple[int, ...]:
     """All but the start token and what follows the prompt."""
     return world.backbone.token_positions(prompt, prompt, words)
 
 
-def numbers_of(world: World, prompt: str, word: str, words: Placeholders) -> list[int]:
+def numbers_of(world: World, prompt: str, word: str, words: LearnedWords) -> list[int]:
     """Which of the content tokens are those of a word."""
     kept = content_tokens(world, prompt, words)
     return [kept.index(at) for at in world.backbone.token_positions(prompt, word, words)]
 
 
-def attention_share(world: World, pictures: Tensor, prompt: str, word: str, words: Placeholders) -> float:
+def attention_share(world: World, pictures: Tensor, prompt: str, word: str, words: LearnedWords) -> float:
     """The word's part of the attention that all words of the prompt get, mean over pictures, 0..1."""
     maps = recorded(world, pictures, prompt, words).maps
     return float(word_share(maps, numbers_of(world, prompt, word, words)).mean())

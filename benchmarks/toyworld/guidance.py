@@ -11,9 +11,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig, PromptedDenoiser, prompted
-from palp_core.methods.scores import AlignmentConfig
-from palp_core.models.backbone import Placeholders
+from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
+from palp_core.models.attention import PromptedDenoiser, prompted
+from palp_core.models.backbone import LearnedWords
 from palp_core.toyworld.metrics import judge
 from palp_core.toyworld.pictures import photos
 from palp_core.toyworld.scenes import ClassWord, Individual, new_individual
@@ -88,12 +89,12 @@ def measure(world: World, cell: GuidedCell) -> list[dict]:
     found = []
     for step in run.steps():
         if step.index + 1 == cell.steps:
-            found = rows(world, cell, individual, "[V]", run.snapshot().words, run.untouched)
+            found = rows(world, cell, individual, "[V]", run.learner.result().words, run.untouched)
     return found
 
 
 def rows(
-    world: World, cell: GuidedCell, individual: Individual, word: str, words: Placeholders, untouched: Untouched
+    world: World, cell: GuidedCell, individual: Individual, word: str, words: LearnedWords, untouched: Untouched
 ) -> list[dict]:
     found = []
     for prompt, (part, config) in product(cell.prompts, cell.parts.items()):
@@ -106,7 +107,7 @@ def rows(
                 untouched, prompted(world.backbone, wanted.prompt(f"a {cell.class_word}"), cell.class_word)
             ),
             latents=world.backbone.encode_image(photos(individual, 1)[0]),
-            sigmas=world.backbone.sigmas,
+            sigmas=world.backbone.levels.sigmas,
             config=config,
         )
         pictures = paint(world, text, words, SAMPLES, cell.seed, guidance)

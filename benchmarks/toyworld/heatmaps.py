@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from torch import Tensor
 
-from palp_core.files.images import write_picture
+from palp_core.files.images import write_image
 from palp_core.methods.heatmap import overlay, word_heat
 from palp_core.toyworld import scenes
 from palp_core.toyworld.drawing import Picture, render_with_masks
@@ -98,7 +98,7 @@ class Heatmaps:
             cells = [role, mean_pm(areas), str(best), mean_pm(overlaps(test, role, best)), f"{np.mean(whole):.3f}"]
             print("|", " | ".join(cells), "|")
         print_accessories([*tuning, *test])
-        write_picture(sheet(test[:SHOWN]), self.out)
+        write_image(sheet(test[:SHOWN]), self.out)
 
 
 def print_accessories(looked: list[Looked]) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from palp_core.files.images import write_picture
+from palp_core.files.images import write_image
 from palp_core.toyworld import MODEL_FOLDER
 from palp_core.toyworld.scenes import new_individual
 from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS, fidelity_range, load_world
@@ -328,7 +328,7 @@ class Chart:
             axes[1].axhline(fidelity, color="grey", linestyle=":")
             axes[2].axvline(fidelity, color="grey", linestyle=":")
         axes[2].legend(frameon=False, loc="lower left")
-        write_picture(rendered(figure), self.out)
+        write_image(rendered(figure), self.out)
 
 
 def fidelity_ranges(pairs: Pairs) -> Tensor:

@@ -9,17 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from palp_core.methods.alignment import AlignmentConfig, NoisySample
 from palp_core.methods.personalization import Personalization
-from palp_core.methods.scores import (
-    NFSD_SMALL_NOISE,
-    AlignmentConfig,
-    AlignmentPrompts,
-    NoisySample,
-    SubjectPrompts,
-    predict_noise,
-    score_difference,
-)
-from palp_core.models.backbone import Backbone
+from palp_core.methods.scores import NFSD_SMALL_NOISE, AlignmentPrompts, SubjectPrompts, score_difference
+from palp_core.models.backbone import Backbone, predict_noise
 from palp_core.toyworld.scenes import Individual, new_individual
 from palp_core.toyworld.world import PAPERS_ALIGNMENT, World, load_world, personalization
 
@@ -77,7 +70,9 @@ def compared(backbone: Backbone, run: Personalization, settings: Scores) -> Iter
         if (step.index + 1) % settings.every == 0:
             random = torch.Generator().manual_seed(step.index)
             with torch.no_grad():
-                photo = SubjectPrompts(backbone.encode_prompt(subject.personalization_prompt, run.snapshot().words))
+                photo = SubjectPrompts(
+                    backbone.encode_prompt(subject.personalization_prompt, run.learner.result().words)
+                )
                 levels = [at_level(backbone, run, x0, level, photo, prompts, random) for level in LEVELS]
             yield torch.stack(levels)
 

@@ -8,9 +8,10 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from palp_core.methods.scores import AlignmentConfig
-from palp_core.methods.textual_inversion import Concept, TextualInversion, TextualInversionConfig
-from palp_core.models.backbone import Placeholders
+from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.concept import Concept
+from palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
+from palp_core.models.backbone import LearnedWords
 from palp_core.toyworld.metrics import judge
 from palp_core.toyworld.pictures import photos
 from palp_core.toyworld.scenes import ClassWord, Individual, new_individual
@@ -25,6 +26,7 @@ from palp_core.toyworld.world import (
     personalization,
     references,
 )
+from palp_core.training.loop import Training
 
 from .attention import attention_share
 from .pairs import INDIVIDUALS, PHOTO, Pairs, Prompt, prompts_of_trainings, target
@@ -118,7 +120,7 @@ def measure(world: World, cell: TrainingCell) -> list[dict]:
     return rows
 
 
-def figures(world: World, cell: TrainingCell, prompt: Prompt, words: Placeholders, individual: Individual) -> dict:
+def figures(world: World, cell: TrainingCell, prompt: Prompt, words: LearnedWords, individual: Individual) -> dict:
     wanted = target(cell.class_word, prompt)
     pictures = paint(world, wanted.prompt(cell.noun), words, SAMPLES, cell.seed)
     judged = asdict(judge(world.evaluators, pictures, wanted, references(individual)))
@@ -126,7 +128,7 @@ def figures(world: World, cell: TrainingCell, prompt: Prompt, words: Placeholder
     return {**judged, "attention_share": attention_share(world, pictures, wanted.prompt(cell.noun), word, words)}
 
 
-def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterator[tuple[int, Placeholders]]:
+def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterator[tuple[int, LearnedWords]]:
     """step, and what [V] is by then, while the model is as the training has it by then."""
     if cell.method is None:
         yield 0, {}
@@ -134,13 +136,13 @@ def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterato
         run = textual_inversion(world, cell, individual)
         for _ in run.steps():
             pass
-        yield run.weights.steps, {"[V]": run.weights.vectors}
+        yield run.result.steps, {"[V]": run.result.vectors}
     else:
         prompt = target(cell.class_word, cell.prompts[0]).prompt(cell.noun)
         run = personalization(world, individual, prompt, STEPS[-1], cell.seed, cell.method, cell.training)
         for step in run.steps():
             if step.index + 1 in STEPS:
-                yield step.index + 1, run.snapshot().words
+                yield step.index + 1, run.learner.result().words
 
 
 def textual_inversion(world: World, cell: TrainingCell, individual: Individual) -> TextualInversion:
@@ -156,7 +158,7 @@ def textual_inversion(world: World, cell: TrainingCell, individual: Individual) 
         hold_norm=word.hold_norm,
         learning_rate=word.learning_rate,
     )
-    return TextualInversion(world.backbone, concept, config)
+    return Training(TextualInversion(world.backbone, concept, config))
 
 
 @dataclass(frozen=True)

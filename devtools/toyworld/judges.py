@@ -25,7 +25,10 @@ from palp_core.toyworld.drawing import render
 from palp_core.toyworld.evaluators import ATTRIBUTES, Evaluators, load_evaluators, save_evaluators
 from palp_core.toyworld.scenes import Scene, random_individual, random_scene
 
-from .training import TrainingPlan, as_pixels, drawn_pictures, save_arrays, take_step
+from .pictures import as_pixels
+from .plan import TrainingPlan
+from .steps import take_step
+from .training import drawn_pictures, save_arrays
 
 HELD_OUT = 2_000  # pictures; and the last tenth of the individuals
 INDIVIDUALS = 3_000

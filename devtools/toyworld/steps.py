@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from palp_core.files.safetensors_file import load_optimizer_tensors, optimizer_tensors, save_tensors
+from palp_core.files.safetensors_file import save_tensors
+from palp_core.training.state import load_optimizer_tensors, optimizer_tensors
 
 SAVE_EVERY = 250  # steps
 MAX_GRAD_NORM = 1.0

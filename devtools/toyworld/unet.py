@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from palp_core.training.objective import spread_timesteps
+from palp_core.models.noise import spread_timesteps
 
 from .captions import JOIN, apart, encode_captions
 from .pictures import Drawn

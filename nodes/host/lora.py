@@ -1,10 +1,18 @@
-"""A PALP file on the host's MODEL and CLIP, by the host's own loader."""
+"""LoRA on the host's MODEL: a PALP file put on by the host's own loader, and any LoRA left out for a while.
+
+No second copy is made of the weights that no LoRA changes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
 import comfy.lora
 import comfy.lora_convert
+from torch import Tensor, nn
 
+from ...palp_core.errors import ModelError
 from ...palp_core.files.lora_file import LoraFile
 from .text import check_clip, clip_with_words, token_table
 
@@ -12,7 +20,7 @@ from .text import check_clip, clip_with_words, token_table
 def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
     """Clones of MODEL, with the LoRA at this strength, and of CLIP, which knows the file's words as `embedding:NAME`.
 
-    Returns (model, clip, matched), matched being how many of the file's projections the MODEL has. Raises ValueError
+    Returns (model, clip, matched), matched being how many of the file's projections the MODEL has. Raises ModelError
     when it has none, or the CLIP is of another family.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
@@ -20,7 +28,7 @@ def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
     patched = model.clone()
     matched = len(patched.add_patches(patches, strength))
     if matched == 0:
-        raise ValueError(
+        raise ModelError(
             f"none of the file's {file.projections} LoRA keys fits this model. The file was made for "
             f"{file.info.family}: load a checkpoint of that family."
         )
@@ -36,7 +44,67 @@ def _check_encoders(clip, file: LoraFile) -> None:
             text_encoder = clip.cond_stage_model
             width = token_table(text_encoder, encoder).weight.shape[-1] if hasattr(text_encoder, encoder) else None
             if width != vectors.shape[-1]:
-                raise ValueError(
+                raise ModelError(
                     f"clip does not fit: the file holds words for {encoder} of width {vectors.shape[-1]} "
                     f"({file.info.family}). Connect the CLIP of a checkpoint of that family."
                 )
+
+
+def base_weights(patcher, base_patches: Mapping[str, list]) -> dict[str, Tensor]:
+    """The weights in which the model differs from the base model, as the base model has them: key -> weight.
+
+    patcher: loaded. base_patches: those of a patcher of the same weights; empty for the checkpoint's own. Each lies
+    on the device on which the model now has that weight.
+    """
+    weights = {}
+    for key in patcher.patches.keys() | base_patches.keys():
+        if same_patches(patcher.patches.get(key, []), base_patches.get(key, [])):
+            continue
+        current = _parameter(patcher.model, key)
+        weight = patcher.backup[key].weight.to(current.device) if key in patcher.backup else current.detach()
+        if key in base_patches:
+            patched = comfy.lora.calculate_weight(base_patches[key], weight.float().clone(), key)
+            weight = patched.to(weight.dtype)
+        weights[key] = weight
+    return weights
+
+
+def same_patches(some: list[tuple], others: list[tuple]) -> bool:
+    """The host's patches, which its clones share."""
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def merges(patches: Mapping[str, list[tuple]]) -> dict[str, list[tuple]]:
+    """Those of the host's patches, (strength, what, ...), that are another model's weights: no LoRA, but a merge."""
+    found = {key: [patch for patch in some if isinstance(patch[1], list)] for key, some in patches.items()}
+    return {key: some for key, some in found.items() if some}
+
+
+@contextmanager
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the model computes with these weights; after, with those it had. Nothing is copied."""
+    undo: list[Callable[[], None]] = []
+    try:
+        for key, weight in weights.items():
+            parent, _, name = key.rpartition(".")
+            _put(model.get_submodule(parent), name, weight, undo)
+        yield
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _put(module: nn.Module, name: str, weight: Tensor, undo: list[Callable[[], None]]) -> None:
+    own = module._parameters[name]
+    undo.append(lambda: module._parameters.update({name: own}))
+    module._parameters[name] = nn.Parameter(weight, requires_grad=False)
+    functions = getattr(module, f"{name}_function", None)  # what the host does to a weight as it streams it in
+    if functions:
+        undo.append(lambda: setattr(module, f"{name}_function", functions))
+        kept = [f for f in functions if not isinstance(f, comfy.model_patcher.LowVramPatch)]
+        setattr(module, f"{name}_function", kept)
+
+
+def _parameter(model: nn.Module, key: str) -> nn.Parameter:
+    parent, _, name = key.rpartition(".")
+    return model.get_submodule(parent)._parameters[name]

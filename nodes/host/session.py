@@ -1,26 +1,30 @@
-"""A training run inside a node: its progress is shown, and what it has learned is saved, however it ends."""
+"""A training inside a node: its progress is shown, and what it has learned is saved, however it ends."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import comfy.model_management
 import folder_paths
+from PIL import Image
+from server import PromptServer
 
-from ...palp_core.files.safetensors_file import keep_unfinished, save_somewhere
-from ...palp_core.methods.personalization import Personalization
-from ...palp_core.methods.textual_inversion import TextualInversion
-from ...palp_core.training.objective import OUT_OF_MEMORY
-from .progress import TrainingProgress, show_text
+from ...palp_core.errors import OUT_OF_MEMORY
+from ...palp_core.files.safetensors_file import save_somewhere
+from ...palp_core.methods.result import keep_unfinished
+from ...palp_core.training.chart import loss_chart
+from ...palp_core.training.loop import Step, Training
+from .compat import is_out_of_memory
 
-Run = Personalization | TextualInversion
 
-
-def train(run: Run, progress: TrainingProgress, save: Callable[[Path], Path], folder: str | Path, node: str) -> Path:
+def train(
+    run: Training, progress: TrainingProgress, save: Callable[[Path], Path], folder: str | Path, node: str
+) -> Path:
     """Train and save. What a cancelled or failed run has learned is saved too, before the error goes on.
 
     save: to a folder that it is given: `folder`, or where that fails, as on a full disk, one of the host's or of the
@@ -45,7 +49,35 @@ def train(run: Run, progress: TrainingProgress, save: Callable[[Path], Path], fo
     return path
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Newer hosts know more kinds of it than the one exception that older ones name."""
-    host = comfy.model_management
-    return host.is_oom(error) if hasattr(host, "is_oom") else isinstance(error, host.OOM_EXCEPTION)
+SECONDS_BETWEEN_CHARTS = 3.0
+
+
+def show_text(node_id: str | None, text: str) -> None:
+    """Under the node, in the browser of whoever runs the graph."""
+    if node_id is not None and PromptServer.instance is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
+class TrainingProgress:
+    def __init__(self, node_id: str | None, steps: int):
+        self.node_id = node_id
+        self.steps = steps
+        self.bar = comfy.utils.ProgressBar(steps, node_id=node_id)
+        self.history: list[Step] = []
+        self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
+
+    def update(self, step: Step) -> None:
+        self.history.append(step)
+        preview = None
+        if time.monotonic() >= self._next_chart:
+            pixels = (loss_chart(self.history) * 255).round().byte().numpy()
+            preview = ("JPEG", Image.fromarray(pixels), None)
+            self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
+        self.bar.update_absolute(step.index + 1, self.steps, preview)
+        show_text(self.node_id, f"step {step.index + 1} of {self.steps}: {losses(step)}")
+
+
+def losses(step: Step) -> str:
+    """Say in words what a step measured."""
+    measured = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in step.losses.items())
+    return f"{step.subject} {measured}".strip()

@@ -13,9 +13,16 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from ...palp_core.models.attention import find_tokens, word_not_found
-from ...palp_core.models.backbone import Placeholders
-from ...palp_core.models.prompts import embedding_prompt, find_placeholders, mark_words, vector_numbers
+from ...palp_core.errors import ModelError, PromptError
+from ...palp_core.models.backbone import LearnedWords
+from ...palp_core.models.prompts import (
+    embedding_prompt,
+    find_placeholders,
+    find_tokens,
+    mark_words,
+    vector_numbers,
+    word_not_found,
+)
 
 #: What stands before and after an `embedding:NAME` that the host finds.
 HOST_BEFORE = re.compile(r"(?:^|[\s()])$")
@@ -25,7 +32,7 @@ HOST_AFTER = re.compile(r",*(?:[\s():<\[]|$)")
 class LearnedWordsTokenizer:
     """The host's tokenizer, with further words; everything else is the host's."""
 
-    def __init__(self, tokenizer, words: Placeholders):
+    def __init__(self, tokenizer, words: LearnedWords):
         if isinstance(tokenizer, LearnedWordsTokenizer):
             tokenizer, words = tokenizer.tokenizer, {**tokenizer.words, **words}
         self.tokenizer = tokenizer
@@ -41,7 +48,7 @@ class LearnedWordsTokenizer:
         key, encoder = next(iter(_encoders(self.tokenizer).items()))
         marker = encoder.tokenizer.bos_token
         if marker in text:
-            raise ValueError(
+            raise PromptError(
                 f"the prompt {text!r} holds {marker}, which cannot stand beside a learned word. Remove it."
             )
         warn_of_words_that_the_host_misses(text, self.pattern)
@@ -77,7 +84,7 @@ def warn_of_words_that_the_host_misses(text: str, pattern: re.Pattern) -> None:
             )
 
 
-def clip_with_words(clip, words: Placeholders):
+def clip_with_words(clip, words: LearnedWords):
     """A clone of the host's CLIP that knows the words; the CLIP given is not changed."""
     clone = clip.clone()
     clone.tokenizer = LearnedWordsTokenizer(clip.tokenizer, words)
@@ -85,9 +92,9 @@ def clip_with_words(clip, words: Placeholders):
 
 
 def check_clip(clip) -> None:
-    """Raise ValueError where a checkpoint had no text encoder."""
+    """Raise ModelError where a checkpoint had no text encoder."""
     if clip is None:
-        raise ValueError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
+        raise ModelError("clip is missing: the checkpoint has no text encoder. Load one, and connect its CLIP.")
 
 
 def token_table(text_encoder: nn.Module, name: str) -> nn.Embedding:
@@ -99,7 +106,7 @@ def spelled_out(tokenizer, text: str) -> str:
     """A text with the learned word in the place of each placeholder for which the tokenizer has one.
 
     That is the one whose name ends as the placeholder, NAME_V2 for [V2], or its only `embedding:NAME` where the text
-    has nothing else that could be meant. Raises ValueError where it is not clear what a placeholder stands for.
+    has nothing else that could be meant. Raises PromptError where it is not clear what a placeholder stands for.
     """
     words = tokenizer.words if isinstance(tokenizer, LearnedWordsTokenizer) else {}
     names = [word.removeprefix("embedding:") for word in words if word.startswith("embedding:")]
@@ -112,7 +119,7 @@ def spelled_out(tokenizer, text: str) -> str:
             found[placeholder] = fitting[0]
         elif names:
             known = " or ".join(f"embedding:{name}" for name in names)
-            raise ValueError(
+            raise PromptError(
                 f"{placeholder} in {text!r} may stand for more than one thing. Write {known} for the subject, and no "
                 "other square brackets."
             )
@@ -120,17 +127,18 @@ def spelled_out(tokenizer, text: str) -> str:
 
 
 def spelled_word(tokenizer, word: str) -> str:
-    """The word of a prompt that is meant: itself, or what a placeholder stands for. Raises ValueError where nothing."""
+    """Return the word that is meant: itself, or what a placeholder stands for. Raises PromptError where nothing."""
     spelled = spelled_out(tokenizer, word).strip()
     if find_placeholders(spelled):
-        raise ValueError(f"clip does not know what {spelled} stands for. Connect the CLIP of Load PALP LoRA.")
+        raise PromptError(f"clip does not know what {spelled} stands for. Connect the CLIP of Load PALP LoRA.")
     return spelled
 
 
 def token_positions(tokenizer, prompt: str, word: str) -> tuple[int, ...]:
     """Where the tokens of a word stand in the prompt's conditioning, over all windows of the text encoder.
 
-    The word may be an `embedding:NAME`. Raises ValueError when it is not in the prompt, or the tokenizer is not CLIP's.
+    The word may be an `embedding:NAME`. Raises PromptError when it is not in the prompt, ModelError
+    when the tokenizer is not CLIP's.
     """
     prompts, words = (_content(tokenizer, text) for text in (prompt, word))
     found = set()
@@ -151,7 +159,7 @@ def _content(tokenizer, text: str) -> dict[str, list[tuple[int, int | Tensor]]]:
     """Encoder key -> (position, token number or vector) of all between each window's start and its end token."""
     encoders = _encoders(tokenizer)
     if not encoders:
-        raise ValueError(
+        raise ModelError(
             f"clip ({type(tokenizer).__name__}) does not read prompts as Stable Diffusion 1.x, 2.x and SDXL do. Load a "
             "checkpoint of these, and connect its CLIP."
         )

@@ -7,20 +7,19 @@ Ours is what ComfyUI and A1111 read: `emb_params` for the one text encoder of St
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ..errors import FileError
 from ..models.backbone import Backbone, WordVectors
-from .names import check_file_name
-from .safetensors_file import claimed, save_tensors, unreadable
+from ..models.families import Family
+from .metadata import WORD_KEY, model_spec, read_description, to_json
+from .safetensors_file import claimed, read_metadata, read_tensors, save_tensors
 
 SINGLE = "emb_params"
 SDXL_KEYS = ("clip_l", "clip_g")
@@ -40,14 +39,14 @@ class Embedding:
 
 
 def fitting_vectors(embedding: Embedding, backbone: Backbone) -> dict[str, Tensor]:
-    """An embedding's vectors by the names of the model's text encoders. Raises ValueError where they do not fit."""
+    """An embedding's vectors by the names of the model's text encoders. Raises FileError where they do not fit."""
     vectors = {encoder: rows.clone() for encoder, rows in embedding.vectors.items()}  # the run's own
-    if len(backbone.encoders) == 1 and vectors.keys() == {SINGLE}:
-        vectors = {backbone.encoders[0]: vectors[SINGLE]}
+    if len(backbone.family.encoders) == 1 and vectors.keys() == {SINGLE}:
+        vectors = {backbone.family.encoders[0]: vectors[SINGLE]}
     wanted = {name: table.shape[1] for name, table in backbone.token_embeddings().items()}
     found = {name: rows.shape[1] for name, rows in vectors.items()}
     if found != wanted:
-        raise ValueError(
+        raise FileError(
             f"initial_embedding {embedding.name} holds {_widths(found)}, but the model has {_widths(wanted)}. "
             "Choose an embedding that was made for a model of the same family."
         )
@@ -61,25 +60,22 @@ def _widths(widths: Mapping[str, int]) -> str:
 def load_embedding(path: str | Path) -> Embedding:
     """Read a .safetensors file of ours, of A1111, of kohya, of diffusers or sd-concepts-library, or a PALP LoRA file.
 
-    Raises ValueError for any other file; files that can hold program code are refused unread.
+    Raises FileError for any other file; files that can hold program code are refused unread.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
+        raise FileError(
             f"{path.name} is of a kind that may hold program code, and is not opened. Save it again as .safetensors: "
             "the help page of Textual Inversion Train has the lines of Python that do it."
         )
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+    tensors, _ = read_tensors(path)
     vectors = {  # copies: what safetensors gives keeps the file open, which Windows then does not let be replaced
         key: rows.to(torch.float32, copy=True).reshape(-1, rows.shape[-1])
         for key, rows in _words(path.name, tensors).items()
     }
     counts = {len(rows) for rows in vectors.values()}
     if len(counts) > 1 or 0 in counts or not all(torch.isfinite(rows).all() for rows in vectors.values()):
-        raise ValueError(f"{path.name} holds no usable vectors. Copy or download it again.")
+        raise FileError(f"{path.name} holds no usable vectors. Copy or download it again.")
     return Embedding(path.name, vectors)
 
 
@@ -95,7 +91,7 @@ def _words(file_name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if len(tensors) == len(fitting) == 1:  # sd-concepts-library: the placeholder itself is the key
         return {SINGLE: next(iter(fitting.values()))}
     keys = ", ".join(list(tensors)[:4])
-    raise ValueError(
+    raise FileError(
         f"{file_name} is not an embedding: it holds {len(tensors)} tensors ({keys}). Choose a textual inversion file."
     )
 
@@ -106,36 +102,10 @@ def _unbundled(file_name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     bundled = [(match["name"], match["key"], tensor) for match, tensor in matches if match]
     names = sorted({name for name, _, _ in bundled})
     if len(names) > 1:
-        raise ValueError(
+        raise FileError(
             f"{file_name} holds several words ({', '.join(names)}). Choose a file with one, to know which is meant."
         )
     return {key: tensor for _, key, tensor in bundled} or tensors
-
-
-def first_writable_folder(folders: Iterable[str | Path]) -> Path:
-    """The first of these folders that files can be written to; made if it is missing. ValueError if there is none."""
-    errors = []
-    for folder in map(Path, folders):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError as error:
-            errors.append(str(error))
-    raise ValueError(f"no embeddings folder can be written to: {'; '.join(errors)}. Make one writable.")
-
-
-def check_can_save(folder: str | Path, name: str, overwrite: bool) -> str:
-    """Before a long run: the name without its suffix.
-
-    Raises ValueError for a name with path parts, or one that is taken and not to be replaced.
-    """
-    name = check_file_name(name, "name", "embeddings")
-    if not overwrite and (Path(folder) / f"{name}.safetensors").exists():
-        raise ValueError(
-            f"name: {name}.safetensors is in the embeddings folder already. Choose another, or switch overwrite on."
-        )
-    return name
 
 
 def save_embedding(
@@ -147,12 +117,11 @@ def save_embedding(
 ) -> Path:
     """Write folder/NAME.safetensors, whole or not at all; returns the path.
 
-    vectors: encoder -> (N, C). describe: final name -> metadata. Unless told to overwrite, a name that is
-    taken gets a number: NAME_2. Raises ValueError for a name with path parts.
+    vectors: encoder -> (N, C). describe: final name -> metadata. Unless told to overwrite, a name that is taken gets a
+    number: NAME_2.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name = check_file_name(name, "name", "embeddings")
     tensors = dict(vectors) if len(vectors) > 1 else {SINGLE: next(iter(vectors.values()))}
     target = folder / f"{name}.safetensors"
     if overwrite:
@@ -162,3 +131,24 @@ def save_embedding(
     with claimed(chain([target], numbered)) as target:
         save_tensors(target, tensors, describe(target.stem))
     return target
+
+
+def word_metadata(info: dict, family: Family, resolution: int, name: str) -> dict[str, str]:
+    """Write ours under one key, and the fields in which other tools look. info: what the file says of its word."""
+    spec = model_spec(
+        family,
+        info["prediction"],
+        "textual-inversion",
+        name,
+        f"A word learned by Textual Inversion from {info['images']} images",
+        resolution,
+        name,
+        f"ComfyUI: embedding:{name}",
+    )
+    return {WORD_KEY: to_json(info), **spec}
+
+
+def described_word(path: str | Path) -> dict | None:
+    """Return what one of our files says of its word; None for any other file. Raises FileError where damaged."""
+    path = Path(path)
+    return read_description(read_metadata(path), WORD_KEY, path.name)

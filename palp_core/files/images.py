@@ -10,32 +10,34 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..errors import FileError
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def picture_files(paths: Sequence[Path]) -> list[Path]:
-    """The pictures that are named; those of a folder in the order of their names. Raises ValueError for none."""
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """The pictures that are named; those of a folder in the order of their names. Raises FileError for none."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not found:
-                raise ValueError(f"the folder {path} holds no pictures ({', '.join(SUFFIXES)}).")
+                raise FileError(f"the folder {path} holds no pictures ({', '.join(SUFFIXES)}).")
             files += found
         elif path.is_file():
             files.append(path)
         else:
-            raise ValueError(f"there is no picture {path}.")
+            raise FileError(f"there is no picture {path}.")
     return files
 
 
-def read_picture(path: Path) -> Tensor:
-    """(H, W, 3) in 0..1, turned as the camera was held. Raises ValueError for a file that is no picture."""
+def read_image(path: Path) -> Tensor:
+    """(H, W, 3) in 0..1, turned as the camera was held. Raises FileError for a file that is no picture."""
     try:
         with Image.open(path) as image:
             pixels = _in_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # cut off, damaged, huge
-        raise ValueError(f"{path} is not a picture that can be read: {error}.") from error
+        raise FileError(f"{path} is not a picture that can be read: {error}.") from error
     return torch.from_numpy(np.array(pixels)).float() / 255
 
 
@@ -46,6 +48,6 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
 
 
-def write_picture(pixels: Tensor, path: Path) -> None:
+def write_image(pixels: Tensor, path: Path) -> None:
     """(H, W, 3) in 0..1."""
     Image.fromarray((pixels * 255).round().byte().numpy()).save(path)

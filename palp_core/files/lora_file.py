@@ -1,4 +1,4 @@
-"""One .safetensors per run: the LoRA, the learned words, and metadata that says what it is and how to use it.
+"""One .safetensors per training: the LoRA, the learned words, and metadata that says what it is and how to use it.
 
 Keys: `lora_unet_*` in the kohya convention, and each word as `bundle_emb.NAME.*` beside them, as A1111 defined it and
 ComfyUI reads it: `string_to_param.*` for one text encoder, `clip_l` and `clip_g` for SDXL's two.
@@ -6,34 +6,21 @@ ComfyUI reads it: `string_to_param.*` for one text encoder, `clip_l` and `clip_g
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..methods.personalization import Personalization
-from ..models.backbone import Family, Prediction
-from ..models.prompts import embedding_prompt
-from ..version import __version__
-from .names import check_file_name
-from .safetensors_file import claimed, save_tensors, unreadable
+from ..errors import FileError
+from ..models.families import FAMILIES, Family
+from .metadata import LORA_KEY, damaged, kohya, model_spec, read_description, to_json
+from .safetensors_file import claimed, read_tensors, save_tensors
 
-METADATA_KEY = "palp"
 SINGLE_ENCODER_KEY = "string_to_param.*"
 SAVED_DTYPE = torch.float16
-
-#: family -> (modelspec.architecture, ss_base_model_version), as the tools that read them spell it.
-BASE_NAMES = {
-    "sd1": ("stable-diffusion-v1", "sd_v1"),
-    "sd2": ("stable-diffusion-v2-{size}", "sd_v2"),
-    "sdxl": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
-}
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ class LoraInfo:
     """The file's own description, stored as JSON under the metadata key `palp`."""
 
     version: str
-    family: Family
+    family: str
     prediction: str
     rank: int
     alpha: float
@@ -60,7 +47,6 @@ class LoraInfo:
     clean_prompt: str
     prompt: str  # the target prompt as a user types it: with embedding:NAME
     steps: int
-    seed: int
     subjects: tuple[SubjectInfo, ...]
     settings: dict = field(default_factory=dict)
 
@@ -79,68 +65,22 @@ class LoraFile:
         return sum(key.endswith(".lora_up.weight") for key in self.lora)
 
 
-def check_can_save(folder: str | Path, name: str) -> None:
-    """Before a long run: raise ValueError where `save_run` to this folder and name would fail."""
-    name = check_file_name(name)
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with claimed(_numbered(Path(folder), name)):
-            pass
-    except OSError as error:
-        raise ValueError(f"the folder {folder} cannot be written to: {error}. Make it writable.") from error
+def save_lora_file(content: Callable[[str], LoraFile], folder: str | Path, name: str) -> Path:
+    """Write folder/NAME_00001.safetensors, at the first free number; returns the path.
 
-
-def save_run(run: Personalization, folder: str | Path, name: str) -> Path:
-    """Write what a run has learned to folder/NAME_00001.safetensors, at the first free number; returns the path.
-
-    A run that ended early has the number of its steps in the name: NAME_step123_00001.safetensors.
-    The file appears whole or not at all and never replaces another. Raises ValueError for a name with path parts.
+    content: the file's final name, without its suffix -> what is written. The file appears whole or not at all and
+    never replaces another.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name = check_file_name(name)
-    if run.weights.steps < run.config.steps:
-        name = f"{name}_step{run.weights.steps}"
     with claimed(_numbered(folder, name)) as target:
-        content = describe(run, target.stem)
-        save_tensors(target, _tensors(content), _metadata(content, run, target.stem))
+        file = content(target.stem)
+        save_tensors(target, _tensors(file), _metadata(file, target.stem))
     return target
 
 
 def _numbered(folder: Path, name: str) -> Iterator[Path]:
     return (folder / f"{name}_{number:05}.safetensors" for number in count(1))
-
-
-def describe(run: Personalization, name: str) -> LoraFile:
-    """The content of the file called `name` for what a run has learned."""
-    config, weights = run.config, run.weights
-    names = _embedding_names(name, list(run.subjects))
-    subjects = tuple(
-        SubjectInfo(p, s.class_word.strip(), names[p], s.personalization_prompt, len(s.images))
-        for p, s in run.subjects.items()
-    )
-    info = LoraInfo(
-        version=__version__,
-        family=run.backbone.family,
-        prediction=run.backbone.prediction,
-        rank=config.rank,
-        alpha=float(config.rank),
-        target_prompt=run.target_prompt,
-        clean_prompt=run.clean_prompt,
-        prompt=embedding_prompt(run.target_prompt, names),
-        steps=weights.steps,
-        seed=config.seed,
-        subjects=subjects,
-        settings=asdict(config),
-    )
-    return LoraFile(weights.lora, {names[p]: word for p, word in weights.words.items()}, info)
-
-
-def _embedding_names(name: str, placeholders: list[str]) -> dict[str, str]:
-    """The file's own name for one subject; with several, the placeholder's name behind it."""
-    if len(placeholders) == 1:
-        return {placeholders[0]: name}
-    return {p: f"{name}_{p.strip('[]')}" for p in placeholders}
 
 
 def _tensors(content: LoraFile) -> dict[str, Tensor]:
@@ -152,86 +92,58 @@ def _tensors(content: LoraFile) -> dict[str, Tensor]:
     return {key: tensor.to(SAVED_DTYPE) for key, tensor in tensors.items()}
 
 
-def architecture(family: Family, prediction: Prediction, kind: str) -> str:
-    """What the ModelSpec standard calls a file of this kind (lora, textual-inversion) for a model."""
-    return f"{BASE_NAMES[family][0].format(size='768-v' if prediction == 'v' else '512')}/{kind}"
-
-
-def _metadata(content: LoraFile, run: Personalization, name: str) -> dict[str, str]:
+def _metadata(content: LoraFile, title: str) -> dict[str, str]:
     """Ours under one key, and the fields in which other tools look for trigger words and settings."""
-    info, config = content.info, run.config
-    words = list(content.words)
-    now = datetime.now(timezone.utc)
-    return {
-        "format": "pt",
-        METADATA_KEY: json.dumps(asdict(info), ensure_ascii=False),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture(info.family, info.prediction, "lora"),
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": name,
-        "modelspec.description": f"PALP personalization for: {info.target_prompt}",
-        "modelspec.date": now.isoformat(timespec="seconds"),
-        "modelspec.resolution": f"{config.resolution}x{config.resolution}",
-        "modelspec.prediction_type": info.prediction,
-        "modelspec.trigger_phrase": ", ".join(words),
-        "modelspec.usage_hint": f"ComfyUI: {info.prompt}",
-        "trained_words": json.dumps(words, ensure_ascii=False),
-        "ss_output_name": name,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(info.rank),
-        "ss_network_alpha": str(info.alpha),
-        "ss_base_model_version": BASE_NAMES[info.family][1],
-        "ss_v2": str(info.family == "sd2"),
-        "ss_steps": str(info.steps),
-        "ss_max_train_steps": str(config.steps),
-        "ss_seed": str(info.seed),
-        "ss_learning_rate": str(config.learning_rate),
-        "ss_batch_size_per_device": str(config.batch_size),
-        "ss_resolution": f"({config.resolution}, {config.resolution})",
-        "ss_num_train_images": str(sum(s.images for s in info.subjects)),
-        "ss_tag_frequency": json.dumps({name: {s.embedding: s.images for s in info.subjects}}, ensure_ascii=False),
-        "ss_training_finished_at": str(now.timestamp()),
-        "ss_training_comment": info.prompt,
-    }
+    info, family, resolution = content.info, FAMILIES[content.info.family], content.info.settings["resolution"]
+    spec = model_spec(
+        family,
+        info.prediction,
+        "lora",
+        title,
+        f"PALP personalization for: {info.target_prompt}",
+        resolution,
+        ", ".join(content.words),
+        f"ComfyUI: {info.prompt}",
+    )
+    images = {subject.embedding: subject.images for subject in info.subjects}
+    trained = kohya(
+        family, title, info.rank, info.alpha, info.steps, info.settings, resolution, images, comment=info.prompt
+    )
+    return {LORA_KEY: to_json(asdict(info)), "trained_words": to_json(list(content.words)), **spec, **trained}
 
 
 def load_lora_file(path: str | Path) -> LoraFile:
-    """Read a file of ours. Raises ValueError when it is corrupt, or was made by something else."""
+    """Read a file of ours. Raises FileError when it is corrupt, or was made by something else."""
     path = Path(path)
+    tensors, metadata = read_tensors(path)
+    found = read_description(metadata, LORA_KEY, path.name)
+    if found is None:
+        raise FileError(f"{path.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it.")
     try:
-        with safe_open(path, "pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
-    if METADATA_KEY not in metadata:
-        raise ValueError(
-            f"{path.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it."
-        )
-    try:
-        info = _info(json.loads(metadata[METADATA_KEY]))
+        info = _info(found)
         words = _words(tensors, info)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"the description inside {path.name} is damaged ({error!r}). Copy or download it again."
-        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(path.name, error) from error
     return LoraFile({k: v for k, v in tensors.items() if not k.startswith("bundle_emb.")}, words, info)
 
 
-def _info(described: dict) -> LoraInfo:
+def _info(found: dict) -> LoraInfo:
     """Fields that a later version added are passed over."""
-    known = {k: v for k, v in described.items() if k in LoraInfo.__dataclass_fields__}
+    known = {k: v for k, v in found.items() if k in LoraInfo.__dataclass_fields__}
     subject_fields = SubjectInfo.__dataclass_fields__
     subjects = tuple(SubjectInfo(**{k: v for k, v in s.items() if k in subject_fields}) for s in known["subjects"])
     return LoraInfo(**{**known, "subjects": subjects})
 
 
+def _word_keys(family: Family) -> dict[str, str]:
+    """Encoder -> the last part of its key."""
+    if len(family.encoders) == 1:
+        return {family.encoders[0]: SINGLE_ENCODER_KEY}
+    return {encoder: encoder for encoder in family.encoders}
+
+
 def _words(tensors: dict[str, Tensor], info: LoraInfo) -> dict[str, dict[str, Tensor]]:
-    keys = {
-        "sd1": {"clip_l": SINGLE_ENCODER_KEY},
-        "sd2": {"clip_h": SINGLE_ENCODER_KEY},
-        "sdxl": {"clip_l": "clip_l", "clip_g": "clip_g"},
-    }[info.family]
+    keys = _word_keys(FAMILIES[info.family])
     return {
         s.embedding: {encoder: tensors[f"bundle_emb.{s.embedding}.{key}"].float() for encoder, key in keys.items()}
         for s in info.subjects

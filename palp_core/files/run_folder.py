@@ -3,62 +3,44 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..methods.personalization import Personalization, Subject, TrainingStep
-from .safetensors_file import save_tensors
+from ..errors import FileError
+from .safetensors_file import read_tensors, save_tensors
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """identity: it goes on with the same inputs only."""
+    """A training that may be gone on with. identity: it goes on with the same inputs only."""
 
     file: Path
     identity: str
 
-    def earlier(self, resume: bool) -> tuple[dict[str, Tensor] | None, list[TrainingStep]]:
-        """What to go on from, and the steps until there. Raises ValueError where that is not what the user meant."""
+    def earlier(self, resume: bool) -> tuple[dict[str, Tensor] | None, list[dict]]:
+        """Return what to go on from, and what the steps until there measured; nothing without an earlier training.
+
+        Raises FileError where there is one and the user did not mean it, or where the user means one that is not there.
+        """
         if not resume and self.file.exists():
-            raise ValueError(
-                f"{self.file} holds an unfinished training. Go on with --resume, take another --name, or delete it."
+            raise FileError(
+                f"{self.file} holds an unfinished training. Go on with --resume, take another name, or delete it."
             )
         if not resume:
             return None, []
         if not self.file.exists():
-            raise ValueError(f"there is no unfinished training {self.file}. Leave out --resume.")
-        with safe_open(self.file, "pt") as opened:
-            found = opened.metadata()
-        if found["identity"] != self.identity:
-            raise ValueError(
+            raise FileError(f"there is no unfinished training {self.file}. Leave out --resume.")
+        state, metadata = read_tensors(self.file)
+        if metadata["identity"] != self.identity:
+            raise FileError(
                 f"{self.file} was begun with another model, other photos, prompts or settings. Give the same, or "
-                "another --name."
+                "another name."
             )
-        return load_file(self.file), [TrainingStep(*row) for row in json.loads(found["history"])]
+        return state, json.loads(metadata["history"])
 
-    def save(self, run: Personalization, history: list[TrainingStep]) -> None:
-        """While the run's steps are being iterated."""
-        save_tensors(self.file, run.state(), {"identity": self.identity, "history": json.dumps(history)})
-
-
-def run_identity(subject: Subject, run: Personalization) -> str:
-    """Model, photos, prompts and settings of a run in a few letters.
-
-    Apart from the number of steps and what only saves memory: both may be others when it goes on.
-    """
-    config = replace(run.config, steps=1, gradient_checkpointing=False)
-    texts = [run.target_prompt, run.clean_prompt, subject.class_word, subject.personalization_prompt]
-    digest = sha256(
-        json.dumps([asdict(config), texts, run.backbone.prediction, str(run.backbone.compute_dtype)]).encode()
-    )
-    some = torch.cat([p.detach().flatten()[:4].float() for p in run.backbone.denoiser.parameters()])
-    learned = subject.initial_embedding.vectors.values() if subject.initial_embedding else ()
-    for tensor in (some.cpu(), *subject.images, *subject.masks, *learned):
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+    def save(self, state: Mapping[str, Tensor], history: list[dict]) -> None:
+        """Replace what is kept by a later state."""
+        save_tensors(self.file, state, {"identity": self.identity, "history": json.dumps(history)})

@@ -1,33 +1,18 @@
-"""Trainings on disk: an optimizer as tensors, files that are never half written, what a failed run has learned."""
+"""Files of tensors that are never half written, and names that are held until they are."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
-import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's moments and step counts by name; nothing before the first step."""
-    states = optimizer.state_dict()["state"]
-    return {f"optimizer.{number}.{key}": value for number, state in states.items() for key, value in state.items()}
-
-
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The opposite of `optimizer_tensors`; other names are passed over. Learning rates stay."""
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".")
-            states.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+from ..errors import FileError
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -40,9 +25,57 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         partial.unlink(missing_ok=True)
 
 
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file's tensors, on the CPU, and its metadata. Raises FileError where it is damaged or not there."""
+    try:
+        with safe_open(path, "pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read a file's metadata alone. Raises FileError where it is damaged or not there."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> FileError:
+    """Make the error for a .safetensors file that is damaged, cut off or not there."""
+    return FileError(f"{path.name} cannot be read ({error}). Copy or download it again.")
+
+
+def first_writable_folder(folders: Iterable[str | Path]) -> Path:
+    """Return the first of these folders that takes files, made if it is missing. Raises FileError if none does."""
+    errors = []
+    for folder in map(Path, folders):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            errors.append(str(error))
+    raise FileError(f"no folder can be written to: {'; '.join(errors)}. Make one writable.")
+
+
+def reserve(folder: str | Path, name: str, overwrite: bool) -> None:
+    """Raise FileError, before a long run, where folder/NAME.safetensors could not be written in the end.
+
+    overwrite: a file of that name is no obstacle.
+    """
+    folder = first_writable_folder([folder])
+    if not overwrite and (folder / f"{name}.safetensors").exists():
+        raise FileError(
+            f"name: {name}.safetensors is in the folder {folder.name} already. Choose another, or switch overwrite on."
+        )
+
+
 @contextmanager
 def claimed(files: Iterable[Path]) -> Iterator[Path]:
-    """The first of the paths that is free, held against other runs inside by the temporary file of `save_tensors`."""
+    """Hold the first of the paths that is free against other runs, by the temporary file of `save_tensors`."""
     file = next(file for file in files if _claim(file))
     try:
         yield file
@@ -62,33 +95,6 @@ def _claim(file: Path) -> bool:
 
 def _partial(file: Path) -> Path:
     return file.with_name(f"{file.name}.part")
-
-
-def unreadable(path: Path, error: Exception) -> ValueError:
-    """The error for a .safetensors file that is damaged, cut off or not there."""
-    return ValueError(f"{path.name} cannot be read ({error}). Copy or download it again.")
-
-
-class Learned(Protocol):
-    steps: int  # completed
-
-
-class Run(Protocol):
-    """A training that has ended. weights: None where it ended before it had any."""
-
-    weights: Learned | None
-
-
-def keep_unfinished(run: Run, save: Callable[[Path], Path], folders: Sequence[Path]) -> str:
-    """Save what a run that ended early has learned, if anything, in the first folder where that succeeds; says where.
-
-    Raises OSError where none of the folders can be written to.
-    """
-    if run.weights is None or run.weights.steps == 0:
-        return "No step was completed, so nothing was saved."
-    path = save_somewhere(save, folders)
-    where = path.name if path.parent == folders[0] else path
-    return f"What was learned in {run.weights.steps} steps is kept in {where}."
 
 
 def save_somewhere(save: Callable[[Path], Path], folders: Sequence[Path]) -> Path:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..models.attention import FLAT, contrast, hot, is_decoder, recorded_attention
-from .pick_and_draw.guidance import PromptedDenoiser, region_sigma
-from .pick_and_draw.losses import mean_map, word_maps
+from ..models.attention import (
+    FLAT,
+    REGION_LEVEL,
+    PromptedDenoiser,
+    contrast,
+    hot,
+    is_decoder,
+    mean_map,
+    recorded_attention,
+    word_maps,
+)
+from ..models.noise import NoiseLevels
 
 #: Noises over which the map is averaged.
 DRAWS = 8
@@ -16,13 +25,13 @@ THRESHOLD = 0.4
 
 
 @torch.no_grad()
-def subject_region(prompted: PromptedDenoiser, latents: Tensor, sigmas: Tensor, random: torch.Generator) -> Tensor:
+def subject_region(prompted: PromptedDenoiser, latents: Tensor, levels: NoiseLevels, random: torch.Generator) -> Tensor:
     """(1, 1, h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
 
     prompted: the untouched model with a prompt for the photo and the word's places in it. latents: of the photo,
-    (1, C, h, w), float32. sigmas: the model's noise levels, ascending, (N,).
+    (1, C, h, w), float32. levels: the model's.
     """
-    sigma = region_sigma(sigmas).view(1).to(latents)
+    sigma = levels.at(REGION_LEVEL).view(1).to(latents)
     heat = torch.zeros_like(latents[:, 0])
     for _ in range(DRAWS):
         noise = torch.randn(latents.shape, generator=random).to(latents)

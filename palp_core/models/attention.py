@@ -8,7 +8,7 @@ named `attn2` with projections to_q and to_k can be recorded: the UNets of Stabl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,8 +17,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import ModelError
+from .backbone import Backbone, Conditioning, LearnedWords
+
 #: How the names of the modules on the way up begin, in diffusers and in the original code's layout.
 DECODER_PREFIXES = ("up_blocks.", "output_blocks.")
+#: Share of the schedule at which a picture is looked at for where its subject is. In the toy world the place found
+#: hardly depends on it.
+REGION_LEVEL = 0.4
 FLAT = 1e-3  # contrast of a map that attends nowhere
 ODDEST_ASPECT = 1.3  # between a layer's grid and the latents', where rounding makes the difference
 
@@ -31,7 +37,7 @@ class LayerAttention(NamedTuple):
 
 
 def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of each text cross-attention. Raises ValueError where there is none, or none that can be seen."""
+    """Name -> module of each text cross-attention. Raises ModelError where there is none, or none that can be seen."""
     if hasattr(network, "_orig_mod"):
         raise compiled_model()
     layers = {
@@ -40,16 +46,16 @@ def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
         if name.endswith(".attn2") and hasattr(module, "to_q") and hasattr(module, "to_k")
     }
     if not layers:
-        raise ValueError(
+        raise ModelError(
             f"model ({type(network).__name__}) has no text cross-attention to look at. Load a checkpoint of Stable "
             "Diffusion 1.x, 2.x or SDXL."
         )
     return layers
 
 
-def compiled_model() -> ValueError:
+def compiled_model() -> ModelError:
     """The error for a network that does not pass through its own modules."""
-    return ValueError(
+    return ModelError(
         "model is compiled, so that its attention cannot be seen. Take it from before it is compiled (ComfyUI: remove "
         "the node Torch Compile Model)."
     )
@@ -75,7 +81,7 @@ def recorded_attention(
     repeats: how many copies of the prompt stand one behind the other in the context. only: says by name which layers
     are recorded; by default all. keep_features: says by name which layers' features are kept. Everything is
     differentiable where the run is. Hooks are gone when the context ends.
-    Raises ValueError where the network has no cross-attention, or is compiled: at the end, if that shows only there.
+    Raises ModelError where the network has no cross-attention, or is compiled: at the end, if that shows only there.
     """
     attention = {name: m for name, m in cross_attention_layers(network).items() if only is None or only(name)}
     found: dict[str, LayerAttention] = {}
@@ -130,7 +136,7 @@ def layer_grid(places: int, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a layer with so many places, in a network whose latents have this size.
 
     Each way down halves the sides, rounding up. Where something else scales them as well, it is the grid whose aspect
-    is nearest. Raises ValueError where none is near.
+    is nearest. Raises ModelError where none is near.
     """
     height, width = size
     while height * width > places:
@@ -141,7 +147,7 @@ def layer_grid(places: int, size: tuple[int, int]) -> tuple[int, int]:
     rows = [h for h in range(1, places + 1) if places % h == 0]
     height = min(rows, key=lambda h: abs(math.log(h * h / places) - aspect))
     if abs(math.log(height * height / places) - aspect) > math.log(ODDEST_ASPECT):
-        raise ValueError(
+        raise ModelError(
             f"a cross-attention layer has {places} places, which is no grid like that of latents of {size[1]} x "
             f"{size[0]}. Remove nodes that change sizes inside the model."
         )
@@ -169,26 +175,45 @@ def contrast(heat: Tensor) -> float:
     return ((heat.max() - heat.min()) / heat.max()).item()
 
 
-def find_tokens(tokens: Sequence, wanted: Sequence) -> list[int]:
-    """Indices of all occurrences of one sequence of tokens in another; tokens are numbers or vectors (C,)."""
-    starts = range(len(tokens) - len(wanted) + 1) if wanted else ()
-    at = [s for s in starts if all(_same(a, b) for a, b in zip(tokens[s : s + len(wanted)], wanted, strict=True))]
-    return sorted({start + offset for start in at for offset in range(len(wanted))})
-
-
-def word_not_found(word: str, prompt: str) -> ValueError:
-    """The error for a word whose attention is asked for, but which the prompt does not hold."""
-    return ValueError(
-        f"the word {word!r} is not in the prompt {prompt!r}. Write it as it stands there, a whole word or several in a "
-        "row; a learned word is spelled embedding:NAME."
-    )
-
-
-def _same(a, b) -> bool:
-    if torch.is_tensor(a) or torch.is_tensor(b):
-        return torch.is_tensor(a) and torch.is_tensor(b) and torch.equal(a, b)
-    return a == b
-
-
 def _chosen(tensor: Tensor, rows: Tensor | None) -> Tensor:
     return tensor if rows is None else tensor[rows.to(tensor.device)]
+
+
+def word_maps(layers: Mapping[str, LayerAttention]) -> dict[str, Tensor]:
+    """Layer -> (B, h, w): the attention to all tokens of the word together."""
+    return {name: layer.maps.sum(dim=1) for name, layer in layers.items()}
+
+
+def mean_map(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Of several layers' maps (B, h, w): (B, *size)."""
+    return torch.stack([resized(m, size) for m in maps]).mean(dim=0)
+
+
+def saliency(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Where a word attends, by the mean of several layers' maps (B, h, w), stretched to 0..1. Returns (B, *size)."""
+    return min_max(mean_map(maps, size))
+
+
+class PromptedDenoiser(NamedTuple):
+    """A model with a prompt, and where in the prompt the subject's word stands."""
+
+    denoise: Callable[[Tensor, Tensor], Tensor]  # x (B, C, H, W), sigma (B,) -> D (B, C, H, W), differentiable in x
+    network: nn.Module  # holds the cross-attention layers
+    tokens: tuple[int, ...]
+
+
+def prompted(backbone: Backbone, prompt: str, word: str, placeholders: LearnedWords | None = None) -> PromptedDenoiser:
+    """A backbone with a prompt that holds a word or placeholder. Raises ModelError where it does not."""
+    placeholders = placeholders or {}
+    with torch.no_grad():
+        cond = backbone.encode_prompt(prompt, placeholders)
+    return with_conditioning(backbone, cond, backbone.token_positions(prompt, word, placeholders))
+
+
+def with_conditioning(backbone: Backbone, cond: Conditioning, tokens: tuple[int, ...]) -> PromptedDenoiser:
+    """A backbone with an encoded prompt, batch of one."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return backbone.denoise(x, sigma, cond.expand(len(x)))
+
+    return PromptedDenoiser(denoise, backbone.denoiser, tokens)

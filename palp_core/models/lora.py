@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,9 +17,10 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
+from ..errors import ModelError
+from .backbone import Backbone
+
 ADAPTER = "palp"
-#: q, k, v and out of self-attention (attn1) and cross-attention (attn2).
-TARGETS = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
 
 class LoraAdapters:
@@ -61,22 +62,21 @@ class LoraAdapters:
 
 
 @contextmanager
-def attached_lora(
-    denoiser: nn.Module, kohya_name: Callable[[str], str], rank: int, seed: int
-) -> Iterator[LoraAdapters]:
+def attached_lora(backbone: Backbone, rank: int, seed: int) -> Iterator[LoraAdapters]:
     """Attach fresh adapters to every attention projection; on leaving, the module tree is the one that was found.
 
     Their alpha is the rank, so that the scale is 1. They are float32 on their projection's device and start as the
-    identity: A is Kaiming-uniform from the seed and the projection's name, B is zero. Raises ValueError when the
+    identity: A is Kaiming-uniform from the seed and the projection's name, B is zero. Raises ModelError when the
     denoiser has adapters already, or no projection that can carry one.
     """
+    denoiser, targets = backbone.denoiser, backbone.family.lora_targets
     if any(isinstance(module, LoraLayer) for module in denoiser.modules()):
-        raise ValueError("the model already carries a peft adapter. Fuse or unload it before training another one.")
+        raise ModelError("the model already carries a peft adapter. Fuse or unload it before training another one.")
     flags = [(p, p.requires_grad) for p in denoiser.parameters()]
-    projections = {name: m for name, m in denoiser.named_modules() if re.fullmatch(TARGETS, name)}
+    projections = {name: m for name, m in denoiser.named_modules() if re.fullmatch(targets, name)}
     try:
-        _attach(denoiser, rank)
-        layers = {kohya_name(n): m for n, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
+        _attach(denoiser, targets, rank)
+        layers = {backbone.kohya_name(n): m for n, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
         for name, layer in layers.items():
             _initialise(name, layer, seed)
         yield LoraAdapters(layers, rank)
@@ -89,11 +89,11 @@ def attached_lora(
             parameter.requires_grad_(flag)
 
 
-def _attach(denoiser: nn.Module, rank: int) -> None:
+def _attach(denoiser: nn.Module, targets: str, rank: int) -> None:
     try:
-        LoraModel(denoiser, LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), ADAPTER)
+        LoraModel(denoiser, LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), ADAPTER)
     except ValueError as error:
-        raise ValueError(
+        raise ModelError(
             f"LoRA cannot be attached to this model's attention ({error}). Use an unquantised checkpoint (fp32, fp16, "
             "bf16, or plain fp8 weights) of Stable Diffusion 1.x, 2.x or SDXL."
         ) from error

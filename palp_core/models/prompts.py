@@ -8,7 +8,11 @@ file types.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from ..errors import PromptError
 
 PLACEHOLDER = re.compile(r"\[[A-Za-z]\w*\]")
 
@@ -19,17 +23,17 @@ def find_placeholders(prompt: str) -> list[str]:
 
 
 def check_placeholder(placeholder: str) -> None:
-    """Raise ValueError unless the text is a name in square brackets."""
+    """Raise PromptError unless the text is a name in square brackets."""
     if not PLACEHOLDER.fullmatch(placeholder):
-        raise ValueError(f"placeholder {placeholder!r} must be a name in square brackets, such as [V] or [V2].")
+        raise PromptError(f"placeholder {placeholder!r} must be a name in square brackets, such as [V] or [V2].")
 
 
 def check_known(name: str, prompt: str, known: Iterable[str]) -> None:
-    """Raise ValueError when the prompt called `name` uses a placeholder that no subject has."""
+    """Raise PromptError when the prompt called `name` uses a placeholder that no subject has."""
     known = list(known)
     for found in find_placeholders(prompt):
         if found not in known:
-            raise ValueError(
+            raise PromptError(
                 f"{name} uses {found}, but no subject has this placeholder (there are: {', '.join(known)}). "
                 f"Add a subject with placeholder {found}, or correct the prompt."
             )
@@ -83,14 +87,35 @@ def vector_numbers(words: list[str], counts: Mapping[str, int]) -> list[int]:
     return numbers
 
 
-def unknown_word(word: str) -> ValueError:
+def unknown_word(word: str) -> PromptError:
     """The error for a word that the text encoder's vocabulary does not have."""
-    return ValueError(f"the text encoder does not know the word {word!r}. Use a common word that the model knows.")
+    return PromptError(f"the text encoder does not know the word {word!r}. Use a common word that the model knows.")
 
 
-def too_long(prompt: str, tokens: int, limit: int) -> ValueError:
+def too_long(prompt: str, tokens: int, limit: int) -> PromptError:
     """The error for a prompt of which the text encoder would lose the end."""
-    return ValueError(
+    return PromptError(
         f"the prompt {prompt!r} has {tokens} tokens, but the text encoder keeps {limit}. Shorten it by at least "
         f"{tokens - limit} tokens (a token is a short word or a part of a longer one)."
     )
+
+
+def find_tokens(tokens: Sequence, wanted: Sequence) -> list[int]:
+    """Indices of all occurrences of one sequence of tokens in another; tokens are numbers or vectors (C,)."""
+    starts = range(len(tokens) - len(wanted) + 1) if wanted else ()
+    at = [s for s in starts if all(_same(a, b) for a, b in zip(tokens[s : s + len(wanted)], wanted, strict=True))]
+    return sorted({start + offset for start in at for offset in range(len(wanted))})
+
+
+def word_not_found(word: str, prompt: str) -> PromptError:
+    """The error for a word whose attention is asked for, but which the prompt does not hold."""
+    return PromptError(
+        f"the word {word!r} is not in the prompt {prompt!r}. Write it as it stands there, a whole word or several in a "
+        "row; a learned word is spelled embedding:NAME."
+    )
+
+
+def _same(a, b) -> bool:
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.is_tensor(a) and torch.is_tensor(b) and torch.equal(a, b)
+    return a == b

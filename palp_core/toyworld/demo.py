@@ -12,11 +12,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..files.images import write_picture
-from ..files.lora_file import save_run
-from ..methods.personalization import TrainingStep
-from ..methods.scores import AlignmentConfig
+from ..files.images import write_image
+from ..methods.alignment import AlignmentConfig
+from ..methods.result import save_run
 from ..training.chart import loss_chart, rendered
+from ..training.loop import Step
 from .evaluators import Target
 from .metrics import Figures, judge, mean_figures
 from .pictures import photos
@@ -41,9 +41,9 @@ DEFAULT_PROMPTS = (
 PICTURES = 8  # per prompt and model; four of them are shown
 SHOWN = 4
 #: palp: with this project's default score, and not the paper's.
-METHODS = {"base": "untouched model", "ti_db": "TI + LoRA", "palp": f"PALP ({ALIGNMENT.score})"}
+METHODS = {"base": "untouched model", "ti_db": "TI + LoRA", "palp": f"PALP ({ALIGNMENT.score.name})"}
 
-Report = Callable[[str, TrainingStep], None]
+Report = Callable[[str, Step], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_demo(
 ) -> DemoResult:
     """Train and draw; write the LoRA files, the picture and a loss chart of each training into `out`.
 
-    report(method, step) is called after each training step. Raises ValueError for a prompt without [V], or with words
+    report(method, step) is called after each training step. Raises PromptError for a prompt without [V], or with words
     that the world does not know.
     """
     targets = [read_target(prompt, class_word) for prompt in prompts]
@@ -83,7 +83,7 @@ def run_demo(
             history.append(step)
             report(method, step)
             if len(history) == steps:  # the LoRA is on the model inside the loop only
-                words = run.snapshot().words
+                words = run.learner.result().words
                 drawn = [paint(world, prompt, words, PICTURES, seed) for prompt in drawn_prompts]
         pictures[method] = pictures.get(method, []) + drawn
         save_run(run, out, f"{class_word}_{method}")
@@ -98,8 +98,8 @@ def run_demo(
         seed=seed,
         steps=steps,
     )
-    write_picture(torch.cat(charts), out / "loss.png")
-    write_picture(comparison(result), out / "demo.png")
+    write_image(torch.cat(charts), out / "loss.png")
+    write_image(comparison(result), out / "demo.png")
     return result
 
 
@@ -160,7 +160,7 @@ def as_json(result: DemoResult) -> dict:
         "fidelity_ceiling": result.fidelity_range[1],
         "prompts": list(result.prompts),
         "subject": result.individual.class_word,
-        "score": ALIGNMENT.score,
+        "score": ALIGNMENT.score.name,
         "seed": result.seed,
         "steps": result.steps,
     }

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ..errors import SettingError
+
 Style = Literal["photo", "sketch", "pixel art", "neon", "watercolor"]
 ClassWord = Literal["cat", "robot", "house", "car", "mug", "bird"]
 Place = Literal["beach", "snow", "city", "meadow", "desert", "room"]
@@ -103,9 +105,9 @@ def random_individual(rng: np.random.Generator, class_word: ClassWord | None = N
 
 
 def new_individual(seed: int, class_word: ClassWord | None = None) -> Individual:
-    """Raises ValueError for a negative seed."""
+    """Raises SettingError for a negative seed."""
     if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or more.")
+        raise SettingError(f"seed is {seed}; it must be 0 or more.")
     return random_individual(np.random.default_rng(seed), class_word)
 
 
@@ -123,7 +125,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 def reference_scenes(individual: Individual, count: int = 4) -> list[Scene]:
     """Photos of one individual before one plain backdrop, as a user would take them. count: 1 to 4."""
     if not 1 <= count <= 4:
-        raise ValueError(f"A reference set has 1 to 4 photos, not {count}.")
+        raise SettingError(f"A reference set has 1 to 4 photos, not {count}.")
     return [Scene(individual, jitter=number) for number in range(count)]
 
 

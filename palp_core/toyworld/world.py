@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from ..methods.personalization import Personalization, PersonalizationConfig, Subject
+from ..errors import PromptError
+from ..methods.alignment import AlignmentConfig
+from ..methods.personalization import Personalization, PersonalizationConfig
+from ..methods.personalization_learner import Weights
 from ..methods.pick_and_draw.guidance import PickAndDraw
-from ..methods.scores import AlignmentConfig, guided_noise
-from ..models.backbone import Placeholders
-from ..models.diffusers.backbone import DiffusersBackbone, load_pipeline
+from ..methods.scores import Delta, Palp
+from ..methods.subjects import Subject
+from ..models.backbone import LearnedWords
+from ..models.diffusers.backbone import DiffusersBackbone
+from ..models.diffusers.loading import load_pipeline
 from ..models.prompts import PLACEHOLDER
+from ..models.sampling import sample, sampling_levels
+from ..training.loop import Training
 from . import LATENT_CHANNELS, LATENT_SIZE, MODEL_FOLDER, scenes
 from .evaluators import Evaluators, Target, load_evaluators
 from .pictures import photos, picture
@@ -26,9 +33,9 @@ RESOLUTION = 64  # pixels
 GUIDANCE_SCALE = 2.0
 SAMPLING_STEPS = 16
 #: In proportion the default. Chosen on the tuning pairs of benchmarks/toyworld.
-ALIGNMENT = AlignmentConfig(weight=0.25, score="delta", alpha=1.25 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE)
+ALIGNMENT = AlignmentConfig(0.25, Delta(alpha=1.25 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE))
 #: The paper's 15 and 7.5 are twice and once the scale at which Stable Diffusion draws.
-PAPERS_ALIGNMENT = AlignmentConfig(weight=0.25, score="palp", alpha=2 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE)
+PAPERS_ALIGNMENT = AlignmentConfig(0.25, Palp(alpha=2 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE))
 STRANGERS = 6  # other individuals of the class, for the floor of subject fidelity
 
 
@@ -78,8 +85,8 @@ def personalization(
     seed: int,
     alignment: AlignmentConfig,
     training: ToyTraining | None = None,
-) -> Personalization:
-    """A run that learns [V] from the individual's photos for a prompt that holds [V]."""
+) -> Training[Weights]:
+    """Prepare a training that learns [V] from the individual's photos for a prompt that holds [V]."""
     training = training or ToyTraining()
     config = PersonalizationConfig(
         steps=steps,
@@ -91,7 +98,7 @@ def personalization(
         seed=seed,
         alignment=alignment,
     )
-    return Personalization(world.backbone, [subject(individual, training.photos)], prompt, config)
+    return Training(Personalization(world.backbone, [subject(individual, training.photos)], prompt, config))
 
 
 def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
@@ -115,68 +122,52 @@ def fidelity_range(world: World, individual: Individual, targets: list[Target], 
     return float(np.mean([fidelity(who) for who in strangers])), fidelity(individual)
 
 
-def as_pictures(images: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """(H, W, 3) in 0..1 each -> (B, 3, H, W) in -1..1."""
+def as_pictures(images: Iterable[Tensor]) -> Tensor:
+    """Turn images (H, W, 3) in 0..1 into a batch (B, 3, H, W) in -1..1."""
     return torch.stack(list(images)).movedim(-1, 1) * 2 - 1
 
 
-@torch.no_grad()
 def paint(
-    world: World, prompt: str, words: Placeholders, count: int, seed: int, guidance: PickAndDraw | None = None
+    world: World, prompt: str, words: LearnedWords, count: int, seed: int, guidance: PickAndDraw | None = None
 ) -> Tensor:
     """Sample `count` pictures, (count, 3, 64, 64) in -1..1 on the CPU, with whatever LoRA is on the model now.
 
     The same seed gives the same initial noise to every prompt and model.
     """
     backbone = world.backbone
-    null, cond = backbone.encode_prompt("", {}), backbone.encode_prompt(prompt, words)
-    # The backbone turns what the network predicts into noise.
-    scheduler = DPMSolverMultistepScheduler.from_config(backbone.pipeline.scheduler.config, prediction_type="epsilon")
-    scheduler.set_timesteps(SAMPLING_STEPS)
-    latents = initial_noise(count, seed).to(backbone.device)  # (B, 8, 16, 16), of variance 1 at every level
-    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True):
-        scale, level = (sigma**2 + 1).sqrt().item(), sigma.expand(count).to(latents)
-        x = latents * scale
-        if guidance is not None:
-            x = guidance(x, level)
-        noise = guided_noise(backbone.denoise, x, level, null, cond, GUIDANCE_SCALE)
-        latents = scheduler.step(noise, timestep, x / scale).prev_sample
-    return decode(world, latents)
+    with torch.no_grad():
+        null, cond = backbone.encode_prompt("", {}), backbone.encode_prompt(prompt, words)
+    levels = sampling_levels(backbone.levels, SAMPLING_STEPS)
+    latents = sample(backbone, initial_noise(count, seed), levels, null, cond, GUIDANCE_SCALE, guidance)
+    return as_pictures(backbone.decode_latents(latents))
 
 
 def initial_noise(count: int, seed: int) -> Tensor:
-    """(count, 8, 16, 16); each picture has a generator of its own."""
+    """Draw (count, 8, 16, 16); each picture has a generator of its own."""
     shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     return torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + n)) for n in range(count)]
     )
 
 
-@torch.no_grad()
-def decode(world: World, latents: Tensor) -> Tensor:
-    """(B, 8, 16, 16) -> (B, 3, 64, 64) in -1..1, on the CPU."""
-    vae = world.backbone.pipeline.vae  # elsewhere than the UNet while that is being trained
-    return vae.decode(latents.to(vae.device)).sample.clamp(-1, 1).cpu()
-
-
 def read_target(prompt: str, class_word: ClassWord) -> Target:
     """The elements that a prompt names in the world's words: "a sketch of [V] with a hat on the beach".
 
-    Raises ValueError for a word that the world does not know, for another subject, and for two styles, accessories,
+    Raises PromptError for a word that the world does not know, for another subject, and for two styles, accessories,
     places or subjects.
     """
     known = scenes.vocabulary()
     unknown = [word for word in re.findall(r"[^\W\d_]+", PLACEHOLDER.sub("", prompt)) if word.lower() not in known]
     if unknown:
-        raise ValueError(f"the demo's world has no {unknown[0]!r} (in {prompt!r}). It knows: {', '.join(known)}.")
+        raise PromptError(f"the demo's world has no {unknown[0]!r} (in {prompt!r}). It knows: {', '.join(known)}.")
 
     def named(choices: tuple[str, ...]) -> str | None:
         found = [choice for choice in choices if re.search(rf"\b{choice}\b", prompt, re.IGNORECASE)]
         if len(found) > 1:
-            raise ValueError(f"{prompt!r} names {found[0]} and {found[1]}, and one picture has one of them.")
+            raise PromptError(f"{prompt!r} names {found[0]} and {found[1]}, and one picture has one of them.")
         return found[0] if found else None
 
     other = named(scenes.CLASSES)
     if other not in (None, class_word):
-        raise ValueError(f"{prompt!r} names a {other}, and one picture has one subject, here the {class_word} [V].")
+        raise PromptError(f"{prompt!r} names a {other}, and one picture has one subject, here the {class_word} [V].")
     return Target(named(scenes.STYLES), class_word, named(scenes.ACCESSORIES), named(scenes.PLACES))

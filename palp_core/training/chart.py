@@ -8,36 +8,28 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..methods.personalization import TrainingStep
+from .loop import Step
 
-DENOISING_COLOUR, SECOND_COLOUR = "#2f6fde", "#e4572e"
-#: What a training has beside the denoising loss, PALP's or Textual Inversion's, and its name in the legend.
-SECOND = {"score_gap": "score gap, rms of Delta", "regularization": "regularization"}
+COLORS = ("#2f6fde", "#e4572e", "#3a9d5d", "#8e5bc0")
 SMOOTHING_SHARE = 0.05  # of the run, to either side of a step, that its running mean covers
 
 
-def loss_chart(history: list[TrainingStep], width: int = 960, height: int = 540, title: str = "") -> Tensor:
-    """Denoising loss and, where there was one, what else was measured, against steps. Returns (H, W, 3) in 0..1.
+def loss_chart(history: list[Step], width: int = 960, height: int = 540, title: str = "") -> Tensor:
+    """Plot everything that the steps measured against their number. Returns (H, W, 3) in 0..1.
 
-    Single steps are faint, their running mean is bold: one step's loss depends more on its noise level than on what
-    the model has learned.
+    The first loss has the left axis, all others share the right one. Single steps are faint, their running mean is
+    bold: one step's loss depends more on its noise level than on what the model has learned.
     """
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
     axes = figure.add_subplot(title=title)
-    steps = [step.index + 1 for step in history]
-    lines = [_draw(axes, steps, [s.denoising_loss for s in history], DENOISING_COLOUR, "denoising loss")]
     axes.set_xlabel("step")
-    axes.set_ylabel("denoising loss", color=DENOISING_COLOUR)
     axes.grid(alpha=0.25)
-    axes.margins(x=0.01)
-    second = next((name for name in SECOND if any(getattr(step, name) for step in history)), None)
-    if second:
-        others = axes.twinx()
-        lines.append(_draw(others, steps, [getattr(s, second) for s in history], SECOND_COLOUR, SECOND[second]))
-        others.set_ylabel(second.replace("_", " "), color=SECOND_COLOUR)
-        others.margins(x=0.01)
-        others.spines["top"].set_visible(False)
-    axes.spines["top"].set_visible(False)
+    first, *others = history[0].losses if history else [""]
+    lines = [_plotted(axes, history, first, COLORS[0])]
+    if others:
+        right = axes.twinx()
+        colored = zip(others, COLORS[1:], strict=False)
+        lines += [_plotted(right, history, name, color) for name, color in colored]
     axes.legend(handles=lines, loc="upper right", frameon=False)
     return rendered(figure)
 
@@ -49,9 +41,15 @@ def rendered(figure: Figure) -> Tensor:
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).float() / 255
 
 
-def _draw(axes, steps: list[int], values: list[float], colour: str, label: str):
-    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-    return axes.plot(steps, running_mean(values), color=colour, linewidth=2, label=label)[0]
+def _plotted(axes, history: list[Step], name: str, color: str):
+    """One loss on these axes; returns its line."""
+    label = name.replace("_", " ")
+    steps, values = [step.index + 1 for step in history], [step.losses[name] for step in history]
+    axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+    axes.set_ylabel(label, color=color)
+    axes.margins(x=0.01)
+    axes.spines["top"].set_visible(False)
+    return axes.plot(steps, running_mean(values), color=color, linewidth=2, label=label)[0]
 
 
 def running_mean(values: list[float]) -> np.ndarray:

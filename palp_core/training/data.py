@@ -3,52 +3,55 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIDE_MULTIPLE = 64  # three halvings of the UNet on latents of 1/8 size
+from ..errors import ImageError
+from ..models.backbone import Backbone
+
 SMALLEST_SIDE = 16
 
 
 def check_image(name: str, image: Tensor) -> Tensor:
-    """(H, W, 3 or 4) in 0..1 -> (H, W, 3) float32. Raises ValueError that calls the image `name`."""
+    """(H, W, 3 or 4) in 0..1 -> (H, W, 3) float32. Raises ImageError that calls the image `name`."""
     if image.ndim != 3 or image.shape[-1] not in (3, 4):
-        raise ValueError(f"{name} has shape {tuple(image.shape)}; it must be (height, width, 3), colours in 0..1.")
+        raise ImageError(f"{name} has shape {tuple(image.shape)}; it must be (height, width, 3), colours in 0..1.")
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(
+        raise ImageError(
             f"{name} is {width} x {height} pixels, too small to show anything. Use a photo of 256 pixels or more."
         )
     if not torch.isfinite(image).all():
-        raise ValueError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
+        raise ImageError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
     return image[..., :3].float().clamp(0, 1)
 
 
 def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
-    """(H, W) in 0..1, white where the subject is -> float32. Raises ValueError that calls the mask `name`."""
+    """(H, W) in 0..1, white where the subject is -> float32. Raises ImageError that calls the mask `name`."""
     # Before its size: the host's mask of an opaque picture is black, and small.
     if mask.numel() == 0 or mask.max() <= 0:
-        raise ValueError(
+        raise ImageError(
             f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or remove it."
         )
     if mask.shape != image.shape[:2]:
         found, wanted = ("x".join(map(str, tuple(t.shape)[1::-1])) for t in (mask, image))
-        raise ValueError(f"{name} is {found} pixels, but its image is {wanted}. Make the mask on that image.")
+        raise ImageError(f"{name} is {found} pixels, but its image is {wanted}. Make the mask on that image.")
     if not torch.isfinite(mask).all():
-        raise ValueError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
+        raise ImageError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
     return mask.float().clamp(0, 1)
 
 
-def check_pictures(
+def check_images_and_masks(
     owner: str, images: tuple[Tensor, ...], masks: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Images and masks of what is learned, each checked; masks may be none. Raises ValueError that names the owner."""
+    """Images and masks of what is learned, each checked; masks may be none. Raises ImageError that names the owner."""
     if not images:
-        raise ValueError(f"images: {owner} has no image. Connect 1 to 8 photos of it.")
+        raise ImageError(f"images: {owner} has no image. Connect 1 to 8 photos of it.")
     if masks and len(masks) != len(images):
-        raise ValueError(
+        raise ImageError(
             f"masks: {owner} has {len(images)} images but {len(masks)} masks. Connect one mask for each image, or none."
         )
     images = tuple(check_image(f"image {i} of {owner}", image) for i, image in enumerate(images, 1))
@@ -56,10 +59,10 @@ def check_pictures(
     return images, tuple(check_mask(f"mask {i} of {owner}", mask, image) for i, (mask, image) in pairs)
 
 
-def training_size(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """Sides (height, width) near the image's aspect, of about resolution^2 pixels, multiples of 64, none below 64."""
+def training_size(height: int, width: int, resolution: int, multiple: int) -> tuple[int, int]:
+    """Choose sides (height, width) near the image's aspect, of about resolution^2 pixels, multiples of `multiple`."""
     scale = resolution / math.sqrt(height * width)
-    return tuple(max(SIDE_MULTIPLE, round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in (height, width))
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
 
 
 def resize_to_cover(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -76,12 +79,64 @@ def resize_to_cover(image: Tensor, size: tuple[int, int]) -> Tensor:
 def latent_mask(mask: Tensor, size: tuple[int, int], latents: Tensor) -> Tensor:
     """(H, W) in 0..1 -> (1, 1, h, w) on the grid of latents (1, C, h, w): the share of each cell that is subject.
 
-    size: what its picture was brought to, and the mask with it. Raises ValueError where that crops the subject away.
+    size: what its picture was brought to, and the mask with it. Raises ImageError where that crops the subject away.
     """
     covering = resize_to_cover(mask[..., None], size)[..., 0]
     if covering.max() <= 0:
-        raise ValueError(
+        raise ImageError(
             f"the subject of a mask lies at the edge that is cropped away when its picture is brought to {size[1]} x "
             f"{size[0]} pixels. Crop the picture around the subject."
         )
-    return F.adaptive_avg_pool2d(covering[None, None].to(latents.device), latents.shape[-2:])
+    shares = F.adaptive_avg_pool2d(covering[None, None].to(latents.device), latents.shape[-2:])
+    return shares.view(1, *[1] * (latents.ndim - 3), *shares.shape[-2:])
+
+
+class Example(NamedTuple):
+    """An image that is learned from."""
+
+    number: int  # its place among the images of its subject, from 0
+    latents: Tensor  # (1, C, h, w)
+    mask: Tensor | None  # (1, 1, h, w) in 0..1, where the loss counts
+    region: Tensor | None = None  # (1, 1, h, w) in 0..1, where the subject is; None where nobody asks
+
+
+@torch.no_grad()
+def encode_examples(
+    backbone: Backbone, images: tuple[Tensor, ...], masks: tuple[Tensor, ...], resolution: int
+) -> list[Example]:
+    """Latents and masks of images (H, W, 3), once for all steps. masks: (H, W), one for each image, or none at all."""
+    examples = []
+    for number, image in enumerate(images):
+        size = training_size(*image.shape[:2], resolution, backbone.family.side_multiple)
+        latents = backbone.encode_image(resize_to_cover(image, size))
+        mask = latent_mask(masks[number], size, latents) if masks else None
+        examples.append(Example(number, latents, mask))
+    return examples
+
+
+def random_index(count: int, random: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=random))
+
+
+def draw_batch(examples: list[Example], batch_size: int, random: torch.Generator) -> list[Example]:
+    """Random examples whose latents are of one size, with repeats."""
+    first = examples[random_index(len(examples), random)]
+    alike = [e for e in examples if e.latents.shape == first.latents.shape]
+    return [first] + [alike[random_index(len(alike), random)] for _ in range(batch_size - 1)]
+
+
+class Batch(NamedTuple):
+    """Examples of one size, stacked; float32."""
+
+    x0: Tensor  # (B, C, h, w)
+    mask: Tensor | None  # (B, 1, h, w) in 0..1
+    region: Tensor | None  # (B, 1, h, w) in 0..1
+
+
+def stack_batch(examples: list[Example], device: torch.device) -> Batch:
+    """Stack examples of one size on a device."""
+
+    def stacked(parts: list[Tensor | None]) -> Tensor | None:
+        return None if parts[0] is None else torch.cat(parts).to(device, torch.float32)
+
+    return Batch(*(stacked([getattr(e, part) for e in examples]) for part in ("latents", "mask", "region")))

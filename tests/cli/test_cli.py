@@ -21,7 +21,7 @@ from devtools.random_models import pictures, tiny_pipeline
 from palp_core.cli import main as cli
 from palp_core.files.lora_file import load_lora_file
 from palp_core.methods.personalization import Personalization
-from palp_core.models.diffusers.backbone import load_pipeline
+from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld import demo
 
 NAME = "my_cat"
@@ -238,7 +238,7 @@ def test_resume_with_other_inputs_is_refused(monkeypatch, tmp_path, model, photo
 
 
 def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_path, model, photos):
-    diverged = cli.NonFiniteLossError(2)
+    diverged = cli.DivergedError(2)
 
     class Diverging(cli.tqdm):
         def __iter__(self):

@@ -16,7 +16,7 @@ from devtools.toyworld.pictures import as_pixels, draw_some
 from devtools.toyworld.plan import Stage, TrainingPlan
 from devtools.toyworld.steps import learning_rate_factor
 from devtools.toyworld.unet import pixel_weights
-from palp_core.models.diffusers.backbone import load_pipeline
+from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld.scenes import CLASSES, COLOUR_WORDS, PATTERN_WORDS, content_words
 
 FIRST = Stage(steps=2, learning_rate=1e-3, warmup=1, cooldown=0.0)

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding, save_word
-from palp_core.files.embedding_file import check_can_save, first_writable_folder, fitting_vectors, save_embedding
+from palp_core.files.embedding_file import check_can_save, fitting_vectors, save_embedding
+from palp_core.files.safetensors_file import first_writable_folder
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.training.loop import Training
 
 CONFIG = TextualInversionConfig(steps=2, resolution=64, learning_rate=1e-2, vectors=2, seed=7)
 ROWS = torch.arange(64.0).reshape(2, 32)
@@ -28,7 +30,7 @@ def describe(name: str) -> dict[str, str]:
 def trained(family, folder, steps=2) -> TextualInversion:
     prediction = "v_prediction" if family == "sd2" else "epsilon"
     backbone = DiffusersBackbone(tiny_pipeline(family, folder, prediction), device="cpu")
-    run = TextualInversion(backbone, Concept(pictures((64, 64)), "c"), CONFIG)
+    run = Training(TextualInversion(backbone, Concept(pictures((64, 64)), "c"), CONFIG))
     iterator = run.steps()
     for _ in range(steps):
         next(iterator)
@@ -47,7 +49,7 @@ def test_what_is_read_is_what_was_learned(family, tmp_path):
     assert set(load_file(path)) == ({"clip_l", "clip_g"} if family == "sdxl" else {"emb_params"})
     read = fitting_vectors(load_embedding(path), run.backbone)
     assert read.keys() == set(run.backbone.encoders)
-    assert all(torch.equal(rows, run.weights.vectors[encoder]) for encoder, rows in read.items())
+    assert all(torch.equal(rows, run.result.vectors[encoder]) for encoder, rows in read.items())
 
 
 def test_the_file_describes_itself(tmp_path):
@@ -66,7 +68,7 @@ def test_diffusers_loads_the_word(family, tmp_path):
     path = save_word(run, tmp_path, "cat")
     backbone, pipeline = run.backbone, run.backbone.pipeline
     with torch.no_grad():
-        expected = backbone.encode_prompt("a photo of [W]", {"[W]": run.weights.vectors})
+        expected = backbone.encode_prompt("a photo of [W]", {"[W]": run.result.vectors})
         if family == "sd1":
             pipeline.load_textual_inversion(path, token="<cat>")
         else:

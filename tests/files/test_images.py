@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from palp_core.files.images import read_picture
+from palp_core.files.images import read_image
 
 
 def test_sixteen_bit_grey_keeps_its_levels(tmp_path):
     levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(levels).save(tmp_path / "mask.png")
-    read = read_picture(tmp_path / "mask.png")
+    read = read_image(tmp_path / "mask.png")
     assert read.shape == (8, 8, 3)
     np.testing.assert_allclose(read[..., 0].numpy(), levels / 65535, atol=0.003)
 
@@ -23,11 +23,11 @@ def test_a_damaged_picture_is_named(tmp_path, damage):
     Image.new("RGB", (64, 64)).save(file)
     file.write_bytes(file.read_bytes().replace(damage, b"\x00\x01\x02\x03"))
     with pytest.raises(ValueError, match=r"cat\.png is not a picture that can be read"):
-        read_picture(file)
+        read_image(file)
 
 
 def test_a_picture_too_large_to_open_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     Image.new("RGB", (64, 64)).save(tmp_path / "cat.png")
     with pytest.raises(ValueError, match=r"cat\.png is not a picture that can be read"):
-        read_picture(tmp_path / "cat.png")
+        read_image(tmp_path / "cat.png")

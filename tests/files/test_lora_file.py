@@ -15,6 +15,7 @@ from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, S
 from palp_core.files.lora_file import check_can_save
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.lora import attached_lora
+from palp_core.training.loop import Training
 
 PROMPT = "a sketch of [V], in Paris"
 CONFIG = PersonalizationConfig(steps=4, resolution=64, rank=4, learning_rate=1e-2, embedding_learning_rate=1e-2, seed=7)
@@ -23,7 +24,7 @@ CONFIG = PersonalizationConfig(steps=4, resolution=64, rank=4, learning_rate=1e-
 def trained(family, folder, prompt=PROMPT, subjects=None) -> Personalization:
     prediction = "v_prediction" if family == "sd2" else "epsilon"
     backbone = DiffusersBackbone(tiny_pipeline(family, folder, prediction), device="cpu")
-    run = Personalization(backbone, subjects or [Subject(pictures((64, 64)), "cat")], prompt, CONFIG)
+    run = Training(Personalization(backbone, subjects or [Subject(pictures((64, 64)), "cat")], prompt, CONFIG))
     list(run.steps())
     return run
 
@@ -47,10 +48,10 @@ def test_diffusers_loads_the_lora_and_gives_the_trained_models_prediction(family
     x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
     with torch.no_grad():
         untouched = backbone.denoise(x, sigma, cond)
-        with attached_lora(backbone.denoiser, backbone.kohya_name, CONFIG.rank, seed=0) as lora:
+        with attached_lora(backbone, CONFIG.rank, seed=0) as lora:
             for name, layer in lora.layers.items():
-                layer.lora_A["palp"].weight.data = run.weights.lora[f"{name}.lora_down.weight"]
-                layer.lora_B["palp"].weight.data = run.weights.lora[f"{name}.lora_up.weight"]
+                layer.lora_A["palp"].weight.data = run.result.lora[f"{name}.lora_down.weight"]
+                layer.lora_B["palp"].weight.data = run.result.lora[f"{name}.lora_up.weight"]
             expected = backbone.denoise(x, sigma, cond)
         lora_keys = {k: v for k, v in load_file(path).items() if not k.startswith("bundle_emb.")}
         backbone.pipeline.load_lora_weights(lora_keys)
@@ -64,15 +65,15 @@ def test_diffusers_loads_the_lora_and_gives_the_trained_models_prediction(family
 def test_what_is_read_is_what_was_learned(family, tmp_path):
     run = trained(family, tmp_path)
     file = load_lora_file(save_run(run, tmp_path, "cat"))
-    assert file.lora.keys() == run.weights.lora.keys()
+    assert file.lora.keys() == run.result.lora.keys()
     assert file.projections * 3 == len(file.lora)
-    for key, value in run.weights.lora.items():
+    for key, value in run.result.lora.items():
         torch.testing.assert_close(file.lora[key].float(), value, rtol=1e-3, atol=1e-7)
     names = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-768-v", "sdxl": "stable-diffusion-xl-v1-base"}
     assert metadata(tmp_path / "cat_00001.safetensors")["modelspec.architecture"] == f"{names[family]}/lora"
     (name,) = file.words
     assert file.words[name].keys() == set(run.backbone.encoders)
-    for encoder, vectors in run.weights.words["[V]"].items():
+    for encoder, vectors in run.result.words["[V]"].items():
         torch.testing.assert_close(file.words[name][encoder], vectors, rtol=1e-3, atol=1e-6)
 
 
@@ -140,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_run(tmp_path):
 
 def test_an_unfinished_run_has_its_steps_in_the_name(tmp_path):
     backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu")
-    run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], PROMPT, CONFIG)
+    run = Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], PROMPT, CONFIG))
     steps = run.steps()
     next(steps), next(steps)
     steps.close()

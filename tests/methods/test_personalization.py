@@ -11,11 +11,15 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from devtools.random_models import fingerprint, pictures, same, tiny_pipeline
+from palp_core.errors import DivergedError
 from palp_core.methods import personalization
-from palp_core.methods.personalization import Personalization, PersonalizationConfig, Subject, initial_vector
-from palp_core.methods.scores import AlignmentConfig
+from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.personalization import Personalization, PersonalizationConfig
+from palp_core.methods.subjects import Subject, initial_vector
 from palp_core.models.diffusers.backbone import DiffusersBackbone
-from palp_core.training.objective import NonFiniteLossError, denoising_loss, spread_timesteps
+from palp_core.models.noise import spread_timesteps
+from palp_core.training.loop import Training
+from palp_core.training.objective import denoising_loss
 
 PROMPT = "a sketch of [V] in Paris"
 CONFIG = PersonalizationConfig(steps=3, resolution=64, rank=4, learning_rate=1e-3, embedding_learning_rate=1e-3)
@@ -35,7 +39,7 @@ def backbone(tmp_path):
 
 
 def trained(backbone, subjects=None, prompt=PROMPT, config=CONFIG) -> Personalization:
-    run = Personalization(backbone, subjects or [cat()], prompt, config)
+    run = Training(Personalization(backbone, subjects or [cat()], prompt, config))
     for _ in run.steps():
         pass
     return run
@@ -54,10 +58,10 @@ def test_lora_and_every_encoders_word_learn(tmp_path, family):
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path, prediction), device="cpu")
     run = trained(backbone)
     start = initial_vector(backbone, "cat")
-    assert run.weights.words["[V]"].keys() == start.keys() == set(backbone.encoders)
-    for encoder, vectors in run.weights.words["[V]"].items():
+    assert run.result.words["[V]"].keys() == start.keys() == set(backbone.encoders)
+    for encoder, vectors in run.result.words["[V]"].items():
         assert not torch.equal(vectors, start[encoder])
-    ups = [v for k, v in run.weights.lora.items() if k.endswith("lora_up.weight")]
+    ups = [v for k, v in run.result.lora.items() if k.endswith("lora_up.weight")]
     attention = [n for n, _ in backbone.denoiser.named_modules() if n.endswith(("to_q", "to_k", "to_v", "to_out.0"))]
     assert len(ups) == len(attention) and all(up.abs().max() > 0 for up in ups)
 
@@ -104,22 +108,22 @@ def test_weight_zero_is_plain_textual_inversion_with_lora_bit_for_bit(backbone, 
         torch.nn.utils.clip_grad_norm_([*pairs, *word.values()], 1.0)
         optimizer.step()
     for name, parameter in up.items():
-        assert torch.equal(parameter, run.weights.lora[f"{plain.kohya_name(name)}.lora_up.weight"]), name
+        assert torch.equal(parameter, run.result.lora[f"{plain.kohya_name(name)}.lora_up.weight"]), name
     for encoder_name, vectors in word.items():
-        assert torch.equal(vectors, run.weights.words["[V]"][encoder_name])
+        assert torch.equal(vectors, run.result.words["[V]"][encoder_name])
 
 
 class run_start:  # noqa: N801 - reads as a function
     """The initial LoRA of a run's seed, from a run that makes no step."""
 
     def __init__(self, run, backbone):
-        self.run = Personalization(backbone, list(run.subjects.values()), run.target_prompt, run.config)
+        self.run = Training(Personalization(backbone, list(run.subjects.values()), run.target_prompt, run.config))
 
     def __enter__(self):
         from palp_core.models.lora import attached_lora
 
         config, backbone = self.run.config, self.run.backbone
-        with attached_lora(backbone.denoiser, backbone.kohya_name, config.rank, config.seed) as lora:
+        with attached_lora(backbone, config.rank, config.seed) as lora:
             return lora.state_dict()
 
     def __exit__(self, *args):
@@ -135,7 +139,10 @@ def test_same_seed_same_result_and_another_seed_another(backbone):
 def test_methods_compare_on_the_same_samples(backbone):
     """The alignment branch must not change which images, noise levels and noise the denoising loss sees."""
     sigmas = [
-        [step.sigma for step in Personalization(backbone, [cat()], PROMPT, configured(alignment=alignment)).steps()]
+        [
+            step.sigma
+            for step in Training(Personalization(backbone, [cat()], PROMPT, configured(alignment=alignment))).steps()
+        ]
         for alignment in (AlignmentConfig(weight=0), AlignmentConfig(), AlignmentConfig(noise="fresh"))
     ]
     assert sigmas[0] == sigmas[1] == sigmas[2]
@@ -170,15 +177,15 @@ def test_gradient_checkpointing_changes_nothing_but_memory(backbone):
 def test_half_precision_trains_float32_weights(tmp_path, precision):
     backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu", precision=precision)
     run = trained(backbone)
-    assert {v.dtype for v in run.weights.lora.values()} == {torch.float32}
-    assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
-    assert any(v.abs().max() > 0 for k, v in run.weights.lora.items() if "lora_up" in k)
+    assert {v.dtype for v in run.result.lora.values()} == {torch.float32}
+    assert all(torch.isfinite(v).all() for v in run.result.lora.values())
+    assert any(v.abs().max() > 0 for k, v in run.result.lora.items() if "lora_up" in k)
 
 
 def test_half_precision_model_trains(tmp_path):
     pipeline = tiny_pipeline("sdxl", tmp_path).to(torch.bfloat16)
     run = trained(DiffusersBackbone(pipeline, device="cpu"))
-    assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
+    assert all(torch.isfinite(v).all() for v in run.result.lora.values())
     with pytest.raises(ValueError, match="precision is fp32"):
         DiffusersBackbone(pipeline, device="cpu", precision="fp32")
 
@@ -186,19 +193,19 @@ def test_half_precision_model_trains(tmp_path):
 def test_frozen_word_stays_at_its_class_word(backbone):
     run = trained(backbone, config=configured(embedding_learning_rate=0.0))
     start = initial_vector(backbone, "cat")
-    assert all(torch.equal(v, start[e]) for e, v in run.weights.words["[V]"].items())
-    assert any(v.abs().max() > 0 for k, v in run.weights.lora.items() if "lora_up" in k)
+    assert all(torch.equal(v, start[e]) for e, v in run.result.words["[V]"].items())
+    assert any(v.abs().max() > 0 for k, v in run.result.lora.items() if "lora_up" in k)
 
 
 def test_several_subjects_are_drawn_and_learned(backbone):
     dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
-    run = Personalization(backbone, [cat(), dog], "[V] beside [V2]", configured(steps=8))
-    drawn = {step.placeholder for step in run.steps()}
+    run = Training(Personalization(backbone, [cat(), dog], "[V] beside [V2]", configured(steps=8)))
+    drawn = {step.subject for step in run.steps()}
     assert drawn == {"[V]", "[V2]"}
     assert run.clean_prompt == "cat beside dog"
     for placeholder, word in (("[V]", "cat"), ("[V2]", "dog")):
         start = initial_vector(backbone, word)["clip_l"]
-        assert not torch.equal(run.weights.words[placeholder]["clip_l"], start)
+        assert not torch.equal(run.result.words[placeholder]["clip_l"], start)
 
 
 @pytest.mark.parametrize("word_rate", [0.0, 1e-3])
@@ -208,7 +215,7 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
     alignment = AlignmentConfig(weight=0.7, score="delta", alpha=3.0, beta=2.0)
     config = configured(embedding_learning_rate=word_rate, batch_size=1, alignment=alignment, seed=seed)
     dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
-    run = Personalization(backbone, [cat(), dog], "[V] beside [V2]", config)
+    run = Training(Personalization(backbone, [cat(), dog], "[V] beside [V2]", config))
     region = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
     monkeypatch.setattr(personalization, "subject_region", lambda *args, **kwargs: region)
     denoise, calls, found = backbone.denoise, [], []
@@ -253,7 +260,7 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
 def test_the_region_is_the_mask_or_else_found_before_the_first_step(backbone):
     mask = torch.zeros(64, 64)
     mask[:32] = 1
-    run = Personalization(backbone, [cat(masks=(mask,)), cat(placeholder="[V2]")], "[V] and [V2]", CONFIG)
+    run = Training(Personalization(backbone, [cat(masks=(mask,)), cat(placeholder="[V2]")], "[V] and [V2]", CONFIG))
     with closing(run.steps()) as steps:
         next(steps)
         masked, found = (run._trainer.examples[placeholder][0].region for placeholder in ("[V]", "[V2]"))
@@ -262,7 +269,9 @@ def test_the_region_is_the_mask_or_else_found_before_the_first_step(backbone):
 
 
 def test_clean_prompt_can_be_overridden(backbone):
-    run = Personalization(backbone, [cat()], PROMPT, configured(clean_prompt="a drawing of a tabby in France"))
+    run = Training(
+        Personalization(backbone, [cat()], PROMPT, configured(clean_prompt="a drawing of a tabby in France"))
+    )
     assert run.clean_prompt == "a drawing of a tabby in France"
 
 
@@ -274,7 +283,9 @@ def test_images_of_one_run_may_differ_in_size(backbone, monkeypatch):
         return denoise(self, x, sigma, cond)
 
     monkeypatch.setattr(type(backbone), "denoise", seen)
-    run = Personalization(backbone, [cat((64, 64), (64, 200), (300, 90))], PROMPT, configured(steps=8, batch_size=2))
+    run = Training(
+        Personalization(backbone, [cat((64, 64), (64, 200), (300, 90))], PROMPT, configured(steps=8, batch_size=2))
+    )
     for _ in run.steps():
         pass
     assert len(shapes) > 1 and all(h % 8 == w % 8 == 0 for h, w in shapes)
@@ -328,7 +339,7 @@ def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone, mo
 def test_the_model_is_put_back(backbone, ending, checkpointing):
     backbone.pipeline.unet.train()  # a state of the user's own, to be kept
     before = fingerprint(backbone)
-    run = Personalization(backbone, [cat()], PROMPT, configured(gradient_checkpointing=checkpointing))
+    run = Training(Personalization(backbone, [cat()], PROMPT, configured(gradient_checkpointing=checkpointing)))
     steps = run.steps()
     assert next(steps).index == 0
     if ending == "success":
@@ -337,11 +348,11 @@ def test_the_model_is_put_back(backbone, ending, checkpointing):
         steps.close()
     else:
         breaking(backbone, ending)
-        with pytest.raises(NonFiniteLossError if ending == "diverged" else KeyboardInterrupt):
+        with pytest.raises(DivergedError if ending == "diverged" else KeyboardInterrupt):
             list(steps)
         del backbone.denoise
     assert same(before, fingerprint(backbone))
-    assert run.weights.steps == (3 if ending == "success" else 1)
+    assert run.result.steps == (3 if ending == "success" else 1)
 
 
 def breaking(backbone, ending: str, spared: int = 0) -> None:
@@ -360,17 +371,17 @@ def breaking(backbone, ending: str, spared: int = 0) -> None:
 
 @pytest.mark.parametrize("spared", [0, 1])  # 1: the first of a step's two backward passes is done
 def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone, spared):
-    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    run = Training(Personalization(backbone, [cat()], PROMPT, CONFIG))
     steps = run.steps()
     next(steps), next(steps)
     breaking(backbone, "diverged", spared)
-    with pytest.raises(NonFiniteLossError, match="step 3") as failure:
+    with pytest.raises(DivergedError, match="step 3") as failure:
         next(steps)
-    assert failure.value.step == 3 and run.weights.steps == 2
-    assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
+    assert failure.value.step == 3 and run.result.steps == 2
+    assert all(torch.isfinite(v).all() for v in run.result.lora.values())
     del backbone.denoise
     two = trained(backbone, config=configured(steps=2))
-    assert equal(run.weights, two.weights)
+    assert equal(run.result, two.weights)
 
 
 # --- bad input ---
@@ -386,24 +397,24 @@ def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone,
 )
 def test_bad_target_prompts(backbone, prompt, message):
     with pytest.raises(ValueError, match=message):
-        Personalization(backbone, [cat()], prompt, CONFIG)
+        Training(Personalization(backbone, [cat()], prompt, CONFIG))
 
 
 def test_bad_sets_of_subjects(backbone):
     with pytest.raises(ValueError, match="there are no subjects"):
-        Personalization(backbone, [], "a sketch", PersonalizationConfig())
+        Training(Personalization(backbone, [], "a sketch", PersonalizationConfig()))
     with pytest.raises(ValueError, match="belongs to two subjects"):
-        Personalization(backbone, [cat(), cat()], PROMPT, CONFIG)
+        Training(Personalization(backbone, [cat(), cat()], PROMPT, CONFIG))
     with pytest.raises(ValueError, match=r"does not name the subject \[V2\]"):
-        Personalization(backbone, [cat(), cat(placeholder="[V2]")], PROMPT, CONFIG)
+        Training(Personalization(backbone, [cat(), cat(placeholder="[V2]")], PROMPT, CONFIG))
 
 
 def test_a_subject_that_cannot_be_found_by_its_word_needs_masks(backbone):
     plural = {"personalization_prompt": "a photo of [V]s"}
     with pytest.raises(ValueError, match=r"personalization_prompt .* joins \[V\] to other letters.*masks"):
-        Personalization(backbone, [cat(**plural)], PROMPT, CONFIG)
+        Training(Personalization(backbone, [cat(**plural)], PROMPT, CONFIG))
     masked = cat(**plural, masks=tuple(torch.ones(i.shape[:2]) for i in cat().images))
-    next(Personalization(backbone, [masked], PROMPT, CONFIG).steps())
+    next(Training(Personalization(backbone, [masked], PROMPT, CONFIG)).steps())
 
 
 @pytest.mark.parametrize(
@@ -464,7 +475,7 @@ def test_attention_that_cannot_carry_lora_is_refused(backbone):
 
 
 def test_inference_mode_is_refused(backbone):
-    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    run = Training(Personalization(backbone, [cat()], PROMPT, CONFIG))
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         next(run.steps())
 
@@ -476,14 +487,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(backbone):
     config = configured(steps=4, alignment=AlignmentConfig(noise="fresh"))
     whole = trained(backbone, config=config)
 
-    first = Personalization(backbone, [cat()], PROMPT, config)
+    first = Training(Personalization(backbone, [cat()], PROMPT, config))
     for step in first.steps():
         if step.index == 1:
             state = first.state()
-            early = first.snapshot()
+            early = first.learner.result()
             break
     assert first.weights.steps == 2 and equal(first.weights, early)
-    second = Personalization(backbone, [cat()], PROMPT, config)
+    second = Training(Personalization(backbone, [cat()], PROMPT, config))
     assert [step.index for step in second.steps(state)] == [2, 3]
     assert equal(second.weights, whole.weights) and second.weights.steps == 4
     assert torch.equal(second.weights.words["[V]"]["clip_l"], whole.weights.words["[V]"]["clip_l"])
@@ -492,7 +503,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(backbone):
 def test_between_steps_the_untouched_model_is_at_hand(backbone):
     x, sigma, cond = torch.randn(1, 4, 8, 8), torch.ones(1), backbone.encode_prompt("a cat", {})
     before = backbone.denoise(x, sigma, cond)
-    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    run = Training(Personalization(backbone, [cat()], PROMPT, CONFIG))
     with closing(run.steps()) as steps, torch.no_grad():
         next(steps)
         assert not torch.equal(backbone.denoise(x, sigma, cond), before)
@@ -501,13 +512,13 @@ def test_between_steps_the_untouched_model_is_at_hand(backbone):
 
 
 def test_there_is_no_state_before_or_after_the_steps(backbone):
-    run = Personalization(backbone, [cat()], PROMPT, CONFIG)
+    run = Training(Personalization(backbone, [cat()], PROMPT, CONFIG))
     with pytest.raises(RuntimeError, match="no training under way"):
-        run.state()
+        run.learner.state()
     for _ in run.steps():
         pass
     with pytest.raises(RuntimeError, match="no training under way"):
-        run.snapshot()
+        run.learner.result()
 
 
 def test_the_timesteps_of_a_batch_come_from_all_parts_of_the_schedule():

@@ -14,9 +14,7 @@ from palp_core.methods.pick_and_draw.guidance import (
     LONGEST_STEP,
     PickAndDraw,
     PickAndDrawConfig,
-    PromptedDenoiser,
     descended,
-    prompted,
     region_sigma,
     sigma_range,
 )
@@ -29,10 +27,9 @@ from palp_core.methods.pick_and_draw.losses import (
     relaxed_emd,
     smoothed,
     subject_places,
-    word_maps,
 )
 from palp_core.methods.pick_and_draw.reference import ReferenceTrajectory
-from palp_core.models.attention import LayerAttention, recorded_attention
+from palp_core.models.attention import LayerAttention, PromptedDenoiser, prompted, recorded_attention, word_maps
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 
 PROMPT = "a sketch of a cat"
@@ -59,7 +56,7 @@ def guidance(backbone, latents=None, mask=None, reference=None, template="a sket
         reference or prompted(backbone, "a cat", "cat"),
         None if template is None else prompted(backbone, template, "dog"),
         latents,
-        backbone.sigmas,
+        backbone.levels.sigmas,
         PickAndDrawConfig(**{"draw_weight": 1.0, **config}),
         mask,
     )
@@ -197,7 +194,7 @@ def test_no_weight_is_no_guidance(backbone):
 def test_only_the_first_part_of_the_schedule_is_guided(backbone):
     guide = guidance(backbone, start_percent=0.1, end_percent=0.6)
     guide.generation, calls = counted(guide.generation)
-    low, high = sigma_range(backbone.sigmas, 0.1, 0.6)
+    low, high = sigma_range(backbone.levels.sigmas, 0.1, 0.6)
     cond = backbone.encode_prompt(PROMPT, {})
     levels = [14.0, 4.0, 1.5, 0.5, 0.05]
     guided_picture = sample(backbone.denoise, cond, random(1, 4, 8, 8) * 14, levels, guide)
@@ -265,7 +262,7 @@ def test_inversion_is_the_way_that_sampling_goes_back(sd1):
 
 
 def region_level(backbone) -> float:
-    return region_sigma(backbone.sigmas).item()
+    return region_sigma(backbone.levels.sigmas).item()
 
 
 def test_the_noised_reference_has_the_same_noise_at_every_level(sd1):

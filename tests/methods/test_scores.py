@@ -9,11 +9,13 @@ import torch
 
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
-from palp_core.methods.scores import AlignmentPrompts, NoisySample, SubjectPrompts, alignment_loss, score_difference
+from palp_core.methods.alignment import NoisySample, alignment_loss
+from palp_core.methods.scores import AlignmentPrompts, SubjectPrompts, score_difference
 from palp_core.methods.subject_region import DRAWS
 from palp_core.models.backbone import Conditioning
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.lora import attached_lora
+from palp_core.training.loop import Training
 
 SIGMA = torch.tensor([0.2, 1.5, 9.0])
 
@@ -49,7 +51,7 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
     column = SIGMA.view(-1, 1, 1, 1)
     x = x0 + column * noise
-    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora:
+    with attached_lora(backbone, rank=4, seed=0) as lora:
         for parameter in lora.parameters():  # away from zero, so that the two models differ
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = (x - backbone.denoise(x, SIGMA, personal.expand(3))) / column
@@ -87,7 +89,7 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
     column = SIGMA.view(-1, 1, 1, 1)
     x = x0 + column * noise
-    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora, torch.no_grad():
+    with attached_lora(backbone, rank=4, seed=0) as lora, torch.no_grad():
         for parameter in lora.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = noise_of(backbone, x, SIGMA, target)
@@ -111,7 +113,9 @@ def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
     for score in ("palp", "delta"):
         alignment = AlignmentConfig(weight=1e4, score=score, alpha=2, beta=1)
         config = PersonalizationConfig(steps=1, resolution=64, rank=2, learning_rate=1e-3, alignment=alignment)
-        run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V] in snow", config)
+        run = Training(
+            Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V] in snow", config)
+        )
         encode, graded = backbone.encode_prompt, []
 
         def recorded(prompt, words, encode=encode, graded=graded):
@@ -141,7 +145,7 @@ def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backb
 
     column = SIGMA.view(-1, 1, 1, 1)
     x = x0 + column * noise
-    with attached_lora(backbone.denoiser, backbone.kohya_name, rank=4, seed=0) as lora:
+    with attached_lora(backbone, rank=4, seed=0) as lora:
         for parameter in lora.parameters():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         denoised = backbone.denoise(x, SIGMA, personal.expand(3))
@@ -219,7 +223,7 @@ def calls_of_one_step(backbone, alignment: AlignmentConfig) -> list[int]:
 
     backbone.denoise = counted
     config = PersonalizationConfig(steps=1, batch_size=3, resolution=64, rank=2, alignment=alignment)
-    run = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config)
+    run = Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config))
     list(run.steps())
     return calls
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from devtools.toyworld.pictures import latent_mask
-from palp_core.methods.pick_and_draw.guidance import prompted
 from palp_core.methods.subject_region import subject_region
+from palp_core.models.attention import prompted
 from palp_core.toyworld.drawing import render_with_masks
 from palp_core.toyworld.pictures import photos
 from palp_core.toyworld.scenes import CLASSES, new_individual, reference_scenes
@@ -22,7 +22,7 @@ def backbone():
 def found_region(backbone, class_word, image):
     asked = prompted(backbone, f"a photo of a {class_word}", class_word)
     random = torch.Generator().manual_seed(0)
-    return subject_region(asked, backbone.encode_image(image), backbone.sigmas, random)
+    return subject_region(asked, backbone.encode_image(image), backbone.levels.sigmas, random)
 
 
 @pytest.mark.parametrize("class_word", CLASSES)

@@ -12,18 +12,16 @@ import pytest
 import torch
 
 from devtools.random_models import fingerprint, pictures, same, tiny_pipeline
-from palp_core import (
-    Concept,
-    Embedding,
-    NonFiniteLossError,
-    Personalization,
-    PersonalizationConfig,
-    Subject,
-    TextualInversion,
-    TextualInversionConfig,
-)
-from palp_core.methods.textual_inversion import TEMPLATES, longest_norms, save_word, start_vectors
+from palp_core import DivergedError
+from palp_core.files.embedding_file import Embedding
+from palp_core.methods.concept import Concept, longest_norms, start_vectors
+from palp_core.methods.personalization import Personalization, PersonalizationConfig
+from palp_core.methods.result import save_word
+from palp_core.methods.subjects import Subject
+from palp_core.methods.templates import TEMPLATES
+from palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.training.loop import Training
 
 CONFIG = TextualInversionConfig(steps=3, resolution=64, learning_rate=1e-2, hold_norm=False)
 
@@ -42,19 +40,19 @@ def backbone(tmp_path):
 
 
 def trained(backbone, concept=None, config=CONFIG) -> TextualInversion:
-    run = TextualInversion(backbone, concept or letter(), config)
+    run = Training(TextualInversion(backbone, concept or letter(), config))
     for _ in run.steps():
         pass
     return run
 
 
 def rows(run: TextualInversion) -> torch.Tensor:
-    return run.weights.vectors["clip_l"]
+    return run.result.vectors["clip_l"]
 
 
 def prompts_of(backbone, concept, **changes) -> list[str]:
     """What the text encoder reads while a run goes on."""
-    run = TextualInversion(backbone, concept, configured(**changes))
+    run = Training(TextualInversion(backbone, concept, configured(**changes)))
     encode, seen = backbone.encode_prompt, []
     backbone.encode_prompt = lambda prompt, words: (seen.append(prompt), encode(prompt, words))[1]
     list(run.steps())
@@ -74,8 +72,8 @@ def test_the_rows_of_every_encoder_learn_and_nothing_else_changes(tmp_path, fami
     run = trained(backbone)
     assert same(before, fingerprint(backbone))
     start = start_vectors(backbone, letter(), CONFIG)
-    assert run.weights.vectors.keys() == start.keys() == set(backbone.encoders)
-    for encoder, vectors in run.weights.vectors.items():
+    assert run.result.vectors.keys() == start.keys() == set(backbone.encoders)
+    for encoder, vectors in run.result.vectors.items():
         assert vectors.shape == (1, 32) and not torch.equal(vectors, start[encoder])
 
 
@@ -125,7 +123,7 @@ def test_only_the_words_path_carries_gradients(backbone):
         seen.append((x.requires_grad, cond.context.requires_grad))
         return denoise(x, sigma, cond)
 
-    run = TextualInversion(backbone, letter(), CONFIG)
+    run = Training(TextualInversion(backbone, letter(), CONFIG))
     backbone.denoise = watched
     encoder = backbone.pipeline.text_encoder
     for _ in run.steps():
@@ -139,13 +137,13 @@ def test_same_seed_same_word_and_another_seed_another(backbone):
 
 
 def test_what_was_learned_so_far_can_be_asked_for_between_steps(backbone):
-    run = TextualInversion(backbone, letter(), CONFIG)
-    snapshots = [(step.index + 1, run.snapshot()) for step in run.steps()]
+    run = Training(TextualInversion(backbone, letter(), CONFIG))
+    snapshots = [(step.index + 1, run.learner.result()) for step in run.steps()]
     assert [(number, word.steps) for number, word in snapshots] == [(1, 1), (2, 2), (3, 3)]
     learned = [word.vectors["clip_l"] for _, word in snapshots]
     assert not torch.equal(learned[0], learned[1]) and torch.equal(learned[2], rows(run))
     with pytest.raises(RuntimeError, match="no training under way"):
-        run.snapshot()
+        run.learner.result()
 
 
 def test_several_vectors_start_near_the_word_but_not_alike(backbone):
@@ -188,7 +186,7 @@ def test_regularization_keeps_the_word_near_its_start(backbone):
 def test_a_long_start_is_shortened_before_the_regularization_pulls_to_it(backbone):
     long = Embedding("old.safetensors", {e: 9 * rows for e, rows in backbone.word_vectors("c").items()})
     config = configured(steps=2, regularization=1.0)
-    first, second = TextualInversion(backbone, letter(initial_embedding=long), config).steps()
+    first, second = Training(TextualInversion(backbone, letter(initial_embedding=long), config)).steps()
     assert first.regularization == 0 and second.regularization < 0.1
 
 
@@ -228,7 +226,9 @@ def test_a_caption_belongs_to_its_image(backbone, monkeypatch):
     encode, denoise, seen = backbone.encode_prompt, backbone.denoise, []
     monkeypatch.setattr(backbone, "encode_prompt", lambda text, words: (seen.append(text), encode(text, words))[1])
     monkeypatch.setattr(backbone, "denoise", lambda x, *rest: (seen.append(x.shape[-1]), denoise(x, *rest))[1])
-    run = TextualInversion(backbone, letter((64, 64), (64, 200), captions=("{} x", "{} y")), configured(steps=8))
+    run = Training(
+        TextualInversion(backbone, letter((64, 64), (64, 200), captions=("{} x", "{} y")), configured(steps=8))
+    )
     seen.clear()
     list(run.steps())
     assert set(zip(seen[::2], seen[1::2], strict=True)) == {("[W] x", 8), ("[W] y", 16)}
@@ -252,7 +252,7 @@ def test_what_lies_outside_the_mask_does_not_count(backbone, monkeypatch):
 
 def test_an_unfinished_run_of_the_longest_name_is_kept(backbone, tmp_path):
     name = "x" * 100
-    run = TextualInversion(backbone, letter(), CONFIG)
+    run = Training(TextualInversion(backbone, letter(), CONFIG))
     with closing(run.steps()) as steps:
         next(steps)
     path = save_word(run, tmp_path, name)
@@ -260,7 +260,7 @@ def test_an_unfinished_run_of_the_longest_name_is_kept(backbone, tmp_path):
 
 
 def test_images_may_differ_in_size(backbone):
-    run = TextualInversion(backbone, letter((64, 64), (64, 200), (300, 90)), configured(steps=8))
+    run = Training(TextualInversion(backbone, letter((64, 64), (64, 200), (300, 90)), configured(steps=8)))
     assert len(list(run.steps())) == 8 and torch.isfinite(rows(run)).all()
 
 
@@ -281,9 +281,9 @@ def test_palp_refines_a_learned_word(tmp_path, family):
     subject = Subject(pictures((64, 64)), "cat", initial_embedding=Embedding("learned", learned))
     for rate in (0.0, 1e-4):
         config = PersonalizationConfig(steps=2, resolution=64, rank=2, embedding_learning_rate=rate)
-        run = Personalization(backbone, [subject], "a sketch of [V]", config)
+        run = Training(Personalization(backbone, [subject], "a sketch of [V]", config))
         list(run.steps())
-        for encoder, vectors in run.weights.words["[V]"].items():
+        for encoder, vectors in run.result.words["[V]"].items():
             moved = (vectors - learned[encoder]).abs().max()
             assert moved < 1e-3 and (moved > 0) == (rate > 0)
 
@@ -296,19 +296,19 @@ def test_palp_refines_a_learned_word(tmp_path, family):
 def test_the_model_is_put_back_after_a_broken_run_and_the_word_is_kept(backbone, ending, checkpointing):
     backbone.pipeline.text_encoder.train()  # a state of the user's own, to be kept
     before = fingerprint(backbone)
-    run = TextualInversion(backbone, letter(), configured(gradient_checkpointing=checkpointing))
+    run = Training(TextualInversion(backbone, letter(), configured(gradient_checkpointing=checkpointing)))
     steps = run.steps()
     assert next(steps).index == 0
     if ending == "closed":
         steps.close()
     else:
-        fails = KeyboardInterrupt if ending == "error" else NonFiniteLossError
+        fails = KeyboardInterrupt if ending == "error" else DivergedError
         breaking(backbone, ending)
         with pytest.raises(fails):
             next(steps)
         del backbone.denoise
     assert same(before, fingerprint(backbone))
-    assert run.weights.steps == 1
+    assert run.result.steps == 1
     assert torch.equal(rows(run), rows(trained(backbone, config=configured(steps=1))))
 
 
@@ -374,7 +374,7 @@ def test_bad_concepts(arguments, message):
 )
 def test_input_that_does_not_fit_the_model(backbone, arguments, message):
     with pytest.raises(ValueError, match=message):
-        TextualInversion(backbone, letter(**arguments), CONFIG)
+        Training(TextualInversion(backbone, letter(**arguments), CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -397,6 +397,6 @@ def test_bad_settings_are_named(wrong):
 
 
 def test_inference_mode_is_refused(backbone):
-    run = TextualInversion(backbone, letter(), CONFIG)
+    run = Training(TextualInversion(backbone, letter(), CONFIG))
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         next(run.steps())

@@ -11,7 +11,6 @@ from devtools.random_models import tiny_pipeline
 from palp_core.methods.heatmap import HeatMaps, overlay, word_heat, word_share
 from palp_core.models.attention import (
     cross_attention_layers,
-    find_tokens,
     is_decoder,
     layer_grid,
     min_max,
@@ -20,6 +19,7 @@ from palp_core.models.attention import (
 )
 from palp_core.models.backbone import concatenate
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.prompts import find_tokens
 
 PROMPT = "a cat on a mat"
 

@@ -1,4 +1,4 @@
-"""Placeholders in prompts, as users write them and as ComfyUI reads the result."""
+"""LearnedWords in prompts, as users write them and as ComfyUI reads the result."""
 
 import pytest
 

@@ -12,13 +12,15 @@ from devtools.host_models import PACK_NAME
 from devtools.random_models import pictures
 from palp_core import Concept, TextualInversion, TextualInversionConfig
 from palp_core.files.embedding_file import Embedding
-from palp_core.files.images import read_picture
-from palp_core.models.diffusers.backbone import DiffusersBackbone, load_pipeline
+from palp_core.files.images import read_image
+from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld import MODEL_FOLDER
 from palp_core.toyworld.evaluators import Target, load_evaluators
 from palp_core.toyworld.metrics import judge
 from palp_core.toyworld.scenes import new_individual
 from palp_core.toyworld.world import ALIGNMENT, GUIDANCE_SCALE, SAMPLING_STEPS, as_pictures, references
+from palp_core.training.loop import Training
 
 pytestmark = pytest.mark.host
 
@@ -67,9 +69,11 @@ def test_a_learned_word_is_not_shortened_where_learning_goes_on(demo_model, pipe
     for backbone in (DiffusersBackbone(pipeline, device="cpu"), ComfyBackbone(model, clip, vae)):
         word = Embedding("word.safetensors", backbone.word_vectors("cat"))
         concept = Concept(pictures((64, 64)), initial_embedding=word, templates=("a photo of a {}",))
-        run = TextualInversion(backbone, concept, TextualInversionConfig(steps=1, resolution=64, learning_rate=1e-9))
+        run = Training(
+            TextualInversion(backbone, concept, TextualInversionConfig(steps=1, resolution=64, learning_rate=1e-9))
+        )
         list(run.steps())
-        torch.testing.assert_close(run.weights.vectors, word.vectors, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(run.result.vectors, word.vectors, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -169,6 +173,6 @@ def test_the_host_learns_the_subject_and_keeps_the_prompt(server: ComfyServer):
     elements = {"style": wanted.style, "accessory": wanted.accessory, "place": wanted.place, "photos": 1}
     graph = first_graph(60, pictures=8, sampler_steps=SAMPLING_STEPS, **elements)
     result = server.queue(graph, timeout=900).require_success()
-    drawn = as_pictures([read_picture(server.file(image)) for image in result.outputs["16"]["images"]])
+    drawn = as_pictures([read_image(server.file(image)) for image in result.outputs["16"]["images"]])
     judged = judge(load_evaluators(), drawn, wanted, references(new_individual(WORLD["individual"], "cat")))
     assert judged.text_alignment > 0.8 and judged.subject_fidelity > 0.3, judged

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from devtools import host_models
 from devtools.comfy_server import ComfyServer
 from devtools.random_models import pictures, tiny_pipeline
-from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig, prompted
+from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
+from palp_core.models.attention import prompted
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 
 pytestmark = pytest.mark.host
@@ -59,7 +60,7 @@ def guidance(backbone, **config) -> PickAndDraw:
         prompted(backbone, "a photo of a cat", "cat"),
         prompted(backbone, PROMPT.replace("cat", "dog"), "dog"),
         backbone.encode_image(image),
-        backbone.sigmas,
+        backbone.levels.sigmas,
         PickAndDrawConfig(**{name: WIDGETS[name] for name in CONFIG} | config),
     )
 
@@ -346,7 +347,7 @@ def test_a_learned_word_is_guided_and_has_the_class_words_layout(both):
 
 
 def test_the_class_word_takes_the_place_of_the_subject_but_not_of_other_names():
-    from palp_pack.nodes.pick_and_draw import class_prompt
+    from palp_pack.nodes.host.guided_sampling import class_prompt
 
     prompt = "a Cat, (cat:1.2) and cats beside embedding:my-cat"
     assert class_prompt(prompt, "cat", "dog") == "a dog, (dog:1.2) and cats beside embedding:my-cat"

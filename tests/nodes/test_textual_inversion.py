@@ -16,6 +16,7 @@ from devtools.graphs import personalize_graph
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.training.loop import Training
 
 pytestmark = pytest.mark.host
 
@@ -73,9 +74,9 @@ def test_both_backbones_learn_the_same_rows_and_the_host_keeps_its_own(parts, fa
     captions = ("a photo of a {}", "a wide photo of a {}")
     histories, words = [], []
     for backbone in (DiffusersBackbone(pipeline, device="cpu"), ComfyBackbone(model, clip, vae)):
-        run = TextualInversion(backbone, Concept(images, "cat", captions=captions), config)
-        histories.append([step.denoising_loss for step in run.steps()])
-        words.append(run.weights.vectors)
+        run = Training(TextualInversion(backbone, Concept(images, "cat", captions=captions), config))
+        histories.append([step.losses["denoising_loss"] for step in run.steps()])
+        words.append(run.result.vectors)
     assert histories[0] == pytest.approx(histories[1], rel=1e-3)
     assert words[0].keys() == words[1].keys()
     start = DiffusersBackbone(pipeline, device="cpu").word_vectors("cat")
@@ -102,7 +103,7 @@ def test_no_hook_or_flag_is_left_on_the_host(parts, ending):
 
     before = state()
     config = TextualInversionConfig(steps=2, resolution=64, gradient_checkpointing=True)
-    run = TextualInversion(ComfyBackbone(model, clip, vae), Concept(pictures((64, 64)), "cat"), config)
+    run = Training(TextualInversion(ComfyBackbone(model, clip, vae), Concept(pictures((64, 64)), "cat"), config))
     steps = run.steps()
     next(steps)
     if ending == "cancel":
@@ -111,7 +112,7 @@ def test_no_hook_or_flag_is_left_on_the_host(parts, ending):
             next(steps)
     else:
         list(steps)
-    assert state() == before and run.weights.steps == (1 if ending == "cancel" else 2)
+    assert state() == before and run.result.steps == (1 if ending == "cancel" else 2)
 
 
 def test_words_that_are_not_one_token_are_named(parts):
@@ -121,7 +122,7 @@ def test_words_that_are_not_one_token_are_named(parts):
     backbone = ComfyBackbone(*host_parts)
     for word, count in (("xqzvt", r"\d"), ("tabby cat", "2")):
         with pytest.raises(ValueError, match=f"initial_word '{word}' is {count} tokens.*such as cat, toy"):
-            TextualInversion(backbone, Concept(pictures((64, 64)), word), TextualInversionConfig())
+            Training(TextualInversion(backbone, Concept(pictures((64, 64)), word), TextualInversionConfig()))
 
 
 # --- on a real server ---

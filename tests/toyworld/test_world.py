@@ -11,7 +11,8 @@ import torch
 from devtools.toyworld.judges import attribute_accuracy, individual_renders, verification
 from devtools.toyworld.pictures import as_pixels, draw_some
 from devtools.toyworld.vae import psnr
-from palp_core.methods.scores import AlignmentConfig, AlignmentPrompts, NoisySample, SubjectPrompts, score_difference
+from palp_core.methods.alignment import AlignmentConfig, NoisySample
+from palp_core.methods.scores import AlignmentPrompts, SubjectPrompts, score_difference
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluators import Target, diversity
 from palp_core.toyworld.metrics import judge
@@ -107,7 +108,7 @@ def pushed_along(world, sign: float) -> float:
     x0 = backbone.encode_image(photos(new_individual(1, "cat"), 1)[0])
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        sigma = backbone.sigmas[torch.randint(200, 800, (1,), generator=generator)]
+        sigma = backbone.levels.sigmas[torch.randint(200, 800, (1,), generator=generator)]
         noise = torch.randn(x0.shape, generator=generator)
         sample = NoisySample(x0 + sigma * noise, noise, sigma, noise, weight=sigma)  # so that x0_hat is x0
         prompts = AlignmentPrompts(null, clean)
@@ -118,7 +119,7 @@ def pushed_along(world, sign: float) -> float:
             SubjectPrompts(personal),
             prompts,
             noise,
-            backbone.sigmas[200],
+            backbone.levels.sigmas[200],
             PAPERS_ALIGNMENT,
         )
         x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colours burn out
@@ -136,7 +137,7 @@ def learned(world, individual, prompt: str, alignment: AlignmentConfig):
     run = personalization(world, individual, prompt, 150, 0, alignment)
     for step in run.steps():
         if step.index + 1 == run.config.steps:
-            return paint(world, prompt, run.snapshot().words, 8, seed=0)
+            return paint(world, prompt, run.learner.result().words, 8, seed=0)
 
 
 def test_palp_keeps_the_prompt_that_plain_training_forgets_and_learns_the_subject_as_well(world):

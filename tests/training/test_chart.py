@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from palp_core.methods.personalization import TrainingStep
 from palp_core.training.chart import loss_chart, running_mean
+from palp_core.training.loop import Step
 
 
-def history(steps: int, gap: float) -> list[TrainingStep]:
-    return [TrainingStep(i, "[V]", 1.0, 1 / (1 + i), -0.1, gap) for i in range(steps)]
+def history(steps: int, gap: float) -> list[Step]:
+    return [Step(i, "[V]", 1.0, 1 / (1 + i), -0.1, gap) for i in range(steps)]
 
 
 def test_chart_is_a_picture_that_shows_the_losses():

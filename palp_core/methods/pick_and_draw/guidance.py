@@ -15,23 +15,27 @@ mean the same at every picture size. m is 1 where the subject is or is to be, el
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...models.attention import LayerAttention, is_decoder, recorded_attention
-from ...models.backbone import Backbone, Conditioning, Placeholders
-from .losses import FIND_SUBJECT, draw_loss, pick_loss, reference_palette, reference_region, subject_places, word_maps
+from ...errors import SettingError
+from ...models.attention import (
+    REGION_LEVEL,
+    LayerAttention,
+    PromptedDenoiser,
+    is_decoder,
+    recorded_attention,
+    word_maps,
+)
+from ...models.noise import NoiseLevels, per_sample, sample_mean
+from ...settings import check_settings, setting
+from .losses import FIND_SUBJECT, draw_loss, pick_loss, reference_palette, reference_region, subject_places
 from .reference import Reference, ReferenceTrajectory
 
 KEPT_PALETTES = 2  # a sampler of higher order comes back to the level before; SDXL's take some 100 MB each
-#: Share of the schedule at which a picture is looked at for where its subject is. In the toy world the place found
-#: hardly depends on it.
-REGION_LEVEL = 0.4
 #: A map that varies by less than this share of its peak attends hardly anywhere: in the toy world, words for what a
 #: photo shows have 0.87 and more, and words for what it does not show 0.33 and more.
 FAINT = 0.6
@@ -42,54 +46,75 @@ LONGEST_STEP = 0.2  # rms of one step, relative to that of the latents, sqrt(1 +
 class PickAndDrawConfig:
     """How strongly, and when, the latents are guided."""
 
-    #: Weight of the appearance loss; 0 leaves it out. Typical 0.5 to 2.
-    pick_weight: float = 1.0
-    #: Weight of the layout loss; 0 leaves it out, and saves the template's forward pass. Typical 0.1 to 1; more costs
-    #: likeness.
-    draw_weight: float = 0.1
-    #: Length of a step along the gradient. Typical 0.02 to 0.2; more costs the prompt, and at last tears the picture.
-    step_size: float = 0.05
-    #: Steps along the gradient before each denoising. 1 to 5, each costs a forward and a backward pass.
-    iterations: int = 1
-    #: Part of the schedule at which guidance starts, 0..1.
-    start_percent: float = 0.0
-    #: Part of the schedule at which it ends, 0..1. Later steps only refine.
-    end_percent: float = 0.8
-    #: Places count as subject where its attention, stretched to 0..1, is above this. Typical 0.3 to 0.6.
-    threshold: float = 0.5
-    #: noise: the reference with seeded noise; inversion: on the way back to noise that the model itself takes (DDIM).
-    reference: Reference = "noise"
-    #: Of the reference's noise.
-    seed: int = 0
+    pick_weight: float = setting(
+        1.0,
+        "Weighs the look of the reference's subject; 0 leaves it out.",
+        usual="0.5 to 2",
+        low=0,
+        high=100,
+        step=0.05,
+    )
+    draw_weight: float = setting(
+        0.1,
+        "Weighs the layout of the model without the subject; 0 leaves it out and is faster. More costs likeness.",
+        usual="0.1 to 1",
+        low=0,
+        high=100,
+        step=0.05,
+    )
+    step_size: float = setting(
+        0.05,
+        "Sets how far a step moves the latents; more costs the prompt, and at last tears the picture.",
+        usual="0.02 to 0.2",
+        low=0,
+        high=10,
+        step=0.01,
+    )
+    iterations: int = setting(
+        1,
+        "Takes this many steps before each denoising; each costs a pass and its gradient.",
+        usual="1 to 5",
+        low=1,
+        high=20,
+        step=1,
+    )
+    start_percent: float = setting(
+        0.0, "Starts guidance at this part of the sampling.", usual="0", low=0, high=1, step=0.01
+    )
+    end_percent: float = setting(
+        0.8,
+        "Ends guidance at this part of the sampling; later steps only refine.",
+        usual="0.5 to 0.8",
+        low=0,
+        high=1,
+        step=0.01,
+    )
+    threshold: float = setting(
+        0.5,
+        "Counts places as subject where its attention, stretched to 0..1, is above this.",
+        usual="0.3 to 0.6",
+        low=0,
+        high=0.99,
+        step=0.05,
+    )
+    reference: Reference = setting(
+        "noise",
+        "Brings the reference to each noise level: by seeded noise, or by inversion, the model's own way back (DDIM).",
+    )
+    seed: int = setting(0, "Fixes the reference's noise.", low=0, high=2**63 - 1, step=1)
 
     def __post_init__(self) -> None:
-        for name in ("pick_weight", "draw_weight", "step_size"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 (off) or a positive number.")
-        if self.iterations < 1:
-            raise ValueError(f"iterations is {self.iterations}; it must be 1 or more.")
-        if not 0 <= self.start_percent <= self.end_percent <= 1:
-            raise ValueError(
-                f"start_percent is {self.start_percent} and end_percent {self.end_percent}; they must lie between 0 "
-                "and 1, the start not after the end."
+        check_settings(self)
+        if self.start_percent > self.end_percent:
+            raise SettingError(
+                f"start_percent is {self.start_percent} and end_percent {self.end_percent}; the start must not come "
+                "after the end."
             )
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; it must be at least 0 and below 1, typically 0.5.")
-        if self.reference not in get_args(Reference):
-            raise ValueError(f"reference is {self.reference!r}; it must be one of {', '.join(get_args(Reference))}.")
 
     @property
     def active(self) -> bool:
         """Whether there is anything to do at any level."""
         return self.step_size * (self.pick_weight + self.draw_weight) > 0 and self.start_percent < self.end_percent
-
-
-class PromptedDenoiser(NamedTuple):
-    """A model with a prompt, and where in the prompt the subject's word stands."""
-
-    denoise: Callable[[Tensor, Tensor], Tensor]  # x (B, C, H, W), sigma (B,) -> D (B, C, H, W), differentiable in x
-    network: nn.Module  # holds the cross-attention layers
-    tokens: tuple[int, ...]
 
 
 class GuidanceStep(NamedTuple):
@@ -100,35 +125,13 @@ class GuidanceStep(NamedTuple):
     draw: float
 
 
-def region_sigma(sigmas: Tensor) -> Tensor:
-    """The noise level at which a picture is looked at for where its subject is, (); sigmas: ascending, (N,)."""
-    return sigmas[round(REGION_LEVEL * (len(sigmas) - 1))]
-
-
-def prompted(backbone: Backbone, prompt: str, word: str, placeholders: Placeholders | None = None) -> PromptedDenoiser:
-    """A backbone with a prompt that holds a word or placeholder. Raises ValueError where it does not."""
-    placeholders = placeholders or {}
-    with torch.no_grad():
-        cond = backbone.encode_prompt(prompt, placeholders)
-    return with_conditioning(backbone, cond, backbone.token_positions(prompt, word, placeholders))
-
-
-def with_conditioning(backbone: Backbone, cond: Conditioning, tokens: tuple[int, ...]) -> PromptedDenoiser:
-    """A backbone with an encoded prompt, batch of one."""
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return backbone.denoise(x, sigma, cond.expand(len(x)))
-
-    return PromptedDenoiser(denoise, backbone.denoiser, tokens)
-
-
 class PickAndDraw:
     """The guidance of one sampling. It holds what is computed once per noise level, and changes no model.
 
     generation: the model and prompt that are sampled. reference: the same model with a prompt for the reference
     picture. template: the model without the subject, with the class word in the prompt; None leaves `draw` out.
     latents: of the reference, (1, C, h, w), of any size. mask: (1, 1, h, w) in 0..1, where in the reference the subject
-    is; None: where its word attends. sigmas: the model's noise levels, ascending, (N,).
+    is; None: where its word attends. levels: the model's.
     """
 
     def __init__(
@@ -137,20 +140,20 @@ class PickAndDraw:
         reference: PromptedDenoiser,
         template: PromptedDenoiser | None,
         latents: Tensor,
-        sigmas: Tensor,
+        levels: NoiseLevels,
         config: PickAndDrawConfig,
         mask: Tensor | None = None,
     ):
         self.generation, self.reference, self.template = generation, reference, template
         self.config = config
         self._region = mask
-        self._region_level = region_sigma(sigmas).item()
-        self.trajectory = ReferenceTrajectory(reference.denoise, latents, sigmas, config.reference, config.seed)
+        self._region_level = levels.at(REGION_LEVEL).item()
+        self.trajectory = ReferenceTrajectory(reference.denoise, latents, levels, config.reference, config.seed)
         self.history: list[GuidanceStep] = []
         self.warning = ""  # where the reference's word attends hardly anywhere: what to do about it
         self._picks = config.pick_weight > 0
         self._draws = config.draw_weight > 0 and template is not None
-        self._range = sigma_range(sigmas, config.start_percent, config.end_percent)
+        self._range = levels.span(config.start_percent, config.end_percent)
         self._palettes: dict[float, dict[str, Tensor]] = {}
 
     def covers(self, sigma: float) -> bool:
@@ -161,7 +164,7 @@ class PickAndDraw:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The latents from which the sampler goes on: x itself where they are not guided.
 
-        x: (B, C, H, W); sigma: (B,), the same for all. Raises ValueError where the reference's word attends nowhere.
+        x: (B, C, H, W); sigma: (B,), the same for all. Raises SettingError where the reference's word attends nowhere.
         """
         if not self.covers(sigma[0].item()):
             return x
@@ -191,7 +194,7 @@ class PickAndDraw:
         # gradient would fall below what fp16 can hold.
         (gradient,) = torch.autograd.grad(loss.sum() * x[0].numel(), x)
         if not torch.isfinite(gradient).all():
-            raise ValueError(
+            raise SettingError(
                 "the gradient of Pick-and-Draw is not finite: the model overflows in half precision. Run it in bf16 "
                 "or fp32 (ComfyUI: --bf16-unet or --fp32-unet)."
             )
@@ -228,19 +231,10 @@ class PickAndDraw:
         return layers
 
 
-def sigma_range(sigmas: Tensor, start_percent: float, end_percent: float) -> tuple[float, float]:
-    """Parts of the schedule, 0..1, as (lowest, highest) noise level. sigmas: ascending, (N,)."""
-
-    def level(percent: float) -> float:
-        return sigmas[round((1 - percent) * (len(sigmas) - 1))].item()
-
-    return (0.0 if end_percent == 1 else level(end_percent), math.inf if start_percent == 0 else level(start_percent))
-
-
 def descended(x: Tensor, sigma: Tensor, gradient: Tensor, step_size: float) -> Tensor:
     """x - step_size * (1 + sigma^2) * gradient, no picture by more than LONGEST_STEP. (B, C, H, W), (B,)."""
-    unit = (1 + sigma**2).sqrt().view(-1, 1, 1, 1)
+    unit = per_sample((1 + sigma**2).sqrt(), x)
     step = step_size * unit**2 * gradient
-    rms = step.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    rms = per_sample(sample_mean(step.square()), x).sqrt()
     longest = LONGEST_STEP * unit
     return x - step * longest / torch.maximum(rms, longest)

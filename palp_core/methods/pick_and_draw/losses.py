@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...models.attention import FLAT, LayerAttention, contrast, hot, is_decoder, min_max, resized
+from ...errors import PromptError
+from ...models.attention import FLAT, LayerAttention, contrast, hot, is_decoder, mean_map, saliency, word_maps
 
 BLUR = 0.5  # standard deviation of the smoothing of maps, in places of a layer
 PALETTE_SIZE = 1024  # features of a layer, at most; more are thinned out evenly
@@ -31,32 +32,17 @@ def subject_places(
     return torch.stack(found).any(dim=0).float()[:, None]
 
 
-def word_maps(layers: Mapping[str, LayerAttention]) -> dict[str, Tensor]:
-    """Layer -> (B, h, w): the attention to all tokens of the word together."""
-    return {name: layer.maps.sum(dim=1) for name, layer in layers.items()}
-
-
-def mean_map(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Of several layers' maps (B, h, w): (B, *size)."""
-    return torch.stack([resized(m, size) for m in maps]).mean(dim=0)
-
-
-def saliency(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Where a word attends, by the mean of several layers' maps (B, h, w), stretched to 0..1. Returns (B, *size)."""
-    return min_max(mean_map(maps, size))
-
-
 def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> tuple[Tensor, float]:
     """Where a word attends by more than the threshold, (1, 1, h, w), 0 or 1, on the finest of the layers' grids.
 
-    And the contrast of its map, 0..1: by what share of the peak it varies. Raises ValueError where that is nothing.
+    And the contrast of its map, 0..1: by what share of the peak it varies. Raises PromptError where that is nothing.
     """
     maps = list(word_maps(layers).values())
     finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
     heat = mean_map(maps, finest)
     varies = contrast(heat)
     if not varies > FLAT:
-        raise ValueError(
+        raise PromptError(
             "the subject's word attends nowhere in the reference picture of Pick-and-Draw, so its look cannot be found "
             f"there. {FIND_SUBJECT}"
         )

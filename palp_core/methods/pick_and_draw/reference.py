@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...models.noise import NoiseLevels
+
 Reference = Literal["noise", "inversion"]
 
 INVERSION_LEVELS = 25
@@ -24,7 +26,7 @@ class ReferenceTrajectory:
         self,
         denoise: Callable[[Tensor, Tensor], Tensor],
         latents: Tensor,
-        sigmas: Tensor,
+        levels: NoiseLevels,
         reference: Reference = "noise",
         seed: int = 0,
     ):
@@ -32,8 +34,7 @@ class ReferenceTrajectory:
         self.latents = latents
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
         self._noise = noise if reference == "noise" else None
-        every = torch.linspace(0, len(sigmas) - 1, INVERSION_LEVELS).round().long()
-        self._levels = sigmas.float().cpu()[every].tolist()
+        self._levels = levels.evenly(INVERSION_LEVELS)
         self._inverted: list[tuple[Tensor, Tensor]] = []  # x and eps_hat at the levels so far
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 
 from devtools import host_models
 from devtools.random_models import pictures, tiny_pipeline
+from palp_core.training.loop import Training
 
 pytestmark = pytest.mark.host
 
@@ -38,7 +39,7 @@ def personalization(model, clip, vae, precision="auto", **changes):
         **{"steps": 3, "resolution": 64, "rank": 4, "learning_rate": 1e-2, "embedding_learning_rate": 1e-2, **changes}
     )
     backbone = ComfyBackbone(model, clip, vae, precision)
-    return Personalization(backbone, [Subject(pictures((64, 64)), "cat")], PROMPT, config)
+    return Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], PROMPT, config))
 
 
 def fingerprint(*patchers) -> dict:
@@ -70,7 +71,7 @@ def test_model_and_clip_are_put_back_after_success(make, family, checkpointing, 
     model, clip, vae = make(family)
     before = fingerprint(model, clip.patcher)
     run = personalization(model, clip, vae, precision, gradient_checkpointing=checkpointing)
-    assert len(list(run.steps())) == 3 and run.weights.steps == 3
+    assert len(list(run.steps())) == 3 and run.result.steps == 3
     assert_same(before, fingerprint(model, clip.patcher))
 
 
@@ -94,7 +95,7 @@ def test_model_and_clip_are_put_back_after_a_broken_run(make, ending):
         with pytest.raises(ZeroDivisionError):
             next(steps)
     assert_same(before, fingerprint(model, clip.patcher))
-    assert run.weights.steps == 1
+    assert run.result.steps == 1
 
 
 @pytest.mark.parametrize("moved", ["never", "outside", "inside"])
@@ -115,7 +116,7 @@ def test_weights_that_were_loaded_in_inference_mode_can_be_trained(make, moved):
     before = fingerprint(model, clip.patcher)
     run = personalization(model, clip, vae)
     list(run.steps())
-    assert all(torch.isfinite(v).all() for v in run.weights.lora.values())
+    assert all(torch.isfinite(v).all() for v in run.result.lora.values())
     assert_same(before, fingerprint(model, clip.patcher))
 
 
@@ -158,10 +159,10 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
         cond = backbone.encode_prompt("a cat", {})
         x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
         untouched = backbone.denoise(x, sigma, cond)
-        with attached_lora(backbone.denoiser, backbone.kohya_name, 4, seed=0) as lora:
+        with attached_lora(backbone, 4, seed=0) as lora:
             for name, layer in lora.layers.items():
-                layer.lora_A["palp"].weight.data = run.weights.lora[f"{name}.lora_down.weight"].to(x)
-                layer.lora_B["palp"].weight.data = run.weights.lora[f"{name}.lora_up.weight"].to(x)
+                layer.lora_A["palp"].weight.data = run.result.lora[f"{name}.lora_down.weight"].to(x)
+                layer.lora_B["palp"].weight.data = run.result.lora[f"{name}.lora_up.weight"].to(x)
             trained = backbone.denoise(x, sigma, cond)
         patched, _ = comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)
         comfy.model_management.load_models_gpu([patched])
@@ -264,7 +265,7 @@ def test_a_lora_that_the_user_had_loaded_takes_part_and_stays(make):
     patched = model.clone()
     patched.add_patches({weight: ("diff", (torch.randn(32, 32),))})
     first, second = (personalization(m, clip, vae) for m in (model, patched))
-    losses = [next(iter(run.steps())).denoising_loss for run in (first, second)]
+    losses = [next(iter(run.steps())).losses["denoising_loss"] for run in (first, second)]
     assert losses[0] != losses[1]
     assert len(patched.patches) == 1 and len(model.patches) == 0
 
@@ -287,8 +288,7 @@ def test_a_file_of_another_family_is_refused_by_the_loader(make, tmp_path):
 
 @pytest.mark.parametrize("good_steps", [0, 2])
 def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, good_steps):
-    from palp_pack.nodes.host.progress import TrainingProgress
-    from palp_pack.nodes.host.session import train
+    from palp_pack.nodes.host.session import TrainingProgress, train
     from palp_pack.palp_core import load_lora_file, save_run
     from palp_pack.palp_core.methods.subject_region import DRAWS
 
@@ -312,8 +312,7 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
 
 def test_a_folder_that_cannot_be_written_to_does_not_lose_the_run(make, tmp_path, monkeypatch):
     import folder_paths
-    from palp_pack.nodes.host.progress import TrainingProgress
-    from palp_pack.nodes.host.session import train
+    from palp_pack.nodes.host.session import TrainingProgress, train
     from palp_pack.palp_core import save_run
 
     run = personalization(*make())
@@ -327,8 +326,7 @@ def test_a_folder_that_cannot_be_written_to_does_not_lose_the_run(make, tmp_path
 
 def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
     import comfy.model_management
-    from palp_pack.nodes.host.progress import TrainingProgress
-    from palp_pack.nodes.host.session import train
+    from palp_pack.nodes.host.session import TrainingProgress, train
     from palp_pack.palp_core import save_run
 
     run = personalization(*make())

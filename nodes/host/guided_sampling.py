@@ -1,0 +1,242 @@
+"""Pick-and-Draw inside the host's samplers: its wrappers, and what they need of MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...palp_core.errors import ModelError, PromptError
+from ...palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
+from ...palp_core.models.attention import PromptedDenoiser, with_conditioning
+from ...palp_core.models.backbone import Conditioning
+from ...palp_core.models.families import Family
+from ...palp_core.training.data import check_image, check_mask, latent_mask, resize_to_cover, training_size
+from .backbone import ComfyBackbone
+from .compat import is_out_of_memory
+from .gradients import make_differentiable
+from .lora import base_weights, merges, with_weights
+from .session import show_text
+from .text import spelled_out, spelled_word, token_positions
+
+KEY = "palp_pick_and_draw"
+#: About how many times a sampling step's memory a step along the gradient takes.
+GRADIENT_BATCH = 4
+OWN_LAYOUT = "The layout is the model's own already, so that draw_weight does nothing: there is no LoRA to leave out."
+OUT_OF_MEMORY = (
+    "Out of memory in Pick-and-Draw Guidance, whose gradients need more of it than sampling does. Lower the batch size "
+    "of the latents, set draw_weight to 0, then lower the size of the picture. A guided model must fit on the GPU as a "
+    "whole."
+)
+
+
+class Prompt(NamedTuple):
+    text: str
+    tokens: tuple[int, ...]  # of the word that stands for the subject
+
+
+class Prompts(NamedTuple):
+    generation: Prompt
+    reference: Prompt
+    template: Prompt
+
+
+class GuidanceSource(NamedTuple):
+    """What the node was given, ready to be used at every sampling."""
+
+    backbone: ComfyBackbone
+    template: ComfyBackbone | None  # where the base model has weights of its own
+    prompts: Prompts
+    base_model: object | None  # the host's MODEL
+    latents: Tensor  # (1, C, h, w)
+    mask: Tensor | None  # (1, 1, h, w)
+    config: PickAndDrawConfig
+    node_id: str | None  # under which warnings are shown
+
+
+class GuidedSampling:
+    """The host's wrappers. Between two samplings it holds nothing that a sampling has made."""
+
+    def __init__(self, source: GuidanceSource, conds: list[Conditioning]):
+        self.source = source
+        self.conds = conds
+        self.guidance: PickAndDraw | None = None
+
+    def sample(self, executor, guider, *args, **kwargs):
+        """Around a whole sampling, once the host has loaded the model."""
+        with torch.inference_mode(False), _out_of_memory_named():
+            self.guidance = self._prepare(guider)
+        try:
+            return executor(guider, *args, **kwargs)
+        finally:
+            self.guidance = None
+
+    def predict_noise(self, executor, x: Tensor, timestep: Tensor, *args, **kwargs):
+        """Around each evaluation of the model. The sampler's own latents, (B, C, H, W), are moved, in place."""
+        if self.guidance is not None and self.guidance.covers(timestep[0].item()):
+            x.copy_(self._moved(x, timestep))
+        return executor(x, timestep, *args, **kwargs)
+
+    def _moved(self, x: Tensor, sigma: Tensor) -> Tensor:
+        with torch.inference_mode(False), _out_of_memory_named():
+            moved = self.guidance(x.clone(), sigma.clone())  # clones: no inference tensors
+        logging.debug("Pick-and-Draw: %s", self.guidance.history[-1])
+        if self.guidance.warning:
+            show_text(self.source.node_id, self.guidance.warning)
+            self.guidance.warning = ""
+        return moved
+
+    def _prepare(self, guider) -> PickAndDraw:
+        source = self.source
+        if guider.inner_model is not source.backbone.model:
+            raise ModelError(
+                "the sampler's model is another copy than the one that Pick-and-Draw Guidance patched. Connect the "
+                "node's MODEL to the sampler without nodes that copy models between them."
+            )
+        make_differentiable(guider.inner_model, source.backbone.device)
+        generation, reference = (
+            with_conditioning(source.backbone, cond, prompt.tokens)
+            for cond, prompt in zip(self.conds[:2], source.prompts[:2], strict=True)
+        )
+        template = self._template(guider.model_patcher) if source.config.draw_weight > 0 else None
+        if template is None and source.config.draw_weight > 0:
+            show_text(source.node_id, OWN_LAYOUT)
+        return PickAndDraw(
+            generation,
+            reference,
+            template,
+            source.latents,
+            source.backbone.levels,
+            source.config,
+            source.mask,
+        )
+
+    def _template(self, patcher) -> PromptedDenoiser | None:
+        """The base model with the class word; None where that is what is sampled, and has no layout of its own."""
+        source, cond, prompt = self.source, self.conds[2], self.source.prompts.template
+        if source.template is not None:
+            return with_conditioning(source.template, cond, prompt.tokens)
+        patches = merges(patcher.patches) if source.base_model is None else source.base_model.patches
+        weights = base_weights(patcher, patches)
+        plain = with_conditioning(source.backbone, cond, prompt.tokens)
+        if not weights:
+            return None if self._same_prompt() else plain
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            with with_weights(patcher.model, weights):
+                return plain.denoise(x, sigma)
+
+        return plain._replace(denoise=denoise)
+
+    def _same_prompt(self) -> bool:
+        """Whether the template's prompt means what is sampled, however it is spelled."""
+        sampled, template = (self.conds[at].context for at in (0, 2))
+        same_word = self.source.prompts.generation.tokens == self.source.prompts.template.tokens
+        return same_word and sampled.shape == template.shape and torch.equal(sampled, template)
+
+
+def guided_model(source: GuidanceSource, conds: list[Conditioning]):
+    """Return a clone of the host's MODEL that is guided while it is sampled. conds: of the source's prompts."""
+    sampling = GuidedSampling(source, conds)
+    patched = source.backbone.patcher.clone()
+    if source.template is not None:
+        earlier = patched.get_additional_models_with_key(KEY)  # of another guidance of the same model
+        patched.set_additional_models(KEY, [*earlier, source.template.patcher])
+    patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, load_for_gradients)
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, sampling.sample)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, sampling.predict_noise)
+    return patched
+
+
+def load_for_gradients(executor, model, noise_shape, conds, *args, **kwargs):
+    """The host's wrapper around the loading of a model that is to be sampled: all of it, and with room for a graph.
+
+    Parts that the host would stream in are kept by the graph until the backward pass, so that they win nothing.
+    """
+    room = [noise_shape[0] * GRADIENT_BATCH, *noise_shape[1:]]
+    with _out_of_memory_named():
+        return executor(model, room, conds, *args, **{**kwargs, "force_full_load": True})
+
+
+@contextmanager
+def _out_of_memory_named() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RuntimeError(OUT_OF_MEMORY) from error
+
+
+def read_prompts(tokenizer, prompt: str, subject_word: str, class_word: str, reference_prompt: str) -> Prompts:
+    """Raises PromptError where a prompt does not hold its word."""
+    text, word = spelled_out(tokenizer, prompt), spelled_word(tokenizer, subject_word)
+    if word.startswith("embedding:") and not class_word.strip():
+        raise PromptError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
+    class_word = class_word.strip() or word
+    reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of a {word}"
+
+    def found(text: str, word: str) -> Prompt:
+        return Prompt(text, token_positions(tokenizer, text, word))
+
+    generation, plain = found(text, word), class_prompt(text, word, class_word)
+    if plain == text and class_word != word:
+        raise PromptError(
+            f"subject_word {word!r} is in the prompt {text!r} by its tokens, but not as it is written. Write it alike."
+        )
+    return Prompts(generation, found(reference, word), found(plain, class_word))
+
+
+def class_prompt(prompt: str, word: str, class_word: str) -> str:
+    """The prompt with the class word in the place of the subject's, wherever that stands as a word.
+
+    The names of learned words are left alone: a cat beside embedding:my-cat.
+    """
+    pattern = rf"(?P<subject>(?<!\w){re.escape(word)}(?!\w))|embedding:\S+"
+    return re.sub(pattern, lambda m: class_word if m["subject"] else m[0], prompt, flags=re.IGNORECASE)
+
+
+def as_conditioning(encoded: list, family: Family) -> Conditioning:
+    """The host's CONDITIONING as the core's, with no inference tensors in it."""
+    if len(encoded) > 1:
+        raise PromptError(
+            "clip has LoRA or other hooks that change along the schedule, which guidance cannot follow. Remove their "
+            "keyframes."
+        )
+    ((context, extra),) = encoded
+    return Conditioning(context.clone(), extra["pooled_output"].clone() if family.pooled else None)
+
+
+def reference_latents(
+    backbone: ComfyBackbone, image: Tensor, mask: Tensor | None, resolution: int
+) -> tuple[Tensor, Tensor | None]:
+    """image: (1, H, W, C); mask: (1, H, W). Returns (1, C, h, w) and (1, 1, h, w)."""
+    if len(image) != 1:
+        raise PromptError(
+            f"image holds {len(image)} pictures; the guidance takes one. Choose one, for example with ImageFromBatch."
+        )
+    if mask is not None and len(mask) != 1:
+        raise PromptError(f"mask holds {len(mask)} masks; connect the one that belongs to the reference picture.")
+    picture = check_image("image", image[0])
+    family = backbone.family
+    size = training_size(*picture.shape[:2], resolution or family.native_resolution, family.side_multiple)
+    latents = backbone.encode_image(resize_to_cover(picture, size))
+    if mask is None:
+        return latents, None
+    return latents, latent_mask(check_mask("mask", mask[0], picture), size, latents)
+
+
+def template_backbone(base_model, model, clip, vae) -> ComfyBackbone | None:
+    """For a base model with weights of its own; None where it shares the model's and differs in its LoRA only."""
+    if base_model.is_clone(model):
+        return None
+    try:
+        return ComfyBackbone(base_model, clip, vae)
+    except ModelError as error:
+        raise ModelError(f"base_model does not fit. {error}") from error

@@ -1,0 +1,119 @@
+"""PALP Options: the settings of a training that most people leave as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import get_args
+
+from comfy_api.latest import io
+
+from ..palp_core.files.embedding_file import Embedding
+from ..palp_core.methods.personalization import PersonalizationConfig
+from ..palp_core.methods.scores import Delta, Palp, Score
+from ..palp_core.models.backbone import Precision
+from .widgets import (
+    CATEGORY,
+    initial_embedding_input,
+    initial_embedding_time,
+    load_initial_embedding,
+    personalization_prompt_input,
+    placeholder_input,
+    widget,
+)
+
+OptionsSocket = io.Custom("PALP_OPTIONS")
+#: Offered in the page; what only serves comparisons is on the command line.
+SCORES = {score.name: score for score in (Delta, Palp)}
+SETTINGS = (
+    "learning_rate",
+    "embedding_learning_rate",
+    "rank",
+    "batch_size",
+    "resolution",
+    "gradient_checkpointing",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the node holds; by default as if it were not connected. settings: of `PersonalizationConfig`."""
+
+    settings: dict = field(default_factory=dict)
+    score: Score = Delta()
+    precision: Precision = "auto"
+    placeholder: str = "[V]"
+    personalization_prompt: str = ""
+    initial_embedding: Embedding | None = None
+
+    def settings_for(self, config: type) -> dict:
+        """Pick the settings that a config has, but for the learning rate of another method."""
+        known = {f.name for f in fields(config)} - ({"learning_rate"} if config is not PersonalizationConfig else set())
+        return {name: value for name, value in self.settings.items() if name in known}
+
+
+def options_input() -> io.Input:
+    return OptionsSocket.Input(
+        "options", optional=True, tooltip="Takes the settings of a PALP Options node; without, their defaults hold."
+    )
+
+
+class PalpOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PALP_Options",
+            display_name="PALP Options",
+            category=CATEGORY,
+            description=(
+                "Holds the settings of a training that most people leave as they are: learning rates, rank, score, "
+                "batch size, resolution, memory. Connect it to PALP Personalize or Textual Inversion Train."
+            ),
+            search_aliases=["palp", "settings", "advanced", "learning rate", "rank", "lora"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "score",
+                    options=[
+                        io.DynamicCombo.Option(name, [widget(score, f.name) for f in fields(score)])
+                        for name, score in SCORES.items()
+                    ],
+                    tooltip="Chooses how the prompt is kept: delta aims at what the base model draws for it, with your "
+                    "subject's looks; palp is the paper's.",
+                ),
+                *(widget(PersonalizationConfig, name) for name in SETTINGS),
+                io.Combo.Input(
+                    "precision",
+                    options=list(get_args(Precision)),
+                    default="auto",
+                    tooltip="Sets what the model computes in; auto is what it would sample in. What is learned "
+                    "is always trained in fp32.",
+                ),
+                placeholder_input("[V]"),
+                personalization_prompt_input(),
+                widget(PersonalizationConfig, "clean_prompt", multiline=True),
+                initial_embedding_input(),
+            ],
+            outputs=[
+                OptionsSocket.Output(
+                    display_name="options", tooltip="Goes to PALP Personalize or Textual Inversion Train."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, score, precision, placeholder, personalization_prompt, initial_embedding, **settings):
+        chosen = dict(score)
+        kind = SCORES[chosen.pop("score")]
+        options = Options(
+            settings,
+            kind(**chosen),
+            precision,
+            placeholder,
+            personalization_prompt,
+            load_initial_embedding(initial_embedding),
+        )
+        return io.NodeOutput(options)
+
+    @classmethod
+    def fingerprint_inputs(cls, initial_embedding=None, **_inputs):
+        """Run again when the initial embedding has been replaced."""
+        return initial_embedding_time(initial_embedding)

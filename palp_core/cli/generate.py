@@ -1,0 +1,105 @@
+"""`palp generate`: pictures with a trained file, or with a learned word."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from ..errors import SettingError
+from ..files.embedding_file import described_word, load_embedding
+from ..files.lora_file import load_lora_file
+from ..models.prompts import check_known
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Draw pictures with a trained file, or with a learned word."""
+
+    #: The trained file, or a learned word (.safetensors).
+    file: tyro.conf.Positional[Path]
+    #: A diffusers folder or a .safetensors checkpoint, of the family that it was trained on, best that very one.
+    model: Path
+    #: What to draw, with [V] for the subject; empty for the prompt it was trained for, or "a photo of [V]".
+    prompt: str = ""
+    #: What not to draw.
+    negative_prompt: str = ""
+    #: Number of pictures.
+    count: int = 4
+    #: Folder for the pictures.
+    out: Path = Path("pictures")
+    #: Of the initial noise.
+    seed: int = 0
+    #: Sampling steps.
+    steps: int = 25
+    #: Classifier-free guidance.
+    guidance_scale: float = 7.5
+    #: Side of the pictures in pixels; none for the model's own.
+    size: int | None = None
+    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    device: str | None = None
+
+    def run(self) -> None:
+        from ..files.in_pipeline import check_length
+        from ..models.diffusers.loading import chosen_device
+
+        for name in ("count", "steps"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        pipeline, prompt = self._loaded(chosen_device(self.device))
+        for text in (prompt, self.negative_prompt):
+            check_length(pipeline, text)
+        self.out.mkdir(parents=True, exist_ok=True)
+        paths = free_paths(self.out, self.file.stem, self.count)
+        for number, path in enumerate(paths):
+            picture = pipeline(
+                prompt,
+                negative_prompt=self.negative_prompt,
+                generator=torch.Generator().manual_seed(self.seed + number),
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance_scale,
+                height=self.size,
+                width=self.size,
+            ).images[0]
+            picture.save(path)
+            print(path)
+
+    def _loaded(self, device: torch.device):
+        """The pipeline with what was learned in it, and the prompt to draw."""
+        word = described_word(self.file)
+        return self._with_lora(device) if word is None else self._with_word(word["family"], device)
+
+    def _with_lora(self, device: torch.device):
+        from ..files.in_pipeline import load_file_into
+
+        trained = load_lora_file(self.file)
+        check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
+        if self.prompt:
+            trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
+        pipeline = self._pipeline(device)
+        return pipeline, load_file_into(pipeline, trained)
+
+    def _with_word(self, family: str, device: torch.device):
+        from ..files.in_pipeline import load_word_into
+
+        prompt = self.prompt or "a photo of [V]"
+        check_known("prompt", prompt, ["[V]"])
+        word = load_embedding(self.file)
+        pipeline = self._pipeline(device)
+        return pipeline, load_word_into(pipeline, word, family, prompt)
+
+    def _pipeline(self, device: torch.device):
+        from ..models.diffusers.loading import load_pipeline
+
+        return load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
+
+
+def free_paths(folder: Path, name: str, count: int) -> list[Path]:
+    """NAME_00001.png and so on: the next numbers behind those that are there."""
+    numbers = (path.stem[len(name) + 1 :] for path in folder.glob(f"{glob.escape(name)}_*.png"))
+    taken = [int(number) for number in numbers if number.isdigit()]
+    first = max(taken, default=0) + 1
+    return [folder / f"{name}_{number:05}.png" for number in range(first, first + count)]

@@ -1,0 +1,81 @@
+"""`palp learn-word`: a word by Textual Inversion; the model stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..files.embedding_file import load_embedding
+from ..files.names import check_file_name
+from ..files.run_folder import Unfinished
+from ..files.safetensors_file import reserve
+from ..methods.concept import Concept
+from ..methods.result import save_word, word_identity
+from ..methods.templates import Kind
+from ..methods.textual_inversion import TextualInversion, TextualInversionConfig
+from ..models.backbone import Precision
+from ..training.loop import Training
+from . import session
+from .options import TextualInversionOptions, read_images, read_masks, training_backbone
+
+
+@dataclass(frozen=True)
+class LearnWord:
+    """Learn a word by Textual Inversion. Stopped with Ctrl-C, it keeps what it has learned; --resume goes on."""
+
+    #: A diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
+    model: Path
+    #: Pictures to learn from, 3 to 5, or one folder of them.
+    images: tuple[Path, ...]
+    #: Coarsely what they show, in one word that the model knows: cat, painting. Learning starts there.
+    initial_word: str = ""
+    #: A word learned before, a .safetensors file, to start from instead.
+    initial_embedding: Path | None = None
+    #: object: what the pictures show. style: how they are made.
+    kind: Kind = "object"
+    #: Masks of the pictures in the same order, white where the subject is, or one folder of them.
+    masks: tuple[Path, ...] = ()
+    #: Sentences to learn with, {} for the word; none for neutral ones.
+    templates: tuple[str, ...] = ()
+    #: A sentence for each picture, {} for the word, in place of templates.
+    captions: tuple[str, ...] = ()
+    #: Folder for the file, its loss chart and, while unfinished, the training's state.
+    out: Path = Path("embeddings")
+    #: Name of the word and its file.
+    name: str = "my_word"
+    #: Replace a word of this name.
+    overwrite: bool = False
+    #: Go on with the unfinished training of this name.
+    resume: bool = False
+    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    device: str | None = None
+    #: Number format of the computation; auto is bf16 on a GPU, else fp32.
+    precision: Precision = "auto"
+    settings: Annotated[TextualInversionOptions, tyro.conf.arg(name="")] = field(
+        default_factory=TextualInversionOptions
+    )
+
+    def run(self) -> None:
+        name = check_file_name(self.name, "name", "embeddings")
+        reserve(self.out, name, self.overwrite)
+        concept = Concept(
+            read_images(self.images),
+            self.initial_word,
+            self.kind,
+            read_masks(self.masks),
+            self.templates,
+            self.captions,
+            load_embedding(self.initial_embedding) if self.initial_embedding else None,
+        )
+        config = TextualInversionConfig(**asdict(self.settings))
+        backbone = training_backbone(self.model, self.device, self.precision)
+        run = Training(TextualInversion(backbone, concept, config))
+        unfinished = Unfinished(self.out / f".{name}.unfinished.safetensors", word_identity(run.method))
+
+        def save(folder: Path) -> Path:
+            return save_word(run, folder, name, overwrite=self.overwrite and folder == self.out)
+
+        session.train(run, save, self.out, unfinished, self.resume)

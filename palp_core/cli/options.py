@@ -1,0 +1,86 @@
+"""Options that several commands have, and options made from the core's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_type_hints
+
+import torch
+import tyro
+from torch import Tensor
+
+from ..files.images import image_files, read_image
+from ..methods.alignment import AlignmentConfig
+from ..methods.personalization import PersonalizationConfig
+from ..methods.scores import SCORES
+from ..methods.textual_inversion import TextualInversionConfig
+from ..models.backbone import DTYPES, Precision
+from ..settings import Setting, default_of, settings_of
+
+
+def _documented(kind: type, help: str) -> object:
+    return Annotated[kind, tyro.conf.arg(help=help)]
+
+
+def _help(setting: Setting) -> str:
+    return f"{setting.help} Usual: {setting.usual}." if setting.usual else setting.help
+
+
+def config_options(config: type, **renamed: str) -> type:
+    """Make a dataclass for the command line of a config's settings: the same names, defaults and help.
+
+    renamed: settings whose option has another name.
+    """
+    hints = get_type_hints(config)
+    found = [
+        (renamed.get(name, name), _documented(hints[name], _help(setting)), field(default=default_of(config, name)))
+        for name, setting in settings_of(config).items()
+    ]
+    return make_dataclass(f"{config.__name__}Options", found, frozen=True)
+
+
+PersonalizationOptions = config_options(PersonalizationConfig)
+TextualInversionOptions = config_options(TextualInversionConfig)
+_AlignmentOptions = config_options(AlignmentConfig, weight="alignment_weight")
+
+
+@dataclass(frozen=True)
+class AlignmentOptions(_AlignmentOptions):
+    """How the target prompt is kept alive, as options."""
+
+    #: Measures the model's distance from the prompt in this way: delta is ours, palp the paper's, sds and nfsd are what
+    #: the paper compares with.
+    score: Literal[tuple(SCORES)] = AlignmentConfig().score.name
+    #: Guides the base model by this scale; none is the score's own.
+    alpha: float | None = None
+    #: Guides the personalized model by this scale; none is the score's own.
+    beta: float | None = None
+    #: Names what pictures are to move away from, with score nfsd; none for the paper's.
+    negative_prompt: str | None = None
+
+    def config(self) -> AlignmentConfig:
+        """Raises SettingError for a value out of bounds; what the score does not have is passed over."""
+        kind = SCORES[self.score]
+        chosen = {f.name: getattr(self, f.name) for f in fields(kind) if getattr(self, f.name) is not None}
+        return AlignmentConfig(self.alignment_weight, kind(**chosen), self.noise, self.rescale)
+
+
+def read_images(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
+    """Read files, or one folder of them: (H, W, 3) in 0..1 each."""
+    return tuple(read_image(path) for path in image_files(paths))
+
+
+def read_masks(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
+    """Read the same as (H, W) in 0..1 each."""
+    return tuple(image.mean(dim=-1) for image in read_images(paths))
+
+
+def training_backbone(model: Path, device: str | None, precision: Precision):
+    """Load a model for training."""
+    from ..models.diffusers.backbone import DiffusersBackbone
+    from ..models.diffusers.loading import chosen_device, load_pipeline
+
+    on_gpu = {"auto": torch.bfloat16, **DTYPES}
+    dtype = on_gpu[precision] if chosen_device(device).type == "cuda" else torch.float32
+    return DiffusersBackbone(load_pipeline(model, dtype), device, precision)

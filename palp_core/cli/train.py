@@ -1,0 +1,70 @@
+"""`palp train`: prompt-aligned personalization on one's own model and photos."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..files.embedding_file import load_embedding
+from ..files.names import check_file_name
+from ..files.run_folder import Unfinished
+from ..files.safetensors_file import reserve
+from ..methods.personalization import Personalization, PersonalizationConfig
+from ..methods.result import personalization_identity, save_run
+from ..methods.subjects import Subject
+from ..models.backbone import Precision
+from ..training.loop import Training
+from . import session
+from .options import AlignmentOptions, PersonalizationOptions, read_images, read_masks, training_backbone
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train PALP on your own model and photos. Stopped with Ctrl-C, it keeps what it has learned; --resume goes on."""
+
+    #: A diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
+    model: Path
+    #: Photos of the subject, or one folder of them.
+    images: tuple[Path, ...]
+    #: What the subject is, in a word that the model knows: cat.
+    class_word: str
+    #: The picture that you have in mind, with [V] for the subject: "a sketch of [V] in Paris".
+    target_prompt: str
+    #: Masks of the photos in the same order, white where the subject is, or one folder of them.
+    masks: tuple[Path, ...] = ()
+    #: A word learned before, a .safetensors file, to start from in place of the class word.
+    initial_embedding: Path | None = None
+    #: The neutral prompt of the photos; empty for "a photo of [V]".
+    personalization_prompt: str = ""
+    #: Folder for the file, its loss chart and, while unfinished, the training's state.
+    out: Path = Path("loras")
+    #: Name of the file; a number is added, so that no file is overwritten.
+    file_name: str = "palp"
+    #: Go on with the unfinished training of this name.
+    resume: bool = False
+    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    device: str | None = None
+    #: Number format of the computation; auto is bf16 on a GPU, else fp32.
+    precision: Precision = "auto"
+    settings: Annotated[PersonalizationOptions, tyro.conf.arg(name="")] = field(default_factory=PersonalizationOptions)
+    alignment: Annotated[AlignmentOptions, tyro.conf.arg(name="")] = field(default_factory=AlignmentOptions)
+
+    def run(self) -> None:
+        name = check_file_name(self.file_name)
+        reserve(self.out, name, overwrite=True)  # its number makes the name free
+        config = PersonalizationConfig(**asdict(self.settings), alignment=self.alignment.config())
+        subject = Subject(
+            read_images(self.images),
+            self.class_word,
+            personalization_prompt=self.personalization_prompt,
+            masks=read_masks(self.masks),
+            initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
+        )
+        backbone = training_backbone(self.model, self.device, self.precision)
+        run = Training(Personalization(backbone, [subject], self.target_prompt, config))
+        unfinished = Unfinished(self.out / f".{name}.unfinished.safetensors", personalization_identity(run.method))
+        session.train(run, partial(save_run, run, name=name), self.out, unfinished, self.resume)

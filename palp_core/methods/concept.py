@@ -1,0 +1,133 @@
+"""What a word is learned for, and where it starts: Textual Inversion, arXiv 2208.01618, sec. 4 and 5."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..files.embedding_file import Embedding, fitting_vectors
+from ..models.backbone import Backbone, WordVectors
+from ..training.data import check_images_and_masks
+from .templates import SLOT, Kind
+
+MOST_VECTORS = 16
+#: Deviation between several vectors that start from one word, as a share of its norm: alike, they would learn alike.
+SPREAD = 0.05
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What the word stands for, and where it starts."""
+
+    #: Pictures of it, each (H, W, 3) in 0..1; sizes may differ. The paper has 3 to 5.
+    images: tuple[Tensor, ...]
+    #: The coarse word it starts from, one that the model knows: "cat", "painting". Empty with an initial embedding.
+    initial_word: str = ""
+    #: Which templates it is learned with: an object is in the picture, a style is how the picture is made.
+    kind: Kind = "object"
+    #: For each image a mask (H, W) in 0..1, white where the concept is; empty where all of each image counts.
+    masks: tuple[Tensor, ...] = ()
+    #: Sentences with {} for the word, in place of the kind's own.
+    templates: tuple[str, ...] = ()
+    #: For each image a sentence that describes it, with {} for the word, in place of templates.
+    captions: tuple[str, ...] = ()
+    #: A word learned before, to start from in place of the initial word; it brings its number of vectors.
+    initial_embedding: Embedding | None = None
+
+    def __post_init__(self) -> None:
+        images, masks = check_images_and_masks("the concept", self.images, self.masks)
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "masks", masks)
+        if self.kind not in get_args(Kind):
+            raise SettingError(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}.")
+        if not self.initial_word.strip() and self.initial_embedding is None:
+            raise SettingError("initial_word is empty. Say coarsely what the pictures show, for example: cat.")
+        if self.captions and len(self.captions) != len(self.images):
+            raise SettingError(
+                f"captions: there are {len(self.images)} images but {len(self.captions)} captions. Write one for "
+                "each image, or none."
+            )
+        for name in ("templates", "captions"):
+            for text in getattr(self, name):
+                if SLOT not in text:
+                    raise SettingError(f"{name}: {text!r} has no {SLOT}. Write {SLOT} where the learned word stands.")
+
+
+def start_vectors(backbone: Backbone, concept: Concept, count: int, seed: int) -> dict[str, Tensor]:
+    """Where the word starts: encoder -> (N, C).
+
+    Sec. 4: the embedding of a single coarse word. The second and further vectors differ from it by a little seeded
+    noise. Raises SettingError where the initial word is not one token, or the initial embedding is of another family.
+    """
+    if concept.initial_embedding is not None:
+        vectors = fitting_vectors(concept.initial_embedding, backbone)
+        check_rows(concept.initial_embedding.name, vectors)
+        return vectors
+    word = concept.initial_word.strip()
+    random = torch.Generator().manual_seed(seed)
+    return {
+        encoder: _spread(check_single(word, rows), count, random)
+        for encoder, rows in backbone.word_vectors(word).items()
+    }
+
+
+def check_rows(name: str, vectors: WordVectors) -> None:
+    """Raises SettingError for an embedding of more vectors than a word may have, or with an empty one."""
+    count = len(next(iter(vectors.values())))
+    if count > MOST_VECTORS:
+        raise SettingError(
+            f"initial_embedding {name} has {count} vectors; at most {MOST_VECTORS} can be learned. Choose another."
+        )
+    if not all(rows.norm(dim=-1).all() for rows in vectors.values()):
+        raise SettingError(f"initial_embedding {name} holds a vector of zeros. Choose another, or train it anew.")
+
+
+def check_single(word: str, rows: Tensor) -> Tensor:
+    """The embedding (1, C) of a word that is one token. Raises SettingError where it is several."""
+    if len(rows) != 1:
+        raise SettingError(
+            f"initial_word {word!r} is {len(rows)} tokens to the text encoder, which does not know it as one word. Use "
+            "a common single word, such as cat, toy, man or painting."
+        )
+    return rows
+
+
+def _spread(row: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """(1, C) -> (count, C): the row itself, then neighbours of it."""
+    noise = torch.randn(count - 1, row.shape[1], generator=random)
+    noise = noise * row.norm() * SPREAD / math.sqrt(row.shape[1])
+    return torch.cat([row, row + noise])
+
+
+@torch.no_grad()
+def longest_norms(backbone: Backbone, concept: Concept) -> dict[str, float]:
+    """How long rows may become, by text encoder: as the vocabulary's on average, or as long as they start.
+
+    In a vocabulary of which few words are in use, those are much longer than the average, and so is what was learned
+    from them. But no row may be longer than the vocabulary's longest, as embeddings of other tools often are.
+    """
+    given = concept.initial_embedding
+    start = fitting_vectors(given, backbone) if given else backbone.word_vectors(concept.initial_word.strip())
+    limits = {}
+    for name, table in backbone.token_embeddings().items():
+        norms = table.float().norm(dim=-1)
+        limits[name] = start[name].norm(dim=-1).max().clamp(norms.mean().cpu(), norms.max().cpu()).item()
+    return limits
+
+
+@torch.no_grad()
+def shorten(vectors: WordVectors, longest: dict[str, float]) -> None:
+    """Scale, in place, each row that is longer than its encoder's limit down to it; shorter ones stay as they are."""
+    for encoder, rows in vectors.items():
+        rows.mul_((longest[encoder] / rows.norm(dim=-1, keepdim=True)).clamp(max=1.0))
+
+
+def relative_distance(vectors: WordVectors, start: WordVectors) -> Tensor:
+    """Mean over all rows of |v - v0|^2 / |v0|^2: the regulariser of sec. 5, in units that fit every encoder; ()."""
+    distances = [(v - start[e]).square().sum(-1) / start[e].square().sum(-1) for e, v in vectors.items()]
+    return torch.cat(distances).mean()

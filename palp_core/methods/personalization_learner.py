@@ -1,0 +1,156 @@
+"""What changes from step to step of a personalization: LoRA, words, optimizer, random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..models.backbone import Conditioning
+from ..models.lora import LoraAdapters
+from ..models.noise import per_sample
+from ..training.data import Batch, Example, draw_batch, random_index, stack_batch
+from ..training.loop import Step
+from ..training.objective import denoising_loss, draw_noise
+from ..training.optimizers import Optimizer
+from .alignment import NoisySample, alignment_loss, renoise
+from .scores import PromptName, Views
+
+if TYPE_CHECKING:
+    from .personalization import Personalization
+
+WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
+
+
+class Weights(NamedTuple):
+    """What a training has learned, on the CPU, float32."""
+
+    lora: dict[str, Tensor]  # kohya keys
+    words: dict[str, dict[str, Tensor]]  # placeholder -> encoder -> (N, C)
+    steps: int  # optimisation steps behind them
+
+
+class FixedPrompts(NamedTuple):
+    """Conditionings that stay the same in all steps, each a batch of one."""
+
+    shared: dict[PromptName, Conditioning]  # null, clean and negative, as far as the score looks at them
+    class_photo: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
+    personal: dict[str, Conditioning]  # by the prompt, each that holds a word; empty where the words learn
+
+
+class PersonalizationLearner:
+    """LoRA and words while they learn: what changes from step to step."""
+
+    def __init__(
+        self, method: Personalization, lora: LoraAdapters, examples: dict[str, list[Example]], fixed: FixedPrompts
+    ):
+        self.method, self.lora, self.examples, self.fixed = method, lora, examples, fixed
+        self.backbone, self.config = method.backbone, method.config
+        self.done = 0
+        # The data's random numbers are apart from the alignment's, so that methods compare on the same samples.
+        self.random = torch.Generator().manual_seed(self.config.seed)
+        self.alignment_random = torch.Generator().manual_seed(self.config.seed + 1)
+        device = self.backbone.device
+        self.words = {
+            placeholder: {e: nn.Parameter(v.to(device, torch.float32, copy=True)) for e, v in word.items()}
+            for placeholder, word in method.initial.items()
+        }
+        self.learns_words = self.config.embedding_learning_rate > 0
+        groups = [{"params": lora.parameters(), "lr": self.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
+        if self.learns_words:
+            vectors = [v for word in self.words.values() for v in word.values()]
+            groups.append({"params": vectors, "lr": self.config.embedding_learning_rate, "weight_decay": 0.0})
+        self.optimizer = Optimizer(groups, self.backbone, self.config.max_grad_norm)
+
+    @torch.enable_grad()
+    def step(self) -> Step:
+        placeholder, batch = self._draw_batch()
+        sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
+        x = batch.x0 + per_sample(sigma, batch.x0) * noise
+        photo = self._encode(self.method.subjects[placeholder].personalization_prompt)
+        denoised = self.backbone.denoise(x, sigma, photo.expand(len(x)))
+        weight = self.backbone.prediction.loss_weight(sigma)
+        denoising = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
+        measured = {"sigma": sigma.mean(), "denoising_loss": denoising}
+        alignment, prompts = self.config.alignment, {**self.fixed.shared, "photo": photo}
+        if alignment.trains_target_prompt:
+            # This loss's activations go before those of the target prompt come.
+            self.optimizer.backward(denoising)
+            loss, prompts["target"] = 0, self._encode(self.method.target_prompt)
+            denoised = self.backbone.denoise(x, sigma, prompts["target"].expand(len(x)))
+        elif alignment.needs("target"):
+            prompts["target"] = self._encode(self.method.target_prompt)
+        if alignment.weight > 0:
+            prediction = (x - denoised) / per_sample(sigma, x)
+            sample = NoisySample(x, noise, sigma, prediction, weight * sigma**2, batch.region)
+            delta = self._difference(sample, placeholder, prompts)
+            loss = loss + alignment_loss(delta, sample, alignment)
+            measured["score_gap"] = delta.square().mean().sqrt()
+        self.optimizer.backward(loss)
+        numbers = self.optimizer.step(self.done + 1, measured)
+        self.done += 1
+        return Step(self.done - 1, numbers.pop("sigma"), numbers, placeholder)
+
+    @torch.no_grad()
+    def _difference(self, sample: NoisySample, placeholder: str, prompts: dict[PromptName, Conditioning]) -> Tensor:
+        """Delta of the configured score, (B, C, H, W)."""
+        alignment, noise = self.config.alignment, sample.noise
+        if alignment.noise == "fresh":
+            noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
+        if alignment.needs("class_photo"):
+            prompts = {**prompts, "class_photo": self.fixed.class_photo[placeholder]}
+        views = Views(
+            self.backbone.denoise,
+            self.lora.disabled,
+            renoise(sample, noise),
+            noise,
+            sample.sigma,
+            prompts,
+            self.backbone.levels,
+            sample.region,
+        )
+        return alignment.score.difference(views)
+
+    def _encode(self, prompt: str) -> Conditioning:
+        """With the words as they are now."""
+        if not self.learns_words:
+            return self.fixed.personal[prompt]
+        return self.backbone.encode_prompt(prompt, self.words)
+
+    def _draw_batch(self) -> tuple[str, Batch]:
+        """A subject, and a batch of its images of one size."""
+        placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
+        examples = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
+        return placeholder, stack_batch(examples, self.backbone.device)
+
+    def _named_vectors(self) -> dict[str, nn.Parameter]:
+        return {f"word.{p}.{encoder}": v for p, word in self.words.items() for encoder, v in word.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            **self.lora.state_dict(),
+            **{name: vector.detach().clone() for name, vector in self._named_vectors().items()},
+            **self.optimizer.state(),
+            "random": self.random.get_state(),
+            "alignment_random": self.alignment_random.get_state(),
+            "steps": torch.tensor(self.done),
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.lora.load_state_dict(state)
+        for name, vector in self._named_vectors().items():
+            vector.copy_(state[name])
+        self.optimizer.load_state(state)
+        self.random.set_state(state["random"])
+        self.alignment_random.set_state(state["alignment_random"])
+        self.done = int(state["steps"])
+
+    def result(self) -> Weights:
+        words = {
+            placeholder: {encoder: v.detach().to("cpu", torch.float32, copy=True) for encoder, v in word.items()}
+            for placeholder, word in self.words.items()
+        }
+        return Weights(self.lora.state_dict(), words, self.done)

@@ -1,0 +1,159 @@
+"""What a training tells its file: the description of what was learned, for whoever opens the file later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..files.embedding_file import save_embedding, word_metadata
+from ..files.lora_file import LoraFile, LoraInfo, SubjectInfo, save_lora_file
+from ..files.names import check_file_name
+from ..files.safetensors_file import save_somewhere
+from ..models.backbone import Backbone
+from ..models.prompts import embedding_prompt
+from ..training.config import TrainingConfig
+from ..training.loop import Training
+from ..version import __version__
+from .personalization import Personalization
+from .personalization_learner import Weights
+from .textual_inversion import LearnedWord, TextualInversion
+
+LONGEST_STEM = 80  # of a name that the steps of an unfinished training are added to
+
+
+def save_run(run: Training[Weights], folder: str | Path, name: str) -> Path:
+    """Write what a personalization has learned to folder/NAME_00001.safetensors; returns the path.
+
+    The number is the first that is free. A training that ended early has the number of its steps in the name:
+    NAME_step123_00001.safetensors. Raises FileError for a name with path parts.
+    """
+    name = _with_steps(run, check_file_name(name))
+    return save_lora_file(partial(describe, run.method, run.result), folder, name)
+
+
+def save_word(run: Training[LearnedWord], folder: str | Path, name: str, overwrite: bool = False) -> Path:
+    """Write a learned word to folder/NAME.safetensors for `embedding:NAME` in prompts; returns the path.
+
+    A training that ended early has its steps in the name, NAME_step123, and replaces nothing, nor does any that is not
+    told to overwrite: a name that is taken gets a number. Raises FileError for a name with path parts.
+    """
+    name = check_file_name(name, "name", "embeddings")
+    final = _with_steps(run, name)
+    metadata = partial(word_metadata, _word_info(run), run.method.backbone.family, run.method.resolution)
+    return save_embedding(run.result.vectors, metadata, folder, final, overwrite and final == name)
+
+
+def _with_steps(run: Training, name: str) -> str:
+    if run.result.steps == run.method.config.steps:
+        return name
+    return f"{name[:LONGEST_STEM]}_step{run.result.steps}"
+
+
+def describe(method: Personalization, weights: Weights, name: str) -> LoraFile:
+    """Return the content of the file called `name` for what a personalization has learned."""
+    names = _embedding_names(name, list(method.subjects))
+    subjects = tuple(
+        SubjectInfo(p, s.class_word.strip(), names[p], s.personalization_prompt, len(s.images))
+        for p, s in method.subjects.items()
+    )
+    info = LoraInfo(
+        version=__version__,
+        family=method.backbone.family.name,
+        prediction=method.backbone.prediction.name,
+        rank=method.config.rank,
+        alpha=float(method.config.rank),
+        target_prompt=method.target_prompt,
+        clean_prompt=method.clean_prompt,
+        prompt=embedding_prompt(method.target_prompt, names),
+        steps=weights.steps,
+        subjects=subjects,
+        settings=_settings(method),
+    )
+    return LoraFile(weights.lora, {names[p]: word for p, word in weights.words.items()}, info)
+
+
+def _embedding_names(name: str, placeholders: list[str]) -> dict[str, str]:
+    """The file's own name for one subject; with several, the placeholder's name behind it."""
+    if len(placeholders) == 1:
+        return {placeholders[0]: name}
+    return {p: f"{name}_{p.strip('[]')}" for p in placeholders}
+
+
+def _word_info(run: Training[LearnedWord]) -> dict:
+    """What the file says of its word."""
+    method, concept = run.method, run.method.concept
+    return {
+        "version": __version__,
+        "family": method.backbone.family.name,
+        "prediction": method.backbone.prediction.name,
+        "initial_word": None if concept.initial_embedding else concept.initial_word.strip(),
+        "initial_embedding": concept.initial_embedding.name if concept.initial_embedding else None,
+        "kind": concept.kind,
+        "vectors": len(next(iter(run.result.vectors.values()))),
+        "images": len(concept.images),
+        "steps": run.result.steps,
+        "settings": _settings(method),
+    }
+
+
+def _settings(method: Personalization | TextualInversion) -> dict:
+    """The settings as they were used: with the resolution that 0 stands for, and the score's name."""
+    return {**described_config(method.config), "resolution": method.resolution}
+
+
+def described_config(config: TrainingConfig) -> dict:
+    """Turn settings into what JSON can hold."""
+    found = asdict(config)
+    if "alignment" in found:
+        found["alignment"]["score"] = {"name": config.alignment.score.name, **found["alignment"]["score"]}
+    return found
+
+
+def personalization_identity(method: Personalization) -> str:
+    """Return model, photos, prompts and settings of a personalization in a few letters."""
+    tensors, texts = [], [method.target_prompt, method.clean_prompt]
+    for subject in method.subjects.values():
+        texts += [subject.placeholder, subject.class_word, subject.personalization_prompt]
+        learned = subject.initial_embedding.vectors.values() if subject.initial_embedding else ()
+        tensors += [*subject.images, *subject.masks, *learned]
+    return _identity(method.backbone, method.config, texts, tensors)
+
+
+def word_identity(method: TextualInversion) -> str:
+    """Return model, pictures, sentences and settings of a textual inversion in a few letters."""
+    concept = method.concept
+    texts = [concept.initial_word, concept.kind, *concept.templates, "captions", *concept.captions]
+    learned = concept.initial_embedding.vectors.values() if concept.initial_embedding else ()
+    return _identity(method.backbone, method.config, texts, [*concept.images, *concept.masks, *learned])
+
+
+def _identity(backbone: Backbone, config: TrainingConfig, texts: list[str], tensors: Iterable[Tensor]) -> str:
+    """Of all that the result depends on.
+
+    The number of steps and what only saves memory are left out: both may be others when a training goes on.
+    """
+    settings = described_config(replace(config, steps=1, gradient_checkpointing=False))
+    digest = sha256(json.dumps([settings, texts, backbone.prediction.name, str(backbone.compute_dtype)]).encode())
+    some = torch.cat([p.detach().flatten()[:4].float() for p in backbone.denoiser.parameters()])
+    for tensor in (some.cpu(), *tensors):
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def keep_unfinished(run: Training, save: Callable[[Path], Path], folders: Sequence[Path]) -> str:
+    """Save what a training that ended early has learned, if anything, in the first folder that takes it; says where.
+
+    Raises OSError where none of the folders can be written to.
+    """
+    if run.result is None or run.result.steps == 0:
+        return "No step was completed, so nothing was saved."
+    path = save_somewhere(save, folders)
+    where = path.name if path.parent == folders[0] else path
+    return f"What was learned in {run.result.steps} steps is kept in {where}."

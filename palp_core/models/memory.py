@@ -1,0 +1,51 @@
+"""What a model's modules look like while it is trained: frozen, or run again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def recomputed_in_backward(modules: list[nn.Module]) -> Iterator[None]:
+    """Gradient checkpointing for any module tree: each module keeps its inputs only and runs again in the backward."""
+
+    own = [module.__dict__.get("forward") for module in modules]  # another extension's, if there is one
+
+    def wrap(module: nn.Module) -> None:
+        forward = module.forward
+        module.forward = lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    try:
+        for module in modules:
+            wrap(module)
+        yield
+    finally:
+        restore_forwards(modules, own)
+
+
+def restore_forwards(modules: list[nn.Module], own: list) -> None:
+    """Give each module the `forward` that it had on the instance, or none."""
+    for module, forward in zip(modules, own, strict=True):
+        module.__dict__.pop("forward", None)
+        if forward is not None:
+            module.forward = forward
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """No parameter of these modules asks for a gradient, and dropout is off; flags and modes are put back."""
+    flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    try:
+        for module in modules:
+            module.requires_grad_(False).train(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
