@@ -7,6 +7,7 @@ as its detection admits. Only key names and shapes are written down here, so nei
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ VOCABULARY = 49408
 TOKENS = 77
 #: The encoder's last layer, so that latents of photos have a deviation of about 1 after the host's factor of 0.18215.
 GAIN = {"first_stage_model.encoder.conv_out.weight": 8.0}
+POOL = 1_000_003  # random numbers in a file; prime, so that no two rows of a matrix are alike
 #: Where the host looks whether an SD 2 model predicts v: it does if this bias deviates by more than 0.09.
 V_PREDICTION_KEY = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
@@ -67,20 +69,26 @@ def write_sdxl_checkpoint(path: Path, seed: int = 0) -> Path:
 
 def _write(path: Path, seed: int, *parts: Shapes) -> Path:
     generator = torch.Generator().manual_seed(seed)
-    weights = {key: _weight(key, shape, generator) for part in parts for key, shape in part}
+    numbers = torch.randn(POOL, generator=generator)
+    weights = {key: _weight(key, shape, numbers) for part in parts for key, shape in part}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, path, metadata={"format": "pt"})
     return path
 
 
-def _weight(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Norms and biases neutral; embeddings 0.02; all else keeps the variance of what it is applied to."""
+def _weight(key: str, shape: tuple[int, ...], numbers: Tensor) -> Tensor:
+    """Norms and biases neutral; embeddings 0.02; all else keeps the variance of what it is applied to.
+
+    Large matrices repeat the random numbers, each from a place of its own; drawing as many as they have takes longest.
+    """
     if key == V_PREDICTION_KEY:
-        return torch.randn(shape, generator=generator).half()
+        return numbers[: shape[0]].half()
     if len(shape) == 1:
         return (torch.zeros if key.endswith("bias") else torch.ones)(shape, dtype=torch.float16)
     std = 0.02 if "embedding" in key else GAIN.get(key, 1.0) / math.sqrt(math.prod(shape[1:]))
-    return torch.randn(shape, generator=generator).mul_(std).half()
+    start, size = zlib.crc32(key.encode()) % POOL, math.prod(shape)
+    own = numbers.roll(-start).mul_(std).half()
+    return own.repeat(-(-size // POOL))[:size].view(shape)
 
 
 def _denoiser(layout: Denoiser, prefix: str = "model.diffusion_model") -> Shapes:

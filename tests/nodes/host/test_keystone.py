@@ -15,7 +15,7 @@ from palp_core.training.loop import Training
 pytestmark = pytest.mark.host
 
 PROMPT = "a sketch of [V] in Paris at night"
-STEPS = 20
+STEPS = 6
 
 
 @pytest.fixture(scope="module", params=[("sd1", "epsilon"), ("sd2", "v"), ("sdxl", "epsilon")], ids="-".join)
