@@ -9,7 +9,6 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..palp_core.files.lora_file import load_lora_file
-from ..palp_core.files.names import check_file_name
 from ..palp_core.files.safetensors_file import reserve
 from ..palp_core.methods.alignment import AlignmentConfig
 from ..palp_core.methods.personalization import Personalization, PersonalizationConfig
@@ -71,8 +70,8 @@ class PalpPersonalize(io.ComfyNode):
     ):
         model, clip, vae, target_prompt = model[0], clip[0], vae[0], target_prompt[0]
         chosen = options[0] if options else Options()
-        folder, name = folder_paths.get_folder_paths("loras")[0], check_file_name(file_name[0])
-        reserve(folder, name, overwrite=True)  # its number makes the name free
+        folder = folder_paths.get_folder_paths("loras")[0]
+        name = reserve(folder, file_name[0], overwrite=True, argument="file_name")  # a number makes it free
         with torch.inference_mode(False):
             subject = make_subject(
                 images,

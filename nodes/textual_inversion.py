@@ -10,7 +10,6 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..palp_core.errors import FileError
-from ..palp_core.files.names import check_file_name
 from ..palp_core.files.safetensors_file import first_writable_folder, reserve
 from ..palp_core.methods.concept import Concept
 from ..palp_core.methods.result import save_word
@@ -72,8 +71,7 @@ class TextualInversionTrain(io.ComfyNode):
         model, clip, vae, overwrite = model[0], clip[0], vae[0], overwrite[0]
         chosen = options[0] if options else Options()
         folder = first_writable_folder(folder_paths.get_folder_paths("embeddings"))
-        name = check_file_name(name[0], "name", "embeddings")
-        reserve(folder, name, overwrite)
+        name = reserve(folder, name[0], overwrite)
         _check_no_namesake(folder, name)
         with torch.inference_mode(False):
             concept = Concept(

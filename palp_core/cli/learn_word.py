@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from ..files.embedding_file import load_embedding
-from ..files.names import check_file_name
 from ..files.run_folder import Unfinished
 from ..files.safetensors_file import reserve
 from ..methods.concept import Concept
@@ -59,8 +58,7 @@ class LearnWord:
     )
 
     def run(self) -> None:
-        name = check_file_name(self.name, "name", "embeddings")
-        reserve(self.out, name, self.overwrite)
+        name = reserve(self.out, self.name, self.overwrite)
         concept = Concept(
             read_images(self.images),
             self.initial_word,

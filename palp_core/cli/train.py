@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from ..files.embedding_file import load_embedding
-from ..files.names import check_file_name
 from ..files.run_folder import Unfinished
 from ..files.safetensors_file import reserve
 from ..methods.personalization import Personalization, PersonalizationConfig
@@ -54,8 +53,7 @@ class Train:
     alignment: Annotated[AlignmentOptions, tyro.conf.arg(name="")] = field(default_factory=AlignmentOptions)
 
     def run(self) -> None:
-        name = check_file_name(self.file_name)
-        reserve(self.out, name, overwrite=True)  # its number makes the name free
+        name = reserve(self.out, self.file_name, overwrite=True, argument="file_name")  # a number makes it free
         config = PersonalizationConfig(**asdict(self.settings), alignment=self.alignment.config())
         subject = Subject(
             read_images(self.images),

@@ -27,7 +27,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise FileError(f"there is no picture {path}.")
+            raise FileError(f"there is no image {path}.")
     return files
 
 
@@ -37,7 +37,7 @@ def read_image(path: Path) -> Tensor:
         with Image.open(path) as image:
             pixels = _in_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # cut off, damaged, huge
-        raise FileError(f"{path} is not a picture that can be read: {error}.") from error
+        raise FileError(f"{path} is not an image that can be read: {error}.") from error
     return torch.from_numpy(np.array(pixels)).float() / 255
 
 

@@ -10,7 +10,7 @@ FILE_NAME = re.compile(r"[^\W_][\w-]{0,99}")  # no dot: A1111 would end the word
 MOST_BYTES = 200  # of the 255 that file systems allow: a number, the steps and a suffix come behind
 
 
-def check_file_name(name: str, argument: str = "file_name", folder: str = "loras") -> str:
+def check_file_name(name: str, argument: str = "name", folder: str = "loras") -> str:
     """The name without `.safetensors`. Raises FileError unless it is a plain name that is safe everywhere.
 
     argument, folder: what the error calls the name, and where the file goes.

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError
+from .names import check_file_name
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -61,16 +62,20 @@ def first_writable_folder(folders: Iterable[str | Path]) -> Path:
     raise FileError(f"no folder can be written to: {'; '.join(errors)}. Make one writable.")
 
 
-def reserve(folder: str | Path, name: str, overwrite: bool) -> None:
-    """Raise FileError, before a long run, where folder/NAME.safetensors could not be written in the end.
+def reserve(folder: str | Path, name: str, overwrite: bool, argument: str = "name") -> str:
+    """Check, before a long run, that folder/NAME.safetensors can be written in the end; returns the name.
 
-    overwrite: a file of that name is no obstacle.
+    overwrite: a file of that name is no obstacle. argument: what an error calls the name. Raises FileError for a name
+    with path parts, a folder that takes no files, or a name that is taken.
     """
+    name = check_file_name(name, argument, Path(folder).name)
     folder = first_writable_folder([folder])
     if not overwrite and (folder / f"{name}.safetensors").exists():
         raise FileError(
-            f"name: {name}.safetensors is in the folder {folder.name} already. Choose another, or switch overwrite on."
+            f"{argument}: {name}.safetensors is in the {folder.name} folder already. Choose another, or switch "
+            "overwrite on."
         )
+    return name
 
 
 @contextmanager

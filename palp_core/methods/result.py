@@ -44,7 +44,7 @@ def save_word(run: Training[LearnedWord], folder: str | Path, name: str, overwri
     A training that ended early has its steps in the name, NAME_step123, and replaces nothing, nor does any that is not
     told to overwrite: a name that is taken gets a number. Raises FileError for a name with path parts.
     """
-    name = check_file_name(name, "name", "embeddings")
+    name = check_file_name(name, folder="embeddings")
     final = _with_steps(run, name)
     metadata = partial(word_metadata, _word_info(run), run.method.backbone.family, run.method.resolution)
     return save_embedding(run.result.vectors, metadata, folder, final, overwrite and final == name)

@@ -18,11 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from devtools.random_models import pictures, tiny_pipeline
+from palp_core.cli import generate, session
 from palp_core.cli import main as cli
+from palp_core.errors import DivergedError
 from palp_core.files.lora_file import load_lora_file
-from palp_core.methods.personalization import Personalization
 from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld import demo
+from palp_core.training.loop import Training
 
 NAME = "my_cat"
 
@@ -49,13 +51,13 @@ def palp(monkeypatch, *arguments: str) -> None:
 
 def train_arguments(model: Path, photos: Path, out: Path, **settings) -> list[str]:
     settings = {"steps": 3, "rank": 2, "resolution": 64, "batch-size": 1, "seed": 5, **settings}
-    given = ["train", "--model", model, "--images", photos, "--class-word", "cat", "--prompt", "a sketch of [V]"]
-    return [*given, "--out", out, "--name", NAME, *(str(x) for k, v in settings.items() for x in (f"--{k}", v))]
+    given = ["train", "--model", model, "--images", photos, "--class-word", "cat", "--target-prompt", "a sketch of [V]"]
+    return [*given, "--out", out, "--file-name", NAME, *(str(x) for k, v in settings.items() for x in (f"--{k}", v))]
 
 
 def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, photos):
     out = tmp_path / "loras"
-    palp(monkeypatch, *train_arguments(model, photos, out, **{"alignment.weight": 0.5}))
+    palp(monkeypatch, *train_arguments(model, photos, out, **{"alignment-weight": 0.5}))
     file = out / f"{NAME}_00001.safetensors"
     assert capsys.readouterr().out.strip().endswith(file.name)
     assert {path.name for path in out.iterdir()} == {file.name, f"{NAME}_00001.loss.png"}
@@ -66,7 +68,7 @@ def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, pho
     said = capsys.readouterr().out
     assert "a sketch of [V]" in said and f"embedding:{NAME}_00001" in said and "rank 2" in said
     palp(monkeypatch, "info", file, "--json")
-    assert json.loads(capsys.readouterr().out)["seed"] == 5
+    assert json.loads(capsys.readouterr().out)["settings"]["seed"] == 5
 
     drawn = tmp_path / "pictures"
     common = ["generate", file, "--model", model, "--out", drawn, "--size", "64", "--steps", "2", "--count", "2"]
@@ -144,12 +146,19 @@ def test_sdxl_with_its_two_text_encoders_learns_and_draws(monkeypatch, tmp_path,
     assert {path.name for path in drawn.iterdir()} == {f"{NAME}_00001.png", f"{NAME}_00001_00001.png"}
 
 
-class StoppedAfter(cli.tqdm):
+def test_the_demo_tells_people_its_figures(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(demo, "PICTURES", 2)
+    palp(monkeypatch, "demo", "--steps", 1, "--target-prompts", "a photo of a [V]", "--out", tmp_path)
+    said = capsys.readouterr().out
+    assert "PALP (delta)" in said and "±" in said and "demo.png shows them" in said
+
+
+class StoppedAfter(session.tqdm):
     """A progress bar at which the user presses Ctrl-C."""
 
     steps = 0
 
-    def set_postfix(self, **_) -> None:
+    def set_postfix(self, *_args, **_options) -> None:
         StoppedAfter.steps -= 1
         if StoppedAfter.steps == 0:
             os.kill(os.getpid(), signal.SIGINT)
@@ -158,7 +167,7 @@ class StoppedAfter(cli.tqdm):
 def stop_after(steps: int, monkeypatch, arguments: list[str]) -> None:
     with monkeypatch.context() as patched:
         StoppedAfter.steps = steps
-        patched.setattr(cli, "tqdm", StoppedAfter)
+        patched.setattr(session, "tqdm", StoppedAfter)
         palp(monkeypatch, *arguments)
 
 
@@ -179,15 +188,15 @@ def test_ctrl_c_keeps_what_was_learned_and_resume_goes_on(monkeypatch, capsys, t
 
 def test_a_killed_training_goes_on_from_its_last_state(monkeypatch, tmp_path, model, photos):
     out = tmp_path / "loras"
-    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 2)
+    monkeypatch.setattr(session, "SAVE_STATE_EVERY", 2)
 
-    class Killed(cli.tqdm):
-        def set_postfix(self, **_) -> None:
+    class Killed(session.tqdm):
+        def set_postfix(self, *_args, **_options) -> None:
             if list(out.glob(".*.unfinished.safetensors")):
                 raise SystemExit("killed")
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit, match="killed"):
-        patched.setattr(cli, "tqdm", Killed)
+        patched.setattr(session, "tqdm", Killed)
         palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
     palp(monkeypatch, *train_arguments(model, photos, out, steps=4), "--resume")
     assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 4
@@ -217,11 +226,25 @@ def test_what_was_learned_is_kept_elsewhere_when_the_disk_is_full(
         save(tensors, file, metadata)
 
     monkeypatch.setattr("palp_core.files.safetensors_file.save_file", full)
-    monkeypatch.setattr(cli, "SAVE_STATE_EVERY", 1)
+    monkeypatch.setattr(session, "SAVE_STATE_EVERY", 1)
     arguments = train_arguments if command == "train" else learn_arguments
     palp(monkeypatch, *arguments(model, photos, out))
     (kept,) = elsewhere.glob("*.safetensors")
     assert str(kept) in capsys.readouterr().out
+
+
+def test_a_word_that_was_stopped_goes_on(monkeypatch, capsys, tmp_path, model, photos):
+    """As a personalization does: the word is that of a training that was never interrupted."""
+    out = tmp_path / "embeddings"
+    palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "whole", steps=4))
+    stop_after(2, monkeypatch, learn_arguments(model, photos, out, steps=4))
+    assert "--resume goes on" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="begun with another model, other photos"):
+        palp(monkeypatch, *learn_arguments(model, photos, out, steps=4, seed=6), "--resume")
+    palp(monkeypatch, *learn_arguments(model, photos, out, steps=4), "--resume")
+    whole, resumed = (load_file(folder / f"{NAME}.safetensors") for folder in (tmp_path / "whole", out))
+    assert torch.equal(whole["emb_params"], resumed["emb_params"])
+    assert not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize("changed", ["photos", "model"])
@@ -238,9 +261,9 @@ def test_resume_with_other_inputs_is_refused(monkeypatch, tmp_path, model, photo
 
 
 def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_path, model, photos):
-    diverged = cli.DivergedError(2)
+    diverged = DivergedError(2)
 
-    class Diverging(cli.tqdm):
+    class Diverging(session.tqdm):
         def __iter__(self):
             yield next(steps := super().__iter__())
             steps.close()
@@ -248,7 +271,7 @@ def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_pat
 
     stop_after(1, monkeypatch, train_arguments(model, photos, tmp_path / "loras"))
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "tqdm", Diverging)
+        patched.setattr(session, "tqdm", Diverging)
         with pytest.raises(SystemExit, match=f"not finite at step 2.*2 steps is kept in {NAME}_step2_00001"):
             palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"), "--resume")
     assert load_lora_file(tmp_path / "loras" / f"{NAME}_step2_00001.safetensors").info.steps == 2
@@ -260,15 +283,15 @@ def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_pat
     ("change", "message"),
     [
         (("--model", "nowhere"), "neither a folder"),
-        (("--images", "nowhere"), "there is no picture"),
-        (("--prompt", "a cat"), "has no placeholder"),
-        (("--name", "../cat"), "must be a plain name"),
+        (("--images", "nowhere"), "there is no image"),
+        (("--target-prompt", "a cat"), "has no placeholder"),
+        (("--file-name", "../cat"), "must be a plain name"),
         (("--resume",), "no unfinished training"),
         (("--model", "photos"), "model_index.json"),
-        (("--images", "cut_off.png"), "not a picture that can be read"),
+        (("--images", "cut_off.png"), "not an image that can be read"),
         (("--device", "gpu"), "device gpu cannot be used"),
         (
-            ("--alignment.score", "nfsd", "--alignment.negative-prompt", "bad " * 99),
+            ("--score", "nfsd", "--negative-prompt", "bad " * 99),
             "score nfsd reads a negative_prompt",
         ),
     ],
@@ -283,15 +306,15 @@ def test_bad_input_is_one_line_without_a_traceback(monkeypatch, tmp_path, model,
 def test_help_has_the_settings_of_the_config_with_their_meaning():
     shown = subprocess.run([sys.executable, "-m", "palp_core", "train", "--help"], capture_output=True, text=True)
     said = " ".join(shown.stdout.replace("│", " ").split())
-    assert "--alignment.weight" in said and "--max-grad-norm" in said
-    assert "Rank of the LoRA; 4 to 64." in said
+    assert "--alignment-weight" in said and "--max-grad-norm" in said
+    assert "Sets the LoRA's rank" in said and "Usual: 4 to 64." in said
 
 
 def test_pictures_are_added_to_those_that_are_there(tmp_path):
     for name in ("cat_00001.png", "cat_00007.png", "cat_other.png", "dog_00009.png", "cat[1]_00001.png"):
         (tmp_path / name).touch()
-    assert [path.name for path in cli.free_paths(tmp_path, "cat", 2)] == ["cat_00008.png", "cat_00009.png"]
-    assert [path.name for path in cli.free_paths(tmp_path, "cat[1]", 1)] == ["cat[1]_00002.png"]
+    assert [path.name for path in generate.free_paths(tmp_path, "cat", 2)] == ["cat_00008.png", "cat_00009.png"]
+    assert [path.name for path in generate.free_paths(tmp_path, "cat[1]", 1)] == ["cat[1]_00002.png"]
 
 
 def test_a_single_checkpoint_without_its_configuration_asks_for_it_and_downloads_nothing(monkeypatch, tmp_path):
@@ -305,9 +328,10 @@ def test_a_single_checkpoint_without_its_configuration_asks_for_it_and_downloads
 
 def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(demo, "PICTURES", 2)
-    prompt, out, figures = "a Sketch of a [V] on the beach", tmp_path / "out", tmp_path / "new" / "figures.json"
-    palp(monkeypatch, "demo", "--steps", 2, "--prompt", prompt, "--subject", "mug", "--out", out, "--json", figures)
-    found = json.loads(figures.read_text())
+    prompt, out = "a Sketch of a [V] on the beach", tmp_path / "out"
+    common = ["demo", "--steps", 2, "--target-prompts", prompt, "--subject", "mug", "--out"]
+    palp(monkeypatch, *common, out, "--json")
+    found = json.loads(capsys.readouterr().out)
     for method in ("base", "ti_db", "palp"):
         assert 0 <= found[method]["text_alignment"] <= 1 and -1 <= found[method]["subject_fidelity"] <= 1
         assert set(found[method]["elements"]) == {"style", "class_word", "place"}
@@ -319,25 +343,22 @@ def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, caps
     assert load_lora_file(out / "mug_palp_00001.safetensors").info.target_prompt == prompt
     with Image.open(out / "demo.png") as picture:
         assert picture.width > 1000
-    said = capsys.readouterr().out
-    assert "PALP (delta)" in said and "±" in said
     assert (found["score"], found["subject"], found["seed"], found["steps"]) == ("delta", "mug", 1, 2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prompt", "a cat"), "has no placeholder"),
-        (("--prompt", "a sketch of a [V] in Paris"), "has no 'Paris'.*It knows: .*beach"),
-        (("--prompt", "a [V] in a room on the beach"), "names beach and room"),
+        (("--target-prompts", "a cat"), "has no placeholder"),
+        (("--target-prompts", "a sketch of a [V] in Paris"), "has no 'Paris'.*It knows: .*beach"),
+        (("--target-prompts", "a [V] in a room on the beach"), "names beach and room"),
         (("--seed", "-1"), "seed is -1"),
         (("--out", "taken"), "taken"),
-        (("--json", "."), "is a folder"),
     ],
 )
 def test_bad_input_of_the_demo_is_said_before_it_trains(monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("taken").touch()
-    monkeypatch.setattr(Personalization, "steps", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(Training, "steps", lambda *_: pytest.fail("trained"))
     with pytest.raises(SystemExit, match=f"palp: .*{message}"):
         palp(monkeypatch, "demo", *arguments)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding, save_word
-from palp_core.files.embedding_file import check_can_save, fitting_vectors, save_embedding
-from palp_core.files.safetensors_file import first_writable_folder
+from palp_core.errors import FileError
+from palp_core.files.embedding_file import fitting_vectors, save_embedding
+from palp_core.files.safetensors_file import first_writable_folder, reserve
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.training.loop import Training
 
@@ -47,8 +48,8 @@ def test_what_is_read_is_what_was_learned(family, tmp_path):
     path = save_word(run, tmp_path, "cat")
     assert path == tmp_path / "cat.safetensors"
     assert set(load_file(path)) == ({"clip_l", "clip_g"} if family == "sdxl" else {"emb_params"})
-    read = fitting_vectors(load_embedding(path), run.backbone)
-    assert read.keys() == set(run.backbone.encoders)
+    read = fitting_vectors(load_embedding(path), run.method.backbone)
+    assert read.keys() == set(run.method.backbone.family.encoders)
     assert all(torch.equal(rows, run.result.vectors[encoder]) for encoder, rows in read.items())
 
 
@@ -66,7 +67,7 @@ def test_the_file_describes_itself(tmp_path):
 def test_diffusers_loads_the_word(family, tmp_path):
     run = trained(family, tmp_path)
     path = save_word(run, tmp_path, "cat")
-    backbone, pipeline = run.backbone, run.backbone.pipeline
+    backbone, pipeline = run.method.backbone, run.method.backbone.pipeline
     with torch.no_grad():
         expected = backbone.encode_prompt("a photo of [W]", {"[W]": run.result.vectors})
         if family == "sd1":
@@ -82,16 +83,17 @@ def test_diffusers_loads_the_word(family, tmp_path):
 
 
 def test_a_file_is_never_replaced_unless_it_is_to_be(tmp_path):
-    first = save_embedding(WORD, describe, tmp_path, "cat")
+    folder = tmp_path / "embeddings"
+    first = save_embedding(WORD, describe, folder, "cat")
     content = first.read_bytes()
-    second = save_embedding({"clip_l": ROWS + 1}, describe, tmp_path, "cat.safetensors")
+    second = save_embedding({"clip_l": ROWS + 1}, describe, folder, "cat")
     assert second.name == "cat_2.safetensors" and first.read_bytes() == content
     with pytest.raises(ValueError, match=r"cat.safetensors is in the embeddings folder already"):
-        check_can_save(tmp_path, "cat", overwrite=False)
-    check_can_save(tmp_path, "cat", overwrite=True)
-    replaced = save_embedding({"clip_l": ROWS + 2}, describe, tmp_path, "cat", overwrite=True)
+        reserve(folder, "cat", overwrite=False)
+    reserve(folder, "cat", overwrite=True)
+    replaced = save_embedding({"clip_l": ROWS + 2}, describe, folder, "cat", overwrite=True)
     assert replaced == first and torch.equal(load_file(first)["emb_params"], ROWS + 2)
-    assert {path.name for path in tmp_path.iterdir()} == {"cat.safetensors", "cat_2.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"cat.safetensors", "cat_2.safetensors"}
 
 
 def test_an_unfinished_run_has_its_steps_in_the_name_and_replaces_nothing(tmp_path):
@@ -122,12 +124,8 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, overwrite):
     "name", ["../cat", "a/b", "a\\b", "/cat", "..", "", ".hidden", "cat.v2", "my cat", "c" * 101, "猫" * 67]
 )
 def test_names_with_path_parts_are_refused(tmp_path, name):
-    for attempt in (
-        lambda: check_can_save(tmp_path, name, overwrite=True),
-        lambda: save_embedding(WORD, describe, tmp_path / "out", name, overwrite=True),
-    ):
-        with pytest.raises(ValueError, match=r"name .* must be a plain name.*embeddings folder"):
-            attempt()
+    with pytest.raises(FileError, match=r"name .* must be a plain name.*embeddings folder"):
+        reserve(tmp_path / "embeddings", name, overwrite=True)
     assert list(tmp_path.rglob("*.safetensors*")) == []
 
 
@@ -136,7 +134,7 @@ def test_the_first_folder_that_can_be_written_is_taken(tmp_path):
     blocked = tmp_path / "file" / "embeddings"
     assert first_writable_folder([blocked, tmp_path / "new", tmp_path]) == tmp_path / "new"
     assert list((tmp_path / "new").iterdir()) == []
-    with pytest.raises(ValueError, match="no embeddings folder can be written to"):
+    with pytest.raises(ValueError, match="no folder can be written to"):
         first_writable_folder([blocked])
 
 

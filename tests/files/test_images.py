@@ -22,12 +22,12 @@ def test_a_damaged_picture_is_named(tmp_path, damage):
     file = tmp_path / "cat.png"
     Image.new("RGB", (64, 64)).save(file)
     file.write_bytes(file.read_bytes().replace(damage, b"\x00\x01\x02\x03"))
-    with pytest.raises(ValueError, match=r"cat\.png is not a picture that can be read"):
+    with pytest.raises(ValueError, match=r"cat\.png is not an image that can be read"):
         read_image(file)
 
 
 def test_a_picture_too_large_to_open_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     Image.new("RGB", (64, 64)).save(tmp_path / "cat.png")
-    with pytest.raises(ValueError, match=r"cat\.png is not a picture that can be read"):
+    with pytest.raises(ValueError, match=r"cat\.png is not an image that can be read"):
         read_image(tmp_path / "cat.png")

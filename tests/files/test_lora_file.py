@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
-from palp_core.files.lora_file import check_can_save
+from palp_core.files.safetensors_file import reserve
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.lora import attached_lora
 from palp_core.training.loop import Training
@@ -43,7 +43,7 @@ def metadata(path) -> dict[str, str]:
 def test_diffusers_loads_the_lora_and_gives_the_trained_models_prediction(family, tmp_path):
     run = trained(family, tmp_path)
     path = save_run(run, tmp_path / "loras", "cat")
-    backbone = run.backbone
+    backbone = run.method.backbone
     cond = backbone.encode_prompt("a cat", {})
     x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_what_is_read_is_what_was_learned(family, tmp_path):
     names = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-768-v", "sdxl": "stable-diffusion-xl-v1-base"}
     assert metadata(tmp_path / "cat_00001.safetensors")["modelspec.architecture"] == f"{names[family]}/lora"
     (name,) = file.words
-    assert file.words[name].keys() == set(run.backbone.encoders)
+    assert file.words[name].keys() == set(run.method.backbone.family.encoders)
     for encoder, vectors in run.result.words["[V]"].items():
         torch.testing.assert_close(file.words[name][encoder], vectors, rtol=1e-3, atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_the_file_describes_itself(run, tmp_path):
     path = save_run(run, tmp_path, "my_cat")
     assert path.name == "my_cat_00001.safetensors"
     info = load_lora_file(path).info
-    assert (info.family, info.rank, info.alpha, info.steps, info.seed) == ("sd1", 4, 4.0, 4, 7)
+    assert (info.family, info.rank, info.alpha, info.steps, info.settings["seed"]) == ("sd1", 4, 4.0, 4, 7)
     assert info.target_prompt == PROMPT
     assert info.clean_prompt == "a sketch of cat, in Paris"
     assert info.prompt == "a sketch of embedding:my_cat_00001, in Paris"
@@ -132,11 +132,11 @@ def test_a_failed_save_leaves_nothing(run, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_the_run(tmp_path):
-    check_can_save(tmp_path / "loras", "cat")
+    assert reserve(tmp_path / "loras", "cat.safetensors", overwrite=True) == "cat"
     assert list((tmp_path / "loras").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot be written to"):
-        check_can_save(tmp_path / "file" / "loras", "cat")
+    with pytest.raises(ValueError, match="no folder can be written to"):
+        reserve(tmp_path / "file" / "loras", "cat", overwrite=True)
 
 
 def test_an_unfinished_run_has_its_steps_in_the_name(tmp_path):
@@ -154,7 +154,7 @@ def test_an_unfinished_run_has_its_steps_in_the_name(tmp_path):
     ["../cat", "a/b", "a\\b", "/cat", "..", "", ".hidden", "cat.v2", "C:cat", "my cat", "ca\nt", "(cat)", "c" * 101],
 )
 def test_names_with_path_parts_are_refused(run, tmp_path, name):
-    with pytest.raises(ValueError, match="file_name"):
+    with pytest.raises(ValueError, match="name"):
         save_run(run, tmp_path / "loras", name)
     assert list(tmp_path.rglob("*.safetensors*")) == []
 

@@ -58,7 +58,7 @@ def test_lora_and_every_encoders_word_learn(tmp_path, family):
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path, prediction), device="cpu")
     run = trained(backbone)
     start = initial_vector(backbone, "cat")
-    assert run.result.words["[V]"].keys() == start.keys() == set(backbone.encoders)
+    assert run.result.words["[V]"].keys() == start.keys() == set(backbone.family.encoders)
     for encoder, vectors in run.result.words["[V]"].items():
         assert not torch.equal(vectors, start[encoder])
     ups = [v for k, v in run.result.lora.items() if k.endswith("lora_up.weight")]
@@ -117,12 +117,12 @@ class run_start:  # noqa: N801 - reads as a function
     """The initial LoRA of a run's seed, from a run that makes no step."""
 
     def __init__(self, run, backbone):
-        self.run = Training(Personalization(backbone, list(run.subjects.values()), run.target_prompt, run.config))
+        self.run = Training(Personalization(backbone, list(run.method.subjects.values()), run.method.target_prompt, run.method.config))
 
     def __enter__(self):
         from palp_core.models.lora import attached_lora
 
-        config, backbone = self.run.config, self.run.backbone
+        config, backbone = self.run.method.config, self.run.method.backbone
         with attached_lora(backbone, config.rank, config.seed) as lora:
             return lora.state_dict()
 
@@ -169,8 +169,8 @@ def test_every_choice_changes_what_is_learned(backbone, changes):
 
 def test_gradient_checkpointing_changes_nothing_but_memory(backbone):
     plain, checkpointed = (trained(backbone, config=configured(gradient_checkpointing=on)) for on in (False, True))
-    for key, value in plain.weights.lora.items():
-        torch.testing.assert_close(value, checkpointed.weights.lora[key], rtol=1e-3, atol=1e-5)
+    for key, value in plain.result.lora.items():
+        torch.testing.assert_close(value, checkpointed.result.lora[key], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -202,7 +202,7 @@ def test_several_subjects_are_drawn_and_learned(backbone):
     run = Training(Personalization(backbone, [cat(), dog], "[V] beside [V2]", configured(steps=8)))
     drawn = {step.subject for step in run.steps()}
     assert drawn == {"[V]", "[V2]"}
-    assert run.clean_prompt == "cat beside dog"
+    assert run.method.clean_prompt == "cat beside dog"
     for placeholder, word in (("[V]", "cat"), ("[V2]", "dog")):
         start = initial_vector(backbone, word)["clip_l"]
         assert not torch.equal(run.result.words[placeholder]["clip_l"], start)
@@ -232,7 +232,7 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
     next(steps)  # the LoRA is no longer without effect
     calls.clear()
     monkeypatch.setattr(personalization, "optimizer_step", held)
-    subject = run.subjects[next(steps).placeholder]
+    subject = run.method.subjects[next(steps).placeholder]
     (x, sigma), words = calls[0], run._trainer.words
     x0 = backbone.encode_image(subject.images[0])
     column = sigma.view(-1, 1, 1, 1)
@@ -249,7 +249,7 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
         learned = noise_in(x_hat, subject.personalization_prompt) - of_class
         delta = 2 * (clean + region * learned - noise_in(x_hat, "[V] beside [V2]")) + (clean - of_class)
     denoised = denoise(x, sigma, backbone.encode_prompt(subject.personalization_prompt, words))
-    loss = (backbone.loss_weight(sigma) * (denoised - x0).square().mean(dim=(1, 2, 3))).mean()
+    loss = (backbone.prediction.loss_weight(sigma) * (denoised - x0).square().mean(dim=(1, 2, 3))).mean()
     loss = loss - 0.7 * (delta * e).mean()
     expected = torch.autograd.grad(loss, [p for p, _ in found])
     steps.close()
@@ -272,7 +272,7 @@ def test_clean_prompt_can_be_overridden(backbone):
     run = Training(
         Personalization(backbone, [cat()], PROMPT, configured(clean_prompt="a drawing of a tabby in France"))
     )
-    assert run.clean_prompt == "a drawing of a tabby in France"
+    assert run.method.clean_prompt == "a drawing of a tabby in France"
 
 
 def test_images_of_one_run_may_differ_in_size(backbone, monkeypatch):
@@ -325,7 +325,7 @@ def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone, mo
     words = []
     for mask in (upper, 1 - upper):
         words.append(
-            trained(backbone, [Subject(pictures((64, 64)), "cat", masks=(mask,))], config=config).weights.words
+            trained(backbone, [Subject(pictures((64, 64)), "cat", masks=(mask,))], config=config).result.words
         )
     start = initial_vector(backbone, "cat")["clip_l"]
     assert torch.equal(words[0]["[V]"]["clip_l"], start) and not torch.equal(words[1]["[V]"]["clip_l"], start)
@@ -493,11 +493,11 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(backbone):
             state = first.state()
             early = first.learner.result()
             break
-    assert first.weights.steps == 2 and equal(first.weights, early)
+    assert first.result.steps == 2 and equal(first.weights, early)
     second = Training(Personalization(backbone, [cat()], PROMPT, config))
     assert [step.index for step in second.steps(state)] == [2, 3]
-    assert equal(second.weights, whole.weights) and second.weights.steps == 4
-    assert torch.equal(second.weights.words["[V]"]["clip_l"], whole.weights.words["[V]"]["clip_l"])
+    assert equal(second.weights, whole.weights) and second.result.steps == 4
+    assert torch.equal(second.result.words["[V]"]["clip_l"], whole.result.words["[V]"]["clip_l"])
 
 
 def test_between_steps_the_untouched_model_is_at_hand(backbone):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from devtools.random_models import pictures, tiny_pipeline
-from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
-from palp_core.methods.alignment import NoisySample, alignment_loss
-from palp_core.methods.scores import AlignmentPrompts, SubjectPrompts, score_difference
+from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
+from palp_core.errors import SettingError
+from palp_core.methods.alignment import NoisySample, alignment_loss, renoise
+from palp_core.methods.scores import Delta, Nfsd, Palp, Sds, Views
 from palp_core.methods.subject_region import DRAWS
 from palp_core.models.backbone import Conditioning
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.lora import attached_lora
+from palp_core.models.noise import NoiseLevels
 from palp_core.training.loop import Training
 
 SIGMA = torch.tensor([0.2, 1.5, 9.0])
@@ -28,6 +31,13 @@ def backbone(tmp_path):
 @pytest.fixture
 def v_backbone(tmp_path):
     return DiffusersBackbone(tiny_pipeline("sd2", tmp_path, prediction="v_prediction"), device="cpu")
+
+
+@torch.no_grad()
+def difference(score, denoise, base_model, sample, noise, levels=None, **prompts):
+    """Delta of a score for prompts by their names."""
+    x_hat = renoise(sample, noise)
+    return score.difference(Views(denoise, base_model, x_hat, noise, sample.sigma, prompts, levels, sample.region))
 
 
 def noise_of(backbone, x, sigma, cond, scale=1.0, null=None):
@@ -45,7 +55,7 @@ def noise_of(backbone, x, sigma, cond, scale=1.0, null=None):
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("beta", [7.5, 1.0])
 def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
-    config = AlignmentConfig(weight=0.7, score="palp", alpha=15.0, beta=beta, rescale=rescale)
+    config = AlignmentConfig(0.7, Palp(15.0, beta), rescale=rescale)
     null, clean, personal = (backbone.encode_prompt(p, {}) for p in ("", "a sketch of a cat", "a photo of a cat"))
     generator = torch.Generator().manual_seed(0)
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
@@ -55,11 +65,9 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
         for parameter in lora.parameters():  # away from zero, so that the two models differ
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = (x - backbone.denoise(x, SIGMA, personal.expand(3))) / column
-        sample = NoisySample(x, noise, SIGMA, prediction, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
-        prompts = AlignmentPrompts(null, clean)
-        delta = score_difference(
-            backbone.denoise, lora.disabled(), sample, SubjectPrompts(personal), prompts, noise, SIGMA[0], config
-        )
+        sample = NoisySample(x, noise, SIGMA, prediction, weight=backbone.prediction.loss_weight(SIGMA) * SIGMA**2)
+        named = {"null": null, "clean": clean, "photo": personal}
+        delta = difference(config.score, backbone.denoise, lora.disabled, sample, noise, **named)
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
 
         x0_hat = x - column * noise_of(backbone, x, SIGMA, personal)
@@ -80,7 +88,6 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
 def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
     """Inside the region alpha*(E_pre(y_c) - E_pre(c_P)) - beta*(E_theta(y) - E_theta(y_P)), at the re-noised estimate
     under y; outside, where the photo's surroundings are, without what was learned of them."""
-    config = AlignmentConfig(score="delta", alpha=3.0, beta=2.0)
     region = torch.zeros(3, 1, 8, 8)
     region[:, :, :5] = 1
     texts = ("a sketch of a dog", "a photo of a dog", "a sketch of a cat", "a photo of a cat")
@@ -94,9 +101,8 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         prediction = noise_of(backbone, x, SIGMA, target)
         sample = NoisySample(x, noise, SIGMA, prediction, weight=torch.ones(3), region=region)
-        prompts = AlignmentPrompts(null=clean, clean=clean)
-        personals = SubjectPrompts(personal, target, neutral)
-        delta = score_difference(backbone.denoise, lora.disabled(), sample, personals, prompts, noise, SIGMA[0], config)
+        named = {"clean": clean, "class_photo": neutral, "target": target, "photo": personal}
+        delta = difference(Delta(3.0, 2.0), backbone.denoise, lora.disabled, sample, noise, **named)
         x_hat = x - column * prediction + column * noise
         with lora.disabled():
             clean_noise, neutral_noise = (noise_of(backbone, x_hat, SIGMA, cond) for cond in (clean, neutral))
@@ -110,8 +116,8 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
 def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
     """The paper's is taken under the neutral prompt alone, and reaches the word through that."""
     changed = {}
-    for score in ("palp", "delta"):
-        alignment = AlignmentConfig(weight=1e4, score=score, alpha=2, beta=1)
+    for score in (Palp(2, 1), Delta(2, 1)):
+        alignment = AlignmentConfig(10, score)
         config = PersonalizationConfig(steps=1, resolution=64, rank=2, learning_rate=1e-3, alignment=alignment)
         run = Training(
             Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V] in snow", config)
@@ -127,14 +133,14 @@ def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
         backbone.encode_prompt = recorded
         list(run.steps())
         backbone.encode_prompt = encode
-        changed[score] = set(graded)
+        changed[score.name] = set(graded)
     assert changed["palp"] == {"a photo of [V]"}
     assert changed["delta"] == {"a photo of [V]", "a sketch of [V] in snow"}
 
 
 def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backbone):
     """In v, the paper's gradient of eps_hat is that of v_hat, and the step does not fade at large noise."""
-    backbone, config = v_backbone, AlignmentConfig(weight=0.7, score="palp", alpha=15.0, beta=1.0)
+    backbone, config = v_backbone, AlignmentConfig(0.7, Palp(15.0, 1.0))
     null, clean, personal = (backbone.encode_prompt(p, {}) for p in ("", "a sketch of a cat", "a photo of a cat"))
     generator = torch.Generator().manual_seed(0)
     x0, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
@@ -150,11 +156,9 @@ def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backb
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         denoised = backbone.denoise(x, SIGMA, personal.expand(3))
         e = (x - denoised) / column
-        sample = NoisySample(x, noise, SIGMA, e, weight=backbone.loss_weight(SIGMA) * SIGMA**2)
-        prompts = AlignmentPrompts(null, clean)
-        delta = score_difference(
-            backbone.denoise, lora.disabled(), sample, SubjectPrompts(personal), prompts, noise, SIGMA[0], config
-        )
+        sample = NoisySample(x, noise, SIGMA, e, weight=backbone.prediction.loss_weight(SIGMA) * SIGMA**2)
+        named = {"null": null, "clean": clean, "photo": personal}
+        delta = difference(config.score, backbone.denoise, lora.disabled, sample, noise, **named)
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
         # A difference of eps_hat as one of v_hat, at the same x: D = x - sigma*eps_hat.
         v_delta = v_of(-column * delta, delta)
@@ -173,7 +177,9 @@ def gaussian(mean):
     return denoise
 
 
-@pytest.mark.parametrize("score", ["palp", "sds", "nfsd"])  # delta says nothing of a difference that all prompts share
+@pytest.mark.parametrize(
+    "score", [Palp(1, 1), Sds(1), Nfsd(1)]
+)  # delta says nothing of a difference that all prompts share
 def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(score):
     """The pre-trained model knows data around 0; the personalized one thinks they are around 3."""
     learned = torch.tensor(3.0, requires_grad=True)
@@ -192,8 +198,9 @@ def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(sco
         return gaussian(active["mean"] + shift)(x, sigma, cond)
 
     cond = Conditioning(torch.zeros(1, 1, 1))
-    prompts = AlignmentPrompts(cond, cond, Conditioning(torch.full((1, 1, 1), 5.0)))
-    config = AlignmentConfig(weight=1.0, score=score, alpha=1.0, beta=1.0)
+    prompts = {"null": cond, "clean": cond, "photo": cond, "negative": Conditioning(torch.full((1, 1, 1), 5.0))}
+    config = AlignmentConfig(1.0, score)
+    levels = NoiseLevels(torch.full((10,), 2.0))  # above the sample's: nfsd takes its form for small noise
     generator = torch.Generator().manual_seed(0)
     distances = []
     for _ in range(30):
@@ -201,14 +208,13 @@ def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(sco
         sigma = torch.full((64,), 1.0)
         x = 3.0 + noise
         sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, cond)) / 1.0, weight=torch.ones(64))
-        threshold = torch.tensor(2.0 if score == "nfsd" else 0.0)  # nfsd: the form for small noise
-        delta = score_difference(denoise, Pretrained(), sample, SubjectPrompts(cond), prompts, noise, threshold, config)
+        delta = difference(score, denoise, Pretrained, sample, noise, levels, **prompts)
         (gradient,) = torch.autograd.grad(alignment_loss(delta, sample, config), [learned])
         with torch.no_grad():
             learned -= 0.5 * gradient
         distances.append((learned.item(), delta.square().mean().item()))
     assert distances[-1][0] < 2.5, "the estimate must come nearer to what the pre-trained model expects"
-    if score == "palp":
+    if score.name == "palp":
         assert distances[-1][1] < 0.5 * distances[0][1], "Delta must shrink"
 
 
@@ -232,12 +238,12 @@ def calls_of_one_step(backbone, alignment: AlignmentConfig) -> list[int]:
     ("alignment", "calls"),
     [
         (AlignmentConfig(weight=0), [3]),
-        (AlignmentConfig(score="palp", alpha=15, beta=7.5), [3, 6, 6]),
-        (AlignmentConfig(score="palp", alpha=7.5, beta=1), [3, 6, 3]),
-        (AlignmentConfig(score="palp", alpha=1, beta=1), [3, 3, 3]),
-        (AlignmentConfig(score="sds"), [3, 6]),
-        (AlignmentConfig(score="nfsd"), [3, 9]),
-        (AlignmentConfig(score="delta"), [*DRAWS * [1], 3, 3, 6, 6]),
+        (AlignmentConfig(score=Palp(15, 7.5)), [3, 6, 6]),
+        (AlignmentConfig(score=Palp(7.5, 1)), [3, 6, 3]),
+        (AlignmentConfig(score=Palp(1, 1)), [3, 3, 3]),
+        (AlignmentConfig(score=Sds()), [3, 6]),
+        (AlignmentConfig(score=Nfsd()), [3, 9]),
+        (AlignmentConfig(score=Delta()), [*DRAWS * [1], 3, 3, 6, 6]),
     ],
 )
 def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, alignment, calls):
@@ -247,14 +253,43 @@ def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, a
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"score": "csd"}, "score"),
         ({"noise": "none"}, "noise"),
         ({"weight": -1.0}, "weight"),
         ({"weight": float("nan")}, "weight"),
-        ({"alpha": 0.5}, "alpha"),
-        ({"beta": float("inf")}, "beta"),
     ],
 )
 def test_bad_settings_are_named(wrong, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(SettingError, match=named):
         AlignmentConfig(**wrong)
+
+
+def test_bad_scales_are_named():
+    with pytest.raises(SettingError, match=r"alpha is 0\.5; it must be 1 to 100"):
+        Delta(alpha=0.5)
+    with pytest.raises(SettingError, match="beta is inf"):
+        Palp(beta=float("inf"))
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """A score of one's own: part of the way from what the base model says of the photo to the prompt."""
+
+    name = "halfway"
+    trains = "target"
+    prompts = frozenset({"clean", "target", "class_photo"})
+    needs_region = True
+    pull: float = 0.5
+
+    def difference(self, views):
+        clean, class_photo = views.base("clean", "class_photo")
+        (target,) = views.personalized("target")
+        return views.region * (torch.lerp(class_photo, clean, self.pull) - target)
+
+
+def test_a_new_score_is_one_class(backbone, tmp_path):
+    """It trains, is shown by its gap, and its settings are in the file, with no other line of code."""
+    config = PersonalizationConfig(steps=2, resolution=64, rank=2, alignment=AlignmentConfig(1.0, Halfway(pull=0.25)))
+    run = Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config))
+    assert all(step.losses["score_gap"] > 0 for step in run.steps())
+    saved = load_lora_file(save_run(run, tmp_path, "halfway"))
+    assert saved.info.settings["alignment"]["score"] == {"name": "halfway", "pull": 0.25}

@@ -72,7 +72,7 @@ def test_the_rows_of_every_encoder_learn_and_nothing_else_changes(tmp_path, fami
     run = trained(backbone)
     assert same(before, fingerprint(backbone))
     start = start_vectors(backbone, letter(), CONFIG)
-    assert run.result.vectors.keys() == start.keys() == set(backbone.encoders)
+    assert run.result.vectors.keys() == start.keys() == set(backbone.family.encoders)
     for encoder, vectors in run.result.vectors.items():
         assert vectors.shape == (1, 32) and not torch.equal(vectors, start[encoder])
 
@@ -160,7 +160,7 @@ def test_several_vectors_start_near_the_word_but_not_alike(backbone):
 def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, family):
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path), device="cpu")
     limits = longest_norms(backbone, letter())
-    for name, encoder in zip(backbone.encoders, backbone.text_encoders(), strict=True):
+    for name, encoder in zip(backbone.family.encoders, backbone.text_encoders(), strict=True):
         table = encoder.get_input_embeddings().weight
         mean = sum(row.norm().item() for row in table) / len(table)
         word = backbone.word_vectors("c")[name]
@@ -172,8 +172,8 @@ def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, fami
     eager = {"learning_rate": 0.2, "steps": 4, "vectors": 2}
     free, held = (trained(backbone, config=configured(hold_norm=on, **eager)) for on in (False, True))
     for name, limit in limits.items():
-        assert (free.weights.vectors[name].norm(dim=-1) > 1.5 * limit).all()
-        assert (held.weights.vectors[name].norm(dim=-1) <= limit * 1.0001).all()
+        assert (free.result.vectors[name].norm(dim=-1) > 1.5 * limit).all()
+        assert (held.result.vectors[name].norm(dim=-1) <= limit * 1.0001).all()
     assert TextualInversionConfig().hold_norm
 
 
@@ -277,7 +277,7 @@ def test_a_word_learned_before_is_where_the_next_run_starts(backbone):
 def test_palp_refines_a_learned_word(tmp_path, family):
     """Pivotal tuning: the placeholder starts from the word, not from its class word."""
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path), device="cpu")
-    learned = trained(backbone, config=configured(vectors=2)).weights.vectors
+    learned = trained(backbone, config=configured(vectors=2)).result.vectors
     subject = Subject(pictures((64, 64)), "cat", initial_embedding=Embedding("learned", learned))
     for rate in (0.0, 1e-4):
         config = PersonalizationConfig(steps=2, resolution=64, rank=2, embedding_learning_rate=rate)

@@ -8,7 +8,8 @@ from palp_core.training.loop import Step
 
 
 def history(steps: int, gap: float) -> list[Step]:
-    return [Step(i, "[V]", 1.0, 1 / (1 + i), -0.1, gap) for i in range(steps)]
+    second = {"score_gap": gap} if gap else {}
+    return [Step(i, 1.0, {"denoising_loss": 1 / (1 + i), **second}, "[V]") for i in range(steps)]
 
 
 def test_chart_is_a_picture_that_shows_the_losses():

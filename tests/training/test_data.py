@@ -17,7 +17,7 @@ from palp_core.training.data import latent_mask, resize_to_cover, training_size
     ],
 )
 def test_training_size_keeps_area_and_aspect_in_steps_of_64(size, resolution, expected):
-    assert training_size(*size, resolution) == expected
+    assert training_size(*size, resolution, multiple=64) == expected
 
 
 def test_resizing_covers_the_size_without_distortion_and_stays_in_range():
@@ -39,6 +39,6 @@ def test_a_small_subject_does_not_vanish_from_the_latents_grid():
 def test_a_subject_that_cropping_removes_is_named():
     mask = torch.zeros(64, 600)
     mask[:, :4] = 1
-    size = training_size(64, 600, 128)
+    size = training_size(64, 600, 128, multiple=64)
     with pytest.raises(ValueError, match="Crop the picture around the subject"):
         latent_mask(mask, size, torch.zeros(1, 4, size[0] // 8, size[1] // 8))

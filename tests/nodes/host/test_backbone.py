@@ -91,7 +91,7 @@ def test_model_and_clip_are_put_back_after_a_broken_run(make, ending):
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             next(steps)
     else:
-        run.backbone.denoise = lambda *args: 1 / 0
+        run.method.backbone.denoise = lambda *args: 1 / 0
         with pytest.raises(ZeroDivisionError):
             next(steps)
     assert_same(before, fingerprint(model, clip.patcher))
@@ -154,7 +154,7 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
     run = personalization(model, clip, vae)
     list(run.steps())
     path = save_run(run, tmp_path, "cat")
-    backbone = run.backbone
+    backbone = run.method.backbone
     with torch.no_grad():
         cond = backbone.encode_prompt("a cat", {})
         x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
@@ -293,13 +293,13 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
     from palp_pack.palp_core.methods.subject_region import DRAWS
 
     run = personalization(*make())
-    denoise, calls = run.backbone.denoise, []
+    denoise, calls = run.method.backbone.denoise, []
 
     def diverging(*args):
         calls.append(args)
         return denoise(*args) * (float("nan") if len(calls) > DRAWS + 4 * good_steps else 1)
 
-    run.backbone.denoise = diverging  # called to find the subject, then four times in a step
+    run.method.backbone.denoise = diverging  # called to find the subject, then four times in a step
     with pytest.raises(RuntimeError) as failure:
         train(run, TrainingProgress(None, 3), lambda folder: save_run(run, folder, "cat"), tmp_path, "PALP Personalize")
     outcome = "is kept in cat_step2_00001.safetensors" if good_steps else "nothing was saved"
@@ -331,14 +331,14 @@ def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
 
     run = personalization(*make())
     progress = TrainingProgress(None, 3)
-    denoise = run.backbone.denoise
+    denoise = run.method.backbone.denoise
 
     def full(*args):
         if len(progress.history) == 2:
             raise comfy.model_management.OOM_EXCEPTION("no memory left")
         return denoise(*args)
 
-    run.backbone.denoise = full
+    run.method.backbone.denoise = full
     with pytest.raises(RuntimeError, match=r"Out of memory. Switch on gradient_checkpointing.*cat_step2_00001"):
         train(run, progress, lambda folder: save_run(run, folder, "cat"), tmp_path, "PALP Personalize")
     assert [path.name for path in tmp_path.iterdir()] == ["cat_step2_00001.safetensors"]
