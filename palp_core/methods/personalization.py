@@ -49,7 +49,7 @@ class PersonalizationConfig(TrainingConfig):
         usual="5e-5 to 2e-4",
         low=0,
         open=True,
-        high=0.1,
+        high=1,
         step=1e-6,
     )
     embedding_learning_rate: float = setting(
@@ -57,7 +57,7 @@ class PersonalizationConfig(TrainingConfig):
         "Sets Adam's step for the word; 0 keeps the class word's embedding and frees the text encoder's memory.",
         usual="1e-4",
         low=0,
-        high=0.1,
+        high=1,
         step=1e-6,
     )
     rank: int = setting(

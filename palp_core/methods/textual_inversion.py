@@ -48,7 +48,7 @@ class TextualInversionConfig(TrainingConfig):
         usual="5e-4 to 5e-3",
         low=0,
         open=True,
-        high=0.1,
+        high=1,
         step=1e-5,
     )
     vectors: int = setting(

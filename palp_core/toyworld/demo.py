@@ -26,7 +26,7 @@ from .world import (
     ToyTraining,
     World,
     as_pictures,
-    fidelity_range,
+    subject_alignment_range,
     paint,
     personalization,
     read_target,
@@ -41,23 +41,24 @@ DEFAULT_PROMPTS = (
 PICTURES = 8  # per prompt and model; four of them are shown
 SHOWN = 4
 #: palp: with this project's default score, and not the paper's.
-METHODS = {"base": "untouched model", "ti_db": "TI + LoRA", "palp": f"PALP ({ALIGNMENT.score.name})"}
+METHODS = {"base": "base model", "ti_db": "TI + LoRA", "palp": f"PALP ({ALIGNMENT.score.name})"}
 
 Report = Callable[[str, Step], None]
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """pictures: method -> one (PICTURES, 3, 64, 64) per prompt. figures: method -> mean over the prompts.
+    """Hold what was drawn and how it was judged.
 
-    fidelity_range: subject fidelity of other individuals of the class, and of true pictures.
+    pictures: method -> one (PICTURES, 3, 64, 64) per prompt. figures: method -> mean over the prompts.
+    subject_alignment_range: that of other individuals of the class, and of true pictures.
     """
 
     individual: Individual
     prompts: tuple[str, ...]
     pictures: dict[str, list[Tensor]]
     figures: dict[str, Figures]
-    fidelity_range: tuple[float, float]
+    subject_alignment_range: tuple[float, float]
     seed: int
     steps: int
 
@@ -94,7 +95,7 @@ def run_demo(
         prompts,
         pictures,
         figures={method: _judged(world, individual, drawn, targets) for method, drawn in pictures.items()},
-        fidelity_range=fidelity_range(world, individual, targets, seed),
+        subject_alignment_range=subject_alignment_range(world, individual, targets, seed),
         seed=seed,
         steps=steps,
     )
@@ -109,7 +110,7 @@ def _judged(world: World, individual: Individual, pictures: list[Tensor], target
 
 
 def comparison(result: DemoResult) -> Tensor:
-    """References beside what each model draws for each prompt; (H, W, 3) in 0..1."""
+    """Show references beside what each model draws for each prompt; (H, W, 3) in 0..1."""
     rows, methods = len(result.prompts), list(result.pictures)
     figure = Figure(figsize=(12.4, 0.9 + 3.0 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, 1 + len(methods), squeeze=False)
@@ -129,18 +130,18 @@ def comparison(result: DemoResult) -> Tensor:
 
 
 def _title(result: DemoResult, method: str) -> str:
-    prompt, subject = _measured(result.figures[method])
-    return f"{METHODS[method]}\nprompt {prompt}\nsubject {subject}"
+    text, subject = _measured(result.figures[method])
+    return f"{METHODS[method]}\ntext alignment {text}\nsubject alignment {subject}"
 
 
 def _measured(figures: Figures) -> tuple[str, str]:
-    """Text alignment and subject fidelity with their standard errors."""
-    prompt = f"{figures.text_alignment:.0%} ± {figures.text_alignment_error:.0%}"
-    return prompt, f"{figures.subject_fidelity:.2f} ± {figures.subject_fidelity_error:.2f}"
+    """Write text alignment and subject alignment with their standard errors."""
+    text = f"{figures.text_alignment:.0%} ± {figures.text_alignment_error:.0%}"
+    return text, f"{figures.subject_alignment:.2f} ± {figures.subject_alignment_error:.2f}"
 
 
 def mosaic(pictures: Tensor) -> np.ndarray:
-    """One picture (B, 3, H, W) in -1..1, or up to four in two columns with a white gap; (H', W', 3) in 0..1."""
+    """Lay out one picture (B, 3, H, W) in -1..1, or up to four in two columns with a white gap; (H', W', 3) in 0..1."""
     pixels = ((pictures.movedim(1, -1).clamp(-1, 1) + 1) / 2).numpy()
     if len(pixels) == 1:
         return pixels[0]
@@ -153,11 +154,11 @@ def mosaic(pictures: Tensor) -> np.ndarray:
 
 
 def as_json(result: DemoResult) -> dict:
-    """The figures, for programs."""
+    """Give the figures, for programs."""
     return {
         **{method: asdict(figures) for method, figures in result.figures.items()},
-        "fidelity_floor": result.fidelity_range[0],
-        "fidelity_ceiling": result.fidelity_range[1],
+        "subject_alignment_floor": result.subject_alignment_range[0],
+        "subject_alignment_ceiling": result.subject_alignment_range[1],
         "prompts": list(result.prompts),
         "subject": result.individual.class_word,
         "score": ALIGNMENT.score.name,
@@ -167,13 +168,15 @@ def as_json(result: DemoResult) -> dict:
 
 
 def as_table(result: DemoResult) -> str:
-    lines = [f"{'':18}{'prompt':>12}{'subject':>15}{'variety':>9}"]
+    """Write the figures for people."""
+    lines = [f"{'':18}{'text alignment':>18}{'subject alignment':>20}{'diversity':>12}"]
     for method, figures in result.figures.items():
-        prompt, subject = _measured(figures)
-        lines.append(f"{METHODS[method]:18}{prompt:>12}{subject:>15}{figures.diversity:>9.3f}")
-    floor, ceiling = result.fidelity_range
+        text, subject = _measured(figures)
+        lines.append(f"{METHODS[method]:18}{text:>18}{subject:>20}{figures.diversity:>12.3f}")
+    floor, ceiling = result.subject_alignment_range
     lines.append(
-        f"prompt: share of the prompt's elements found. subject: likeness to the photos; others of its class have "
-        f"{floor:.2f}, true pictures of it {ceiling:.2f}. ±: standard error over the pictures."
+        "text alignment: share of the prompt's elements found. subject alignment: likeness to the photos; others of "
+        f"its class have {floor:.2f}, true pictures of it {ceiling:.2f}. diversity: how far pictures of one prompt are "
+        "apart. ±: standard error over the pictures."
     )
     return "\n".join(lines)

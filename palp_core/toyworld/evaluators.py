@@ -32,7 +32,7 @@ IDENTITY_WIDTH = 64
 
 @dataclass(frozen=True)
 class Target:
-    """The elements of a prompt; None for one that it does not name."""
+    """Hold the elements of a prompt; None for one that it does not name."""
 
     style: scenes.Style | None
     class_word: scenes.ClassWord
@@ -40,7 +40,7 @@ class Target:
     place: scenes.Place | None
 
     def prompt(self, subject: str) -> str:
-        """subject: what stands for it, "a cat" or "a [V]"."""
+        """Write the prompt. subject: what stands for it, "a cat" or "a [V]"."""
         return scenes.caption(subject, self.style, self.place, self.accessory)
 
     def elements(self) -> dict[str, str]:
@@ -49,7 +49,7 @@ class Target:
 
 
 class Trunk(nn.Sequential):
-    """(B, 3, 64, 64) in -1..1 -> (B, 128, 8, 8)."""
+    """Sees: (B, 3, 64, 64) in -1..1 -> (B, 128, 8, 8)."""
 
     def __init__(self) -> None:
         sizes = [(3, 32, 2), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
@@ -60,7 +60,7 @@ class Trunk(nn.Sequential):
 
 
 class AttributeNet(nn.Module):
-    """Pictures (B, 3, 64, 64) in -1..1 -> for each attribute the logits of its answers (B, n)."""
+    """Names what it sees: (B, 3, 64, 64) in -1..1 -> for each attribute the logits of its answers (B, n)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class AttributeNet(nn.Module):
 
 
 class IdentityNet(nn.Module):
-    """Pictures (B, 3, 64, 64) in -1..1 -> unit vectors (B, 64), alike for one individual in any style and place."""
+    """Tells individuals apart: (B, 3, 64, 64) in -1..1 -> unit vectors (B, 64), alike for one in any style and place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,8 +94,8 @@ class Evaluators(nn.Module):
         self.identity = IdentityNet()
 
     @torch.no_grad()
-    def recognised(self, pictures: Tensor, target: Target) -> dict[str, Tensor]:
-        """For each element of the target, whether each picture shows it: (B,) of 0 or 1."""
+    def recognized(self, pictures: Tensor, target: Target) -> dict[str, Tensor]:
+        """Say for each element of the target whether each picture shows it: (B,) of 0 or 1."""
         logits = self.attributes(pictures)
         return {
             name: (logits[name].argmax(dim=-1) == ATTRIBUTES[name].index(value)).float()
@@ -103,13 +103,13 @@ class Evaluators(nn.Module):
         }
 
     @torch.no_grad()
-    def subject_fidelity(self, pictures: Tensor, references: Tensor) -> Tensor:
-        """Mean cosine between each picture's identity and those of the references (R, 3, 64, 64); (B,) in -1..1."""
+    def subject_alignment(self, pictures: Tensor, references: Tensor) -> Tensor:
+        """Take the mean cosine between each picture's identity and those of the references (R, 3, 64, 64); (B,) in -1..1."""
         return (self.identity(pictures) @ self.identity(references).T).mean(dim=1)
 
 
 def diversity(pictures: Tensor) -> float:
-    """Mean over all pairs of pictures (B, C, H, W) in -1..1 of their rms difference, 0..1. Needs two pictures."""
+    """Take the mean rms difference over all pairs of pictures, (B, C, H, W) in -1..1; 0..1. Needs two pictures."""
     return float(F.pdist(pictures.flatten(1)).mean() / (2 * pictures[0].numel() ** 0.5))
 
 

@@ -63,7 +63,7 @@ PATTERN_WORDS = ("spotted", "striped", "banded", "patched", "checked")
 
 @dataclass(frozen=True)
 class Individual:
-    """One particular cat, car, ...: what stays the same in each of its pictures.
+    """Describe one particular cat, car, ...: what stays the same in each of its pictures.
 
     width, height: body proportions around 1. feature: size of the class's own mark (ears, roof, beak, ...), around 1.
     main, second: colours of the body and its pattern. pattern, period: what is on the body, and how fine, 0..1.
@@ -81,7 +81,7 @@ class Individual:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture to draw. place None: a plain backdrop. accessory None: none. jitter: seed of what nothing names."""
+    """Say what to draw. place None: a plain backdrop. accessory None: none. jitter: seed of what nothing names."""
 
     individual: Individual
     style: Style = "photo"
@@ -105,14 +105,14 @@ def random_individual(rng: np.random.Generator, class_word: ClassWord | None = N
 
 
 def new_individual(seed: int, class_word: ClassWord | None = None) -> Individual:
-    """Raises SettingError for a negative seed."""
+    """Draw an individual of a class at random. Raises SettingError for a negative seed."""
     if seed < 0:
         raise SettingError(f"seed is {seed}; it must be 0 or more.")
     return random_individual(np.random.default_rng(seed), class_word)
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Styles, places and classes are equally likely; three in five have an accessory."""
+    """Draw a scene at random: styles, places and classes are equally likely, three in five have an accessory."""
     return Scene(
         individual=random_individual(rng),
         style=STYLES[rng.integers(len(STYLES))],
@@ -123,14 +123,14 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def reference_scenes(individual: Individual, count: int = 4) -> list[Scene]:
-    """Photos of one individual before one plain backdrop, as a user would take them. count: 1 to 4."""
+    """Stage photos of one individual before one plain backdrop, as a user would take them. count: 1 to 4."""
     if not 1 <= count <= 4:
         raise SettingError(f"A reference set has 1 to 4 photos, not {count}.")
     return [Scene(individual, jitter=number) for number in range(count)]
 
 
 def described(class_word: ClassWord, main: str | None, second: str | None, pattern: str | None) -> str:
-    """A kind of subject behind words for what it looks like; second only with main.
+    """Write a kind of subject behind words for what it looks like; second only with main.
 
     >>> described("cat", "red", "blue", "striped")
     'red and blue striped cat'
@@ -140,7 +140,7 @@ def described(class_word: ClassWord, main: str | None, second: str | None, patte
 
 
 def caption(subject: str, style: Style | None, place: Place | None, accessory: Accessory | None) -> str:
-    """A caption that names what is given. subject: with its article, "a cat".
+    """Write a caption that names what is given. subject: with its article, "a cat".
 
     >>> caption("a cat", "sketch", "beach", "hat")
     'a sketch of a cat with a hat on the beach'
@@ -155,13 +155,13 @@ def caption(subject: str, style: Style | None, place: Place | None, accessory: A
 
 
 def content_words() -> list[str]:
-    """Words of captions that say what is to be seen, those for looks aside."""
+    """List the words of captions that say what is to be seen, those for looks aside."""
     phrases = [*STYLES, *CLASSES, *ACCESSORIES, *PLACES]
     return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption of this world can hold, in a fixed order."""
+    """List every word that a caption of this world can hold, in a fixed order."""
     phrases = [*STYLE_PHRASES.values(), *CLASSES, "with a", *ACCESSORIES, *PLACE_PHRASES.values()]
     phrases += [*COLOUR_WORDS, "and", *PATTERN_WORDS]
     return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))

@@ -36,12 +36,12 @@ SAMPLING_STEPS = 16
 ALIGNMENT = AlignmentConfig(0.25, Delta(alpha=1.25 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE))
 #: The paper's 15 and 7.5 are twice and once the scale at which Stable Diffusion draws.
 PAPERS_ALIGNMENT = AlignmentConfig(0.25, Palp(alpha=2 * GUIDANCE_SCALE, beta=GUIDANCE_SCALE))
-STRANGERS = 6  # other individuals of the class, for the floor of subject fidelity
+STRANGERS = 6  # other individuals of the class, for the floor of subject alignment
 
 
 @dataclass(frozen=True)
 class World:
-    """The judges stay on the CPU, where the pictures come to."""
+    """Hold the model and its judges, which stay on the CPU, where the pictures come to."""
 
     backbone: DiffusersBackbone
     evaluators: Evaluators
@@ -49,7 +49,7 @@ class World:
 
 @dataclass(frozen=True)
 class ToyTraining:
-    """What suits this small model, and is the same for all methods that are compared on it."""
+    """Hold what suits this small model, and is the same for all methods that are compared on it."""
 
     #: Adam's step for LoRA and word; Stable Diffusion takes a twentieth of it.
     learning_rate: float = 2e-3
@@ -68,12 +68,12 @@ def load_world(device: str | None = None) -> World:
 
 
 def subject(individual: Individual, count: int = 4) -> Subject:
-    """What Personalization learns it from."""
+    """Give what Personalization learns it from."""
     return Subject(photos(individual, count), individual.class_word, personalization_prompt="a photo of a [V]")
 
 
 def references(individual: Individual) -> Tensor:
-    """The reference photos as pictures, (4, 3, 64, 64) in -1..1."""
+    """Give the reference photos as pictures, (4, 3, 64, 64) in -1..1."""
     return as_pictures(photos(individual))
 
 
@@ -102,7 +102,7 @@ def personalization(
 
 
 def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
-    """What a perfect model would draw: renders of the individual, (count, 3, 64, 64) in -1..1.
+    """Draw what a perfect model would: renders of the individual, (count, 3, 64, 64) in -1..1.
 
     None of them is posed as a reference photo is.
     """
@@ -110,16 +110,18 @@ def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
     return as_pictures([picture(scene) for scene in drawn])
 
 
-def fidelity_range(world: World, individual: Individual, targets: list[Target], seed: int) -> tuple[float, float]:
-    """Subject fidelity of other individuals of the class, and of true renders of this one, in the targets' styles."""
+def subject_alignment_range(
+    world: World, individual: Individual, targets: list[Target], seed: int
+) -> tuple[float, float]:
+    """Give the subject alignment of other individuals of the class, and of true renders of this one, for the targets."""
     photographed = references(individual)
     strangers = [new_individual(seed + 1000 + n, individual.class_word) for n in range(STRANGERS)]
 
-    def fidelity(who: Individual) -> float:
+    def alignment(who: Individual) -> float:
         shown = [true_pictures(who, target, 4) for target in targets]
-        return float(world.evaluators.subject_fidelity(torch.cat(shown), photographed).mean())
+        return float(world.evaluators.subject_alignment(torch.cat(shown), photographed).mean())
 
-    return float(np.mean([fidelity(who) for who in strangers])), fidelity(individual)
+    return float(np.mean([alignment(who) for who in strangers])), alignment(individual)
 
 
 def as_pictures(images: Iterable[Tensor]) -> Tensor:
@@ -151,7 +153,7 @@ def initial_noise(count: int, seed: int) -> Tensor:
 
 
 def read_target(prompt: str, class_word: ClassWord) -> Target:
-    """The elements that a prompt names in the world's words: "a sketch of [V] with a hat on the beach".
+    """Find the elements that a prompt names in the world's words: "a sketch of [V] with a hat on the beach".
 
     Raises PromptError for a word that the world does not know, for another subject, and for two styles, accessories,
     places or subjects.

@@ -15,6 +15,7 @@ from palp_core.errors import DivergedError
 from palp_core.methods import personalization
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.personalization import Personalization, PersonalizationConfig
+from palp_core.methods.scores import Delta, Nfsd, Palp, Sds
 from palp_core.methods.subjects import Subject, initial_vector
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.noise import spread_timesteps
@@ -38,7 +39,7 @@ def backbone(tmp_path):
     return DiffusersBackbone(tiny_pipeline("sd1", tmp_path), device="cpu")
 
 
-def trained(backbone, subjects=None, prompt=PROMPT, config=CONFIG) -> Personalization:
+def trained(backbone, subjects=None, prompt=PROMPT, config=CONFIG) -> Training:
     run = Training(Personalization(backbone, subjects or [cat()], prompt, config))
     for _ in run.steps():
         pass
@@ -97,7 +98,7 @@ def test_weight_zero_is_plain_textual_inversion_with_lora_bit_for_bit(backbone, 
         torch.randint(1, (), generator=random)  # the subject
         chosen = [int(torch.randint(2, (), generator=random)) for _ in range(CONFIG.batch_size)]
         x0 = torch.cat([latents[i] for i in chosen])
-        sigma = plain.sigmas[(torch.arange(2) * 1000 + torch.randint(1000, (1,), generator=random)) // 2]
+        sigma = plain.levels.sigmas[(torch.arange(2) * 1000 + torch.randint(1000, (1,), generator=random)) // 2]
         noise = torch.randn(x0.shape, generator=random)
         x = x0 + sigma.view(-1, 1, 1, 1) * noise
         cond = plain.encode_prompt("a photo of [V]", {"[V]": word})
@@ -117,7 +118,9 @@ class run_start:  # noqa: N801 - reads as a function
     """The initial LoRA of a run's seed, from a run that makes no step."""
 
     def __init__(self, run, backbone):
-        self.run = Training(Personalization(backbone, list(run.method.subjects.values()), run.method.target_prompt, run.method.config))
+        self.run = Training(
+            Personalization(backbone, list(run.method.subjects.values()), run.method.target_prompt, run.method.config)
+        )
 
     def __enter__(self):
         from palp_core.models.lora import attached_lora
@@ -132,8 +135,8 @@ class run_start:  # noqa: N801 - reads as a function
 
 def test_same_seed_same_result_and_another_seed_another(backbone):
     first, again, other = (trained(backbone, config=configured(seed=s)) for s in (4, 4, 5))
-    assert equal(first.weights, again.weights)
-    assert not equal(first.weights, other.weights)
+    assert equal(first.result, again.result)
+    assert not equal(first.result, other.result)
 
 
 def test_methods_compare_on_the_same_samples(backbone):
@@ -151,20 +154,20 @@ def test_methods_compare_on_the_same_samples(backbone):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"score": "palp"},
-        {"score": "sds"},
-        {"score": "nfsd"},
+        {"score": Palp()},
+        {"score": Sds()},
+        {"score": Nfsd()},
         {"noise": "fresh"},
         {"rescale": False},
         {"weight": 0.0},
-        {"beta": 1.0},
+        {"score": Delta(beta=1.0)},
     ],
     ids=str,
 )
 def test_every_choice_changes_what_is_learned(backbone, changes):
     palp = trained(backbone)
     other = trained(backbone, config=configured(alignment=AlignmentConfig(**changes)))
-    assert not equal(palp.weights, other.weights)
+    assert not equal(palp.result, other.result)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(backbone):
@@ -212,7 +215,7 @@ def test_several_subjects_are_drawn_and_learned(backbone):
 @pytest.mark.parametrize("seed", [0, 1])  # each draws another of the two subjects
 def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, word_rate, seed):
     """Denoising under the drawn subject's own y_P, plus -weight * mean(Delta * e) under y, with its own c_P."""
-    alignment = AlignmentConfig(weight=0.7, score="delta", alpha=3.0, beta=2.0)
+    alignment = AlignmentConfig(0.7, Delta(3.0, 2.0))
     config = configured(embedding_learning_rate=word_rate, batch_size=1, alignment=alignment, seed=seed)
     dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
     run = Training(Personalization(backbone, [cat(), dog], "[V] beside [V2]", config))
@@ -224,16 +227,18 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
         calls.append((x.detach(), sigma))
         return denoise(x, sigma, cond)
 
-    def held(optimizer, *rest):
-        found.extend((p, p.grad.clone()) for group in optimizer.param_groups for p in group["params"])
+    def held(_number, measured):
+        groups = run.learner.optimizer.optimizer.param_groups
+        found.extend((p, p.grad.clone()) for group in groups for p in group["params"])
+        return {name: value.item() for name, value in measured.items()}
 
     backbone.denoise = recorded
     steps = run.steps()
     next(steps)  # the LoRA is no longer without effect
     calls.clear()
-    monkeypatch.setattr(personalization, "optimizer_step", held)
-    subject = run.method.subjects[next(steps).placeholder]
-    (x, sigma), words = calls[0], run._trainer.words
+    monkeypatch.setattr(run.learner.optimizer, "step", held)
+    subject = run.method.subjects[next(steps).subject]
+    (x, sigma), words = calls[0], run.learner.words
     x0 = backbone.encode_image(subject.images[0])
     column = sigma.view(-1, 1, 1, 1)
 
@@ -244,7 +249,7 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
     e = noise_in(x, "[V] beside [V2]")
     with torch.no_grad():
         x_hat = x - column * e + (x - x0)
-        with run.untouched():
+        with run.learner.lora.disabled():
             clean, of_class = noise_in(x_hat, "cat beside dog", {}), noise_in(x_hat, class_photo, {})
         learned = noise_in(x_hat, subject.personalization_prompt) - of_class
         delta = 2 * (clean + region * learned - noise_in(x_hat, "[V] beside [V2]")) + (clean - of_class)
@@ -263,7 +268,7 @@ def test_the_region_is_the_mask_or_else_found_before_the_first_step(backbone):
     run = Training(Personalization(backbone, [cat(masks=(mask,)), cat(placeholder="[V2]")], "[V] and [V2]", CONFIG))
     with closing(run.steps()) as steps:
         next(steps)
-        masked, found = (run._trainer.examples[placeholder][0].region for placeholder in ("[V]", "[V2]"))
+        masked, found = (run.learner.examples[placeholder][0].region for placeholder in ("[V]", "[V2]"))
     assert masked[0, 0, :, 0].tolist() == [1.0] * 4 + [0.0] * 4
     assert found.shape == (1, 1, 8, 8) and set(found.unique().tolist()) <= {0.0, 1.0}
 
@@ -324,9 +329,7 @@ def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone, mo
     config = configured(alignment=AlignmentConfig(weight=0))
     words = []
     for mask in (upper, 1 - upper):
-        words.append(
-            trained(backbone, [Subject(pictures((64, 64)), "cat", masks=(mask,))], config=config).result.words
-        )
+        words.append(trained(backbone, [Subject(pictures((64, 64)), "cat", masks=(mask,))], config=config).result.words)
     start = initial_vector(backbone, "cat")["clip_l"]
     assert torch.equal(words[0]["[V]"]["clip_l"], start) and not torch.equal(words[1]["[V]"]["clip_l"], start)
 
@@ -381,7 +384,7 @@ def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone,
     assert all(torch.isfinite(v).all() for v in run.result.lora.values())
     del backbone.denoise
     two = trained(backbone, config=configured(steps=2))
-    assert equal(run.result, two.weights)
+    assert equal(run.result, two.result)
 
 
 # --- bad input ---
@@ -490,24 +493,24 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(backbone):
     first = Training(Personalization(backbone, [cat()], PROMPT, config))
     for step in first.steps():
         if step.index == 1:
-            state = first.state()
+            state = first.learner.state()
             early = first.learner.result()
             break
-    assert first.result.steps == 2 and equal(first.weights, early)
+    assert first.result.steps == 2 and equal(first.result, early)
     second = Training(Personalization(backbone, [cat()], PROMPT, config))
     assert [step.index for step in second.steps(state)] == [2, 3]
-    assert equal(second.weights, whole.weights) and second.result.steps == 4
+    assert equal(second.result, whole.result) and second.result.steps == 4
     assert torch.equal(second.result.words["[V]"]["clip_l"], whole.result.words["[V]"]["clip_l"])
 
 
-def test_between_steps_the_untouched_model_is_at_hand(backbone):
+def test_between_steps_the_base_model_is_at_hand(backbone):
     x, sigma, cond = torch.randn(1, 4, 8, 8), torch.ones(1), backbone.encode_prompt("a cat", {})
     before = backbone.denoise(x, sigma, cond)
     run = Training(Personalization(backbone, [cat()], PROMPT, CONFIG))
     with closing(run.steps()) as steps, torch.no_grad():
         next(steps)
         assert not torch.equal(backbone.denoise(x, sigma, cond), before)
-        with run.untouched():
+        with run.learner.lora.disabled():
             assert torch.equal(backbone.denoise(x, sigma, cond), before)
 
 

@@ -10,14 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from devtools.random_models import tiny_pipeline
 from palp_core.methods.pick_and_draw import guidance as pick_and_draw
-from palp_core.methods.pick_and_draw.guidance import (
-    LONGEST_STEP,
-    PickAndDraw,
-    PickAndDrawConfig,
-    descended,
-    region_sigma,
-    sigma_range,
-)
+from palp_core.methods.pick_and_draw.guidance import LONGEST_STEP, PickAndDraw, PickAndDrawConfig, descended
 from palp_core.methods.pick_and_draw.losses import (
     BLUR,
     PALETTE_SIZE,
@@ -29,8 +22,16 @@ from palp_core.methods.pick_and_draw.losses import (
     subject_places,
 )
 from palp_core.methods.pick_and_draw.reference import ReferenceTrajectory
-from palp_core.models.attention import LayerAttention, PromptedDenoiser, prompted, recorded_attention, word_maps
+from palp_core.models.attention import (
+    REGION_LEVEL,
+    LayerAttention,
+    PromptedDenoiser,
+    prompted,
+    recorded_attention,
+    word_maps,
+)
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.noise import NoiseLevels
 
 PROMPT = "a sketch of a cat"
 
@@ -56,7 +57,7 @@ def guidance(backbone, latents=None, mask=None, reference=None, template="a sket
         reference or prompted(backbone, "a cat", "cat"),
         None if template is None else prompted(backbone, template, "dog"),
         latents,
-        backbone.levels.sigmas,
+        backbone.levels,
         PickAndDrawConfig(**{"draw_weight": 1.0, **config}),
         mask,
     )
@@ -143,8 +144,8 @@ def test_a_step_is_the_written_formula_and_bounded():
 
 def test_the_range_of_levels():
     sigmas = torch.linspace(0.1, 10, 101)
-    assert sigma_range(sigmas, 0, 1) == (0.0, math.inf)
-    low, high = sigma_range(sigmas, 0.25, 0.5)
+    assert NoiseLevels(sigmas).span(0, 1) == (0.0, math.inf)
+    low, high = NoiseLevels(sigmas).span(0.25, 0.5)
     assert (low, high) == (pytest.approx(sigmas[50].item()), pytest.approx(sigmas[75].item()))
 
 
@@ -194,7 +195,7 @@ def test_no_weight_is_no_guidance(backbone):
 def test_only_the_first_part_of_the_schedule_is_guided(backbone):
     guide = guidance(backbone, start_percent=0.1, end_percent=0.6)
     guide.generation, calls = counted(guide.generation)
-    low, high = sigma_range(backbone.levels.sigmas, 0.1, 0.6)
+    low, high = backbone.levels.span(0.1, 0.6)
     cond = backbone.encode_prompt(PROMPT, {})
     levels = [14.0, 4.0, 1.5, 0.5, 0.05]
     guided_picture = sample(backbone.denoise, cond, random(1, 4, 8, 8) * 14, levels, guide)
@@ -223,7 +224,7 @@ def test_the_reference_is_computed_once_per_level(sd1, reference):
     denoiser, levels = counted(prompted(sd1, "a cat", "cat"))
     config = PickAndDrawConfig(reference=reference, iterations=3, end_percent=1.0)
     generation, latents = prompted(sd1, PROMPT, "cat"), random(1, 4, 8, 8, seed=9)
-    guide = PickAndDraw(generation, denoiser, None, latents, sd1.sigmas, config)
+    guide = PickAndDraw(generation, denoiser, None, latents, sd1.levels, config)
     for level in (4.0, 2.0, 4.0, 2.0):
         guide(random(1, 4, 8, 8), torch.tensor([level]))
     assert len(levels) == len(set(levels))
@@ -238,7 +239,7 @@ def test_no_more_levels_are_kept_than_samplers_come_back_to(sd1):
         denoiser,
         None,
         random(1, 4, 8, 8, seed=9),
-        sd1.sigmas,
+        sd1.levels,
         PickAndDrawConfig(end_percent=1.0),
     )
     for level in (8.0, 4.0, 2.0, 4.0, 8.0):
@@ -250,7 +251,7 @@ def test_inversion_is_the_way_that_sampling_goes_back(sd1):
     """From the inverted noise, Euler's method over the same levels returns about where it came from."""
     denoiser = prompted(sd1, "a cat", "cat")
     latents = random(1, 4, 8, 8, seed=9)
-    way = ReferenceTrajectory(denoiser.denoise, latents, sd1.sigmas, reference="inversion")
+    way = ReferenceTrajectory(denoiser.denoise, latents, sd1.levels, reference="inversion")
     top = 2.0
     x = noisy = way.at(torch.tensor([top]))
     levels = [level for level in way._levels if level < top]
@@ -262,12 +263,12 @@ def test_inversion_is_the_way_that_sampling_goes_back(sd1):
 
 
 def region_level(backbone) -> float:
-    return region_sigma(backbone.levels.sigmas).item()
+    return backbone.levels.at(REGION_LEVEL).item()
 
 
 def test_the_noised_reference_has_the_same_noise_at_every_level(sd1):
     latents = random(1, 4, 8, 8, seed=9)
-    way = ReferenceTrajectory(None, latents, sd1.sigmas, seed=5)
+    way = ReferenceTrajectory(None, latents, sd1.levels, seed=5)
     low, high = (way.at(torch.tensor([s])) - latents for s in (1.0, 3.0))
     torch.testing.assert_close(high, 3 * low)
     assert 0.8 < low.std() < 1.2

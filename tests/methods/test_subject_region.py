@@ -22,7 +22,7 @@ def backbone():
 def found_region(backbone, class_word, image):
     asked = prompted(backbone, f"a photo of a {class_word}", class_word)
     random = torch.Generator().manual_seed(0)
-    return subject_region(asked, backbone.encode_image(image), backbone.levels.sigmas, random)
+    return subject_region(asked, backbone.encode_image(image), backbone.levels, random)
 
 
 @pytest.mark.parametrize("class_word", CLASSES)
