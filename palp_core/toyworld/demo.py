@@ -26,11 +26,11 @@ from .world import (
     ToyTraining,
     World,
     as_pictures,
-    subject_alignment_range,
     paint,
     personalization,
     read_target,
     references,
+    subject_alignment_range,
 )
 
 DEFAULT_PROMPTS = (

@@ -74,7 +74,7 @@ class AttributeNet(nn.Module):
 
 
 class IdentityNet(nn.Module):
-    """Tells individuals apart: (B, 3, 64, 64) in -1..1 -> unit vectors (B, 64), alike for one in any style and place."""
+    """Tells individuals apart: (B, 3, 64, 64) in -1..1 -> unit vectors (B, 64), alike for one in any style."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Evaluators(nn.Module):
 
     @torch.no_grad()
     def subject_alignment(self, pictures: Tensor, references: Tensor) -> Tensor:
-        """Take the mean cosine between each picture's identity and those of the references (R, 3, 64, 64); (B,) in -1..1."""
+        """Take each picture's mean cosine to the references, (R, 3, 64, 64), by their identities; (B,) in -1..1."""
         return (self.identity(pictures) @ self.identity(references).T).mean(dim=1)
 
 

@@ -113,7 +113,7 @@ def true_pictures(individual: Individual, target: Target, count: int) -> Tensor:
 def subject_alignment_range(
     world: World, individual: Individual, targets: list[Target], seed: int
 ) -> tuple[float, float]:
-    """Give the subject alignment of other individuals of the class, and of true renders of this one, for the targets."""
+    """Judge other individuals of the class, and true renders of this one, drawn for the targets."""
     photographed = references(individual)
     strangers = [new_individual(seed + 1000 + n, individual.class_word) for n in range(STRANGERS)]
 
