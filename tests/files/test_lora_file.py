@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from devtools.random_models import pictures, tiny_pipeline
-from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
+from palp_core import Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
 from palp_core.files.safetensors_file import reserve
+from palp_core.methods.result import described_config
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.lora import attached_lora
 from palp_core.training.loop import Training
@@ -87,7 +87,7 @@ def test_the_file_describes_itself(run, tmp_path):
     assert info.prompt == "a sketch of embedding:my_cat_00001, in Paris"
     (subject,) = info.subjects
     assert (subject.placeholder, subject.class_word, subject.embedding) == ("[V]", "cat", "my_cat_00001")
-    assert info.settings["alignment"] == asdict(AlignmentConfig())
+    assert info.settings == {**described_config(run.method.config), "resolution": 64}
     fields = metadata(path)
     assert fields["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert fields["modelspec.trigger_phrase"] == "my_cat_00001"

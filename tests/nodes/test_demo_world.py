@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from devtools.comfy_server import ComfyServer
-from devtools.graphs import PERSONALIZE_WIDGETS
+from devtools.graphs import PERSONALIZE_WIDGETS, options_node
 from devtools.host_models import PACK_NAME
 from devtools.random_models import pictures
 from palp_core import Concept, TextualInversion, TextualInversionConfig
@@ -120,21 +120,18 @@ def test_a_single_checkpoint_is_loaded_as_its_folder_is(demo_model, pipeline, mo
 
 def first_graph(steps: int, pictures: int = 2, sampler_steps: int = 4, **world) -> dict:
     """What the template "Try PALP in two minutes" does, without its plain training."""
-    alignment = {"alignment_weight": ALIGNMENT.weight, **{k: getattr(ALIGNMENT, k) for k in ("score", "alpha", "beta")}}
-    training = {"learning_rate": 2e-3, "embedding_learning_rate": 2e-3, "rank": 16, "batch_size": 2}
-    personalize = {
-        **PERSONALIZE_WIDGETS,
-        **alignment,
-        **training,
-        "steps": steps,
-        "personalization_prompt": "a photo of a [V]",
-    }
-    personalize |= {"class_word": ["1", 4], "target_prompt": ["1", 5], "file_name": "demo"}
+    score = ALIGNMENT.score
+    options = {"score": score.name, "score.alpha": score.alpha, "score.beta": score.beta, "learning_rate": 2e-3}
+    options |= {"embedding_learning_rate": 2e-3, "rank": 16, "batch_size": 2}
+    options |= {"personalization_prompt": "a photo of a [V]"}
+    personalize = {**PERSONALIZE_WIDGETS, "steps": steps, "alignment_weight": ALIGNMENT.weight, "file_name": "demo"}
+    personalize |= {"class_word": ["1", 4], "target_prompt": ["1", 5], "options": ["9", 0]}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "images.image0": ["1", 3]}
     sampling = {"seed": 1, "steps": sampler_steps, "cfg": GUIDANCE_SCALE, "denoise": 1.0}
     sampling |= {"sampler_name": "dpmpp_2m", "scheduler": "normal"}
     return {
         "1": {"class_type": "PALP_DemoWorld", "inputs": {**WORLD, **world}},
+        "9": options_node(**options),
         "10": {"class_type": "PALP_Personalize", "inputs": {**personalize, **links}},
         "11": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["10", 1], "text": ["10", 2]}},
         "12": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["10", 1], "text": ""}},

@@ -98,10 +98,17 @@ def test_photos_of_different_sizes_masks_and_every_option(server, sd15_checkpoin
         "5": solid_mask(0.5, 240, 256),
     }
     links = {"images.image1": ["3", 0], "masks.mask0": ["4", 0], "masks.mask1": ["5", 0]}
-    options = {"score": "nfsd", "noise": "fresh", "rescale": False, "gradient_checkpointing": True, "precision": "bf16"}
-    prompt = personalize_graph(sd15_checkpoint, links, nodes, file_name="options", **options)
+    options = {"score": "delta", "score.alpha": 3.0, "score.beta": 2.0, "gradient_checkpointing": True}
+    options |= {"precision": "bf16", "placeholder": "[X]", "personalization_prompt": "an oil painting of [X]"}
+    options |= {"clean_prompt": "a sketch of a tabby", "learning_rate": 2e-3, "rank": 3}
+    target = "a sketch of [X] in Paris"
+    prompt = personalize_graph(sd15_checkpoint, links, nodes, options, target_prompt=target, file_name="options")
     server.queue(prompt).require_success()
-    assert "options_00001.safetensors" in saved(server)
+    info = load_lora_file(server.base_directory / "models/loras/options_00001.safetensors").info
+    assert (info.rank, info.target_prompt, info.clean_prompt) == (3, target, "a sketch of a tabby")
+    assert info.settings["alignment"]["score"] == {"name": "delta", "alpha": 3.0, "beta": 2.0}
+    assert (info.settings["learning_rate"], info.settings["resolution"]) == (2e-3, 64)
+    assert info.subjects[0].personalization_prompt == "an oil painting of [X]"
 
 
 def test_the_same_graph_is_not_trained_twice_and_a_new_seed_gets_a_new_file(server, sd15_checkpoint):

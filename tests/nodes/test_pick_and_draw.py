@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from devtools import host_models
 from devtools.comfy_server import ComfyServer
 from devtools.random_models import pictures, tiny_pipeline
+from devtools.workflows.attention import pick_and_draw
 from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
 from palp_core.models.attention import prompted
 from palp_core.models.diffusers.backbone import DiffusersBackbone
@@ -237,17 +238,17 @@ def test_the_template_is_the_model_without_its_lora(both):
     plain = sample(parts, *execute(parts, pick_weight=0.0))
     results = []
     for vanilla in (None, model, copy):
-        guided_model, conditioning = execute(personalized, pick_weight=0.0, vanilla_model=vanilla)
+        guided_model, conditioning = execute(personalized, pick_weight=0.0, base_model=vanilla)
         results.append(sample(personalized, guided_model, conditioning))
     for other in results[1:]:
         torch.testing.assert_close(results[0], other, rtol=1e-3, atol=1e-4)
-    own = sample(personalized, *execute(personalized, pick_weight=0.0, vanilla_model=personalized[0]))
+    own = sample(personalized, *execute(personalized, pick_weight=0.0, base_model=personalized[0]))
     assert not torch.allclose(results[0], own, atol=1e-4) and not torch.allclose(results[0], plain, atol=1e-4)
     comfy.model_management.unload_all_models()
     assert_same(before, state(model))
 
 
-def test_a_vanilla_model_is_its_own_template(both):
+def test_a_base_model_is_its_own_template(both):
     """There is no other layout to draw: that costs nothing, and changes nothing."""
     _, parts = both
     model, conditioning = execute(parts, class_word="", pick_weight=0.0)
@@ -304,12 +305,13 @@ def test_the_model_is_loaded_whole_and_with_room_for_gradients(both, monkeypatch
 
 def test_without_the_layout_loss_nothing_is_prepared_for_it(both, monkeypatch):
     from palp_pack.nodes import pick_and_draw
+    from palp_pack.nodes.host import guided_sampling
 
     parts = both[1]
-    monkeypatch.setattr(pick_and_draw, "vanilla_weights", lambda *_: pytest.fail("weights of the template are made"))
-    monkeypatch.setattr(pick_and_draw, "_other_backbone", lambda *_: pytest.fail("the other model is loaded"))
+    monkeypatch.setattr(guided_sampling, "base_weights", lambda *_: pytest.fail("weights of the template are made"))
+    monkeypatch.setattr(pick_and_draw, "template_backbone", lambda *_: pytest.fail("the other model is loaded"))
     patched = with_lora(parts[0])
-    model, positive = execute((patched, *parts[1:]), draw_weight=0.0, vanilla_model=parts[0])
+    model, positive = execute((patched, *parts[1:]), draw_weight=0.0, base_model=parts[0])
     assert not torch.equal(sample(parts, model, positive), sample(parts, patched, positive))
 
 
@@ -323,7 +325,7 @@ def test_a_merged_model_keeps_its_own_layout(both):
     guided_model, positive = execute((merged, *others), **alone)
     assert torch.equal(sample(both[1], guided_model, positive), sample(both[1], merged, positive))
     personal = with_lora(merged)
-    found, told = (execute((personal, *others), **alone, vanilla_model=given)[0] for given in (None, merged))
+    found, told = (execute((personal, *others), **alone, base_model=given)[0] for given in (None, merged))
     assert torch.equal(sample(both[1], found, positive), sample(both[1], told, positive))
     assert not torch.equal(sample(both[1], found, positive), sample(both[1], personal, positive))
 
@@ -355,10 +357,10 @@ def test_the_class_word_takes_the_place_of_the_subject_but_not_of_other_names():
 
 
 def test_a_layout_that_is_the_models_own_is_told(both, monkeypatch):
-    from palp_pack.nodes import pick_and_draw
+    from palp_pack.nodes.host import guided_sampling
 
     shown = []
-    monkeypatch.setattr(pick_and_draw, "show_text", lambda *texts: shown.append(texts))
+    monkeypatch.setattr(guided_sampling, "show_text", lambda *texts: shown.append(texts))
     sample(both[1], *execute(both[1], class_word="", node_id="7"))
     sample(both[1], *execute(both[1], class_word="", draw_weight=0.0))
     assert shown.count(("7", pick_and_draw.OWN_LAYOUT)) == 1
@@ -366,10 +368,10 @@ def test_a_layout_that_is_the_models_own_is_told(both, monkeypatch):
 
 
 def test_where_the_word_is_hard_to_find_the_node_says_so(both, monkeypatch):
-    from palp_pack.nodes import pick_and_draw
+    from palp_pack.nodes.host import guided_sampling
 
     shown = []
-    monkeypatch.setattr(pick_and_draw, "show_text", lambda *texts: shown.append(texts))
+    monkeypatch.setattr(guided_sampling, "show_text", lambda *texts: shown.append(texts))
     monkeypatch.setattr(
         "palp_pack.palp_core.methods.pick_and_draw.guidance.FAINT", 2.0
     )  # no word attends to less than it has
@@ -380,14 +382,15 @@ def test_where_the_word_is_hard_to_find_the_node_says_so(both, monkeypatch):
 
 def test_two_guidances_of_one_model_both_load_their_layouts_model(both, monkeypatch):
     from palp_pack.nodes import pick_and_draw
+    from palp_pack.nodes.host import guided_sampling
 
     model, clip, vae = both[1]
     others = [pick_and_draw.ComfyBackbone(model.clone(), clip, vae) for _ in range(2)]
     waiting = iter(others)
-    monkeypatch.setattr(pick_and_draw, "_other_backbone", lambda *_: next(waiting))
-    first, _ = execute(both[1], vanilla_model=model)
-    second, _ = execute((first, clip, vae), vanilla_model=model)
-    assert len(second.get_additional_models_with_key(pick_and_draw.KEY)) == 2
+    monkeypatch.setattr(pick_and_draw, "template_backbone", lambda *_: next(waiting))
+    first, _ = execute(both[1], base_model=model)
+    second, _ = execute((first, clip, vae), base_model=model)
+    assert len(second.get_additional_models_with_key(guided_sampling.KEY)) == 2
 
 
 def test_out_of_memory_says_what_to_lower(both, monkeypatch):

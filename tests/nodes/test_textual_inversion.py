@@ -12,33 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from devtools import host_models
 from devtools.comfy_server import ComfyServer
-from devtools.graphs import personalize_graph
+from devtools.graphs import personalize_graph, word_graph
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.training.loop import Training
 
 pytestmark = pytest.mark.host
-
-WIDGETS = {
-    "name": "word",
-    "initial_word": "cat",
-    "learn": "object",
-    "vectors": 1,
-    "steps": 2,
-    "learning_rate": 5e-3,
-    "seed": 1,
-    "overwrite": False,
-    "templates": "",
-    "captions": "",
-    "batch_size": 1,
-    "resolution": 64,
-    "hold_norm": True,
-    "regularization": 0.0,
-    "precision": "auto",
-    "gradient_checkpointing": False,
-}
-
 
 # --- in process: the host's MODEL and CLIP behind the core ---
 
@@ -128,17 +108,6 @@ def test_words_that_are_not_one_token_are_named(parts):
 # --- on a real server ---
 
 
-def graph(checkpoint: str, links: dict | None = None, nodes: dict | None = None, **widgets) -> dict:
-    """Textual Inversion Train, node 10, on a checkpoint and a photo, with further nodes and links."""
-    inputs = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "images.image0": ["2", 0], **(links or {})}
-    return {
-        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
-        **(nodes or {}),
-        "10": {"class_type": "PALP_TextualInversionTrain", "inputs": {**inputs, **WIDGETS, **widgets}},
-    }
-
-
 def drawing(clip: list, text: str) -> dict:
     """From a prompt to a saved picture, nodes 20 to 25; the model comes from node 1."""
     latent = {"width": 64, "height": 64, "batch_size": 1}
@@ -169,7 +138,9 @@ def test_a_word_works_in_its_own_run_and_after_a_restart(server, family, request
     checkpoint = request.getfixturevalue(f"{family}_checkpoint")
     name = f"cat-{family}"
     text = f"a photo of embedding:{name}, in Paris"
-    trained = server.queue({**graph(checkpoint, name=name), **drawing(["10", 0], text)}, timeout=900).require_success()
+    trained = server.queue(
+        {**word_graph(checkpoint, name=name), **drawing(["10", 0], text)}, timeout=900
+    ).require_success()
     first = picture(server, trained)
     assert any("denoising loss" in text for node, text in trained.texts if node == "10")
     assert any(f"Write embedding:{name} in any prompt" in text for _, text in trained.texts)
@@ -179,7 +150,7 @@ def test_a_word_works_in_its_own_run_and_after_a_restart(server, family, request
     assert {key: rows.shape for key, rows in load_file(path).items()} == {k: (1, w) for k, w in widths.items()}
 
     server.restart()
-    stock = {"1": graph(checkpoint)["1"]}
+    stock = {"1": word_graph(checkpoint)["1"]}
     again = server.queue({**stock, **drawing(["1", 1], text)}, timeout=600).require_success()
     assert (picture(server, again) == first).all()
     without = server.queue({**stock, **drawing(["1", 1], "a photo of cat, in Paris")}, timeout=600).require_success()
@@ -219,7 +190,7 @@ def test_bad_input_is_named_on_the_node_before_any_training(server, sd15_checkpo
     save_file({"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}, folder / "xl.safetensors")
     changes, message = BAD[case]
     before = embeddings(server)
-    result = server.queue(graph(sd15_checkpoint, **changes))
+    result = server.queue(word_graph(sd15_checkpoint, **changes))
     assert result.status == "error" and result.error["node_id"] == "10"
     assert message in result.error["exception_message"]
     assert not any(node == "10" for node, _, _ in result.progress)
@@ -227,19 +198,19 @@ def test_bad_input_is_named_on_the_node_before_any_training(server, sd15_checkpo
 
 
 def test_a_file_is_replaced_only_where_the_user_says_so(server, sd15_checkpoint):
-    server.queue(graph(sd15_checkpoint, name="kept")).require_success()
+    server.queue(word_graph(sd15_checkpoint, name="kept")).require_success()
     before = embeddings(server)
-    refused = server.queue(graph(sd15_checkpoint, name="kept", seed=2))
+    refused = server.queue(word_graph(sd15_checkpoint, name="kept", seed=2))
     assert "kept.safetensors is in the embeddings folder already" in refused.error["exception_message"]
     assert embeddings(server) == before
-    server.queue(graph(sd15_checkpoint, name="kept", seed=2, overwrite=True)).require_success()
+    server.queue(word_graph(sd15_checkpoint, name="kept", seed=2, overwrite=True)).require_success()
     after = embeddings(server)
     assert after.keys() == before.keys() and after["kept.safetensors"] != before["kept.safetensors"]
 
 
 def test_a_name_from_another_node_does_not_train_again(server, sd15_checkpoint):
     text = {"3": {"class_type": "PrimitiveString", "inputs": {"value": "linked"}}}
-    run = graph(sd15_checkpoint, nodes=text, name=["3", 0])
+    run = word_graph(sd15_checkpoint, nodes=text, name=["3", 0])
     assert "10" in server.queue(run).require_success().executed
     assert "10" not in server.queue(run).require_success().executed
 
@@ -247,7 +218,7 @@ def test_a_name_from_another_node_does_not_train_again(server, sd15_checkpoint):
 def test_what_could_not_be_saved_in_its_folder_replaces_nothing_elsewhere(server, sd15_checkpoint):
     (server.base_directory / "models/embeddings/full.safetensors.part").mkdir()  # where the file would be written
     for seed in (1, 2):
-        result = server.queue(graph(sd15_checkpoint, name="full", seed=seed, overwrite=True))
+        result = server.queue(word_graph(sd15_checkpoint, name="full", seed=seed, overwrite=True))
         assert "could not be written to. What was learned is kept in" in result.error["exception_message"]
     first, second = ((server.base_directory / "output" / f"full{n}.safetensors").read_bytes() for n in ("", "_2"))
     assert first != second
@@ -262,7 +233,7 @@ def test_cancel_ends_the_run_within_a_step_and_keeps_what_was_learned(server, sd
             server.interrupt()
 
     before = embeddings(server)
-    result = server.queue(graph(sd15_checkpoint, steps=500, name="cancelled"), on_message=cancel)
+    result = server.queue(word_graph(sd15_checkpoint, steps=500, name="cancelled"), on_message=cancel)
     assert result.status == "interrupted"
     (kept,) = embeddings(server).keys() - before.keys()
     steps = int(re.fullmatch(r"cancelled_step(\d+).safetensors", kept)[1])
@@ -273,8 +244,8 @@ def test_cancel_ends_the_run_within_a_step_and_keeps_what_was_learned(server, sd
 
 
 def test_a_word_that_goes_on_from_its_own_file_learns_once_for_each_change(server, sd15_checkpoint):
-    server.queue(graph(sd15_checkpoint, name="grown")).require_success()
-    more = graph(sd15_checkpoint, name="grown", overwrite=True, initial_embedding="grown.safetensors")
+    server.queue(word_graph(sd15_checkpoint, name="grown")).require_success()
+    more = word_graph(sd15_checkpoint, name="grown", overwrite=True, initial_embedding="grown.safetensors")
     assert "10" in server.queue(more).require_success().executed
     after = embeddings(server)["grown.safetensors"]
     assert "10" not in server.queue(more).require_success().executed  # the file is newer, by its own doing
@@ -291,18 +262,19 @@ def test_a_learned_word_starts_the_next_run_and_palp(server, sd15_checkpoint):
         "5": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 240, "height": 256}},
     }
     links = {"images.image1": ["3", 0], "masks.mask0": ["4", 0], "masks.mask1": ["5", 0]}
-    options = {"learn": "style", "captions": "{} a\n{} b", "hold_norm": False, "regularization": 0.1, "batch_size": 2}
-    options |= {"precision": "bf16", "gradient_checkpointing": True, "initial_embedding": "cat-toy.safetensors"}
-    run = graph(sd15_checkpoint, links, nodes, name="second", learning_rate=1e-4, **options)
+    widgets = {"kind": "style", "captions": "{} a\n{} b", "hold_norm": False, "regularization": 0.1}
+    options = {"batch_size": 2, "precision": "bf16", "gradient_checkpointing": True}
+    options |= {"initial_embedding": "cat-toy.safetensors"}
+    run = word_graph(sd15_checkpoint, links, nodes, options, name="second", learning_rate=1e-4, **widgets)
     result = server.queue(run).require_success()
     assert any("regularization 0." in text for _, text in result.texts)
     first, second = (load_file(folder / f"{name}.safetensors") for name in ("cat-toy", "second"))
     assert 0 < (second["emb_params"] - first["<cat-toy>"]).abs().max() < 1e-3
 
-    small = {"file_name": "pivotal", "embedding_learning_rate": 0.0, "initial_embedding": "second.safetensors"}
+    frozen = {"embedding_learning_rate": 0.0, "initial_embedding": "second.safetensors"}
 
     def refined(number: int) -> torch.Tensor:
-        server.queue(personalize_graph(sd15_checkpoint, **small)).require_success()
+        server.queue(personalize_graph(sd15_checkpoint, options=frozen, file_name="pivotal")).require_success()
         name = f"pivotal_{number:05}"
         return load_file(server.base_directory / f"models/loras/{name}.safetensors")[
             f"bundle_emb.{name}.string_to_param.*"
