@@ -1,7 +1,8 @@
 """Checkpoint files with random weights, which the host's own CheckpointLoaderSimple takes for SD 1.5, SD 2.1 and SDXL.
 
-The text encoders and the VAE have their full size, which the host prescribes; the denoisers are as narrow and shallow
-as its detection admits. Only key names and shapes are written down here, so neither host nor diffusers is imported.
+The denoisers are as narrow and shallow as its detection admits. The text encoders and the VAE have their full size,
+which the host prescribes, or the SMALL one, which it takes with devtools/small_parts.py among its node packs. Only key
+names and shapes are written down here, so neither host nor diffusers is imported.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 WIDTH = 320  # of every level; the host knows SD 1.5, 2.1 and SDXL by it
 TIME = 4 * WIDTH
-VAE_WIDTHS = (128, 256, 512, 512)
 VOCABULARY = 49408
 TOKENS = 77
 #: The encoder's last layer, so that latents of photos have a deviation of about 1 after the host's factor of 0.18215.
@@ -28,6 +28,20 @@ GAIN = {"first_stage_model.encoder.conv_out.weight": 8.0}
 POOL = 1_000_003  # random numbers in a file; prime, so that no two rows of a matrix are alike
 #: Where the host looks whether an SD 2 model predicts v: it does if this bias deviates by more than 0.09.
 V_PREDICTION_KEY = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of what the host's detection does not read."""
+
+    text_layers: int  # at most
+    vae_widths: tuple[int, ...]
+
+
+FULL = Sizes(text_layers=32, vae_widths=(128, 256, 512, 512))
+SMALL = Sizes(text_layers=3, vae_widths=(32, 64, 128, 128))
+#: The host knows SDXL's second text encoder by this layer, whatever its shape.
+BIGG_KEY = "conditioner.embedders.1.model.transformer.resblocks.30.mlp.c_fc.weight"
 
 
 @dataclass(frozen=True)
@@ -47,24 +61,25 @@ SD2 = Denoiser(levels=((1,), (1,)), middle_depth=1, context=1024, linear_project
 SDXL = Denoiser(levels=((0, 0), (1, 1), (2, 2)), middle_depth=2, context=2048, linear_projections=True, label=2816)
 
 
-def write_sd15_checkpoint(path: Path, seed: int = 0) -> Path:
+def write_sd15_checkpoint(path: Path, sizes: Sizes = FULL, seed: int = 0) -> Path:
     """SD 1.5: predicts the noise; CLIP-L."""
-    text_encoder = _hf_text_encoder("cond_stage_model.transformer.text_model", 768, 12)
-    return _write(path, seed, _denoiser(SD15), _vae(), text_encoder)
+    text_encoder = _hf_text_encoder("cond_stage_model.transformer.text_model", 768, min(12, sizes.text_layers))
+    return _write(path, seed, _denoiser(SD15), _vae(sizes.vae_widths), text_encoder)
 
 
-def write_sd2_checkpoint(path: Path, seed: int = 0) -> Path:
+def write_sd2_checkpoint(path: Path, sizes: Sizes = FULL, seed: int = 0) -> Path:
     """SD 2.1 at 768: predicts v; OpenCLIP-H. The host logs one unexpected key, by which it sees the v prediction."""
-    text_encoder = _openclip_text_encoder("cond_stage_model.model", 1024, 24)
+    text_encoder = _openclip_text_encoder("cond_stage_model.model", 1024, min(24, sizes.text_layers))
     marker = iter([(V_PREDICTION_KEY, (WIDTH,))])
-    return _write(path, seed, _denoiser(SD2), _vae(), text_encoder, marker)
+    return _write(path, seed, _denoiser(SD2), _vae(sizes.vae_widths), text_encoder, marker)
 
 
-def write_sdxl_checkpoint(path: Path, seed: int = 0) -> Path:
-    """SDXL: predicts the noise; CLIP-L and OpenCLIP-bigG, which makes up most of the file."""
-    clip_l = _hf_text_encoder("conditioner.embedders.0.transformer.text_model", 768, 12)
-    clip_g = _openclip_text_encoder("conditioner.embedders.1.model", 1280, 32)
-    return _write(path, seed, _denoiser(SDXL), _vae(), clip_l, clip_g)
+def write_sdxl_checkpoint(path: Path, sizes: Sizes = FULL, seed: int = 0) -> Path:
+    """SDXL: predicts the noise; CLIP-L and OpenCLIP-bigG, which makes up most of a full-size file."""
+    clip_l = _hf_text_encoder("conditioner.embedders.0.transformer.text_model", 768, min(12, sizes.text_layers))
+    clip_g = _openclip_text_encoder("conditioner.embedders.1.model", 1280, min(32, sizes.text_layers))
+    marker = iter([(BIGG_KEY, (1,))])  # first: the layer itself, if the file has it, takes its place
+    return _write(path, seed, _denoiser(SDXL), _vae(sizes.vae_widths), clip_l, marker, clip_g)
 
 
 def _write(path: Path, seed: int, *parts: Shapes) -> Path:
@@ -192,25 +207,25 @@ def _openclip_text_encoder(prefix: str, width: int, layers: int) -> Shapes:
     yield f"{prefix}.text_projection", (width, width)
 
 
-def _vae(prefix: str = "first_stage_model") -> Shapes:
+def _vae(widths: tuple[int, ...], prefix: str = "first_stage_model") -> Shapes:
     """The KL autoencoder of Stable Diffusion: 8 times smaller, 4 channels."""
-    yield from _conv(f"{prefix}.encoder.conv_in", 3, VAE_WIDTHS[0], 3)
-    width_in = VAE_WIDTHS[0]
-    for level, width in enumerate(VAE_WIDTHS):
+    yield from _conv(f"{prefix}.encoder.conv_in", 3, widths[0], 3)
+    width_in = widths[0]
+    for level, width in enumerate(widths):
         yield from _vae_level(f"{prefix}.encoder.down.{level}", width_in, width, blocks=2)
-        if level < len(VAE_WIDTHS) - 1:
+        if level < len(widths) - 1:
             yield from _conv(f"{prefix}.encoder.down.{level}.downsample.conv", width, width, 3)
         width_in = width
-    yield from _vae_ends(f"{prefix}.encoder", VAE_WIDTHS[-1], 8)
+    yield from _vae_ends(f"{prefix}.encoder", widths[-1], widths[-1], 8)
     yield from _conv(f"{prefix}.quant_conv", 8, 8, 1)
     yield from _conv(f"{prefix}.post_quant_conv", 4, 4, 1)
-    yield from _conv(f"{prefix}.decoder.conv_in", 4, VAE_WIDTHS[-1], 3)
-    for level, width in reversed(list(enumerate(VAE_WIDTHS))):
+    yield from _conv(f"{prefix}.decoder.conv_in", 4, widths[-1], 3)
+    for level, width in reversed(list(enumerate(widths))):
         yield from _vae_level(f"{prefix}.decoder.up.{level}", width_in, width, blocks=3)
         if level > 0:
             yield from _conv(f"{prefix}.decoder.up.{level}.upsample.conv", width, width, 3)
         width_in = width
-    yield from _vae_ends(f"{prefix}.decoder", VAE_WIDTHS[0], 3)
+    yield from _vae_ends(f"{prefix}.decoder", widths[-1], widths[0], 3)
 
 
 def _vae_level(prefix: str, width_in: int, width: int, blocks: int) -> Shapes:
@@ -218,9 +233,8 @@ def _vae_level(prefix: str, width_in: int, width: int, blocks: int) -> Shapes:
         yield from _vae_block(f"{prefix}.block.{index}", width_in if index == 0 else width, width)
 
 
-def _vae_ends(prefix: str, width_out: int, channels: int) -> Shapes:
+def _vae_ends(prefix: str, middle: int, width_out: int, channels: int) -> Shapes:
     """The middle, and the last layers of an encoder or a decoder."""
-    middle = VAE_WIDTHS[-1]
     yield from _vae_block(f"{prefix}.mid.block_1", middle, middle)
     yield from _norm(f"{prefix}.mid.attn_1.norm", middle)
     for name in ("q", "k", "v", "proj_out"):

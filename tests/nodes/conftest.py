@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devtools import checkpoints, frontend, host_models
-from devtools.comfy_server import SKIP_REASON, ComfyServer, find_comfyui, make_base_directory
+from devtools.checkpoints import SMALL
+from devtools.comfy_server import PACK_FOLDER, REPO, SKIP_REASON, ComfyServer, find_comfyui, make_base_directory
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+SMALL_PARTS = REPO / "devtools/small_parts.py"
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +40,12 @@ def host(comfyui_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The server's --base-directory: this pack in custom_nodes/, two photos of a cat in input/."""
-    path = make_base_directory(tmp_path_factory.mktemp("comfyui"))
+    """The server's --base-directory: this pack in custom_nodes/ with one for speed, two photos of a cat in input/."""
+    packs = {PACK_FOLDER: REPO, SMALL_PARTS.name: SMALL_PARTS}
+    path = make_base_directory(tmp_path_factory.mktemp("comfyui"), packs)
     _write_photos(path / "input")
     yield path
-    shutil.rmtree(path / "models")  # gigabytes, which pytest would keep for three runs
+    shutil.rmtree(path / "models")  # a gigabyte, which pytest would keep for three runs
 
 
 @pytest.fixture(scope="session")
@@ -53,17 +57,17 @@ def server(comfyui_path: Path, base_directory: Path) -> Iterator[ComfyServer]:
 @pytest.fixture(scope="session")
 def sd15_checkpoint(base_directory: Path) -> str:
     """The name under which a checkpoint loader lists it; so are the next two."""
-    return checkpoints.write_sd15_checkpoint(base_directory / "models/checkpoints/sd15.safetensors").name
+    return checkpoints.write_sd15_checkpoint(base_directory / "models/checkpoints/sd15.safetensors", SMALL).name
 
 
 @pytest.fixture(scope="session")
 def sd2_checkpoint(base_directory: Path) -> str:
-    return checkpoints.write_sd2_checkpoint(base_directory / "models/checkpoints/sd2.safetensors").name
+    return checkpoints.write_sd2_checkpoint(base_directory / "models/checkpoints/sd2.safetensors", SMALL).name
 
 
 @pytest.fixture(scope="session")
 def sdxl_checkpoint(base_directory: Path) -> str:
-    return checkpoints.write_sdxl_checkpoint(base_directory / "models/checkpoints/sdxl.safetensors").name
+    return checkpoints.write_sdxl_checkpoint(base_directory / "models/checkpoints/sdxl.safetensors", SMALL).name
 
 
 @pytest.fixture(scope="session")
@@ -76,11 +80,17 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture
-def browser_page(browser: Browser, server: ComfyServer) -> Iterator[Page]:
-    """The server's page, freshly opened."""
+@pytest.fixture(scope="module")
+def opened_page(browser: Browser, server: ComfyServer) -> Iterator[Page]:
     with frontend.open_page(browser, server) as page:
         yield page
+
+
+@pytest.fixture
+def browser_page(opened_page: Page) -> Page:
+    """The server's page, with its default graph; opening it takes seconds, so that the tests of a file share it."""
+    frontend.load_workflow(opened_page, None)
+    return opened_page
 
 
 def _write_photos(folder: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from devtools import frontend
+from devtools.checkpoints import write_sdxl_checkpoint
 from devtools.comfy_server import ComfyServer, Message, PromptRejectedError
 
 pytestmark = pytest.mark.host
@@ -47,6 +49,15 @@ def loaded_kind(log: str) -> tuple[str, str]:
     return prediction[-1].strip(), encoder[-1]
 
 
+def assert_takes(server: ComfyServer, checkpoint: str, kind: tuple[str, str]) -> None:
+    result = server.queue(text_to_image(checkpoint)).require_success()
+    assert loaded_kind(server.log()) == kind
+    assert [entry for entry in result.progress if entry[0] == "5"][-1] == ("5", 2, 2)
+    picture = np.asarray(Image.open(server.file(result.images[0])), dtype=np.float32)  # (64, 64, 3)
+    assert picture.shape == (64, 64, 3)
+    assert 5 < picture.std() < 120  # NaN would give a black one
+
+
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
@@ -58,13 +69,24 @@ def loaded_kind(log: str) -> tuple[str, str]:
 def test_host_takes_the_checkpoint_for_its_family(
     server: ComfyServer, request: pytest.FixtureRequest, family: str, kind: tuple[str, str]
 ):
-    result = server.queue(text_to_image(request.getfixturevalue(f"{family}_checkpoint"))).require_success()
-    assert loaded_kind(server.log()) == kind
-    assert [entry for entry in result.progress if entry[0] == "5"][-1] == ("5", 2, 2)
-    picture = np.asarray(Image.open(server.file(result.images[0])), dtype=np.float32)  # (64, 64, 3)
-    assert picture.shape == (64, 64, 3)
-    assert 5 < picture.std() < 120  # NaN would give a black one
+    assert_takes(server, request.getfixturevalue(f"{family}_checkpoint"), kind)
     server.free()
+
+
+def test_host_without_small_parts_takes_a_checkpoint_of_full_size(host, tmp_path: Path):
+    from comfy.model_base import SDXL
+    from comfy.sd import load_checkpoint_guess_config
+
+    file = write_sdxl_checkpoint(tmp_path / "full.safetensors")
+    model, clip, vae = load_checkpoint_guess_config(str(file))[:3]
+    file.unlink()
+    assert (
+        isinstance(model.model, SDXL) and len(clip.cond_stage_model.clip_g.transformer.text_model.encoder.layers) == 32
+    )
+    context, pooled = clip.encode_from_tokens(clip.tokenize("a photo of a cat"), return_pooled=True)
+    assert context.shape == (1, 77, 2048) and pooled.shape == (1, 1280)
+    picture = vae.decode(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert context.std() > 0.1 and picture.std() > 0.05  # not so with a NaN in a weight
 
 
 def test_interrupt_in_the_middle_of_a_run(server: ComfyServer, sd15_checkpoint: str):
