@@ -17,7 +17,7 @@ LEVELS = (0.3, 0.5, 0.7)
 
 @torch.no_grad()
 def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -> HeatMaps:
-    """Maps of all words of the prompt while pictures, (B, 3, 64, 64) in -1..1, are denoised from several levels."""
+    """Record maps of all words of the prompt while pictures, (B, 3, 64, 64) in -1..1, are denoised at LEVELS."""
     backbone = world.backbone
     cond = backbone.encode_prompt(prompt, words).expand(len(pictures))
     latents = torch.cat([backbone.encode_image((picture.movedim(0, -1) + 1) / 2) for picture in pictures])
@@ -25,7 +25,7 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -
     tokens = content_tokens(world, prompt, words)
     heat = HeatMaps()
     for level in LEVELS:
-        sigma = backbone.sigma_at(level)
+        sigma = backbone.levels.at(level)
         with recorded_attention(backbone.denoiser, tokens, only=is_decoder) as layers:
             backbone.denoise(latents + sigma * noise, sigma.expand(len(latents)), cond)
         heat.add(layers, (LATENT_SIZE, LATENT_SIZE), len(latents))
@@ -33,17 +33,17 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -
 
 
 def content_tokens(world: World, prompt: str, words: LearnedWords) -> tuple[int, ...]:
-    """All but the start token and what follows the prompt."""
+    """Find all tokens but the start token and what follows the prompt."""
     return world.backbone.token_positions(prompt, prompt, words)
 
 
 def numbers_of(world: World, prompt: str, word: str, words: LearnedWords) -> list[int]:
-    """Which of the content tokens are those of a word."""
+    """Find which of the content tokens are those of a word."""
     kept = content_tokens(world, prompt, words)
     return [kept.index(at) for at in world.backbone.token_positions(prompt, word, words)]
 
 
 def attention_share(world: World, pictures: Tensor, prompt: str, word: str, words: LearnedWords) -> float:
-    """The word's part of the attention that all words of the prompt get, mean over pictures, 0..1."""
+    """Take the word's part of the attention that all words of the prompt get, mean over pictures, 0..1."""
     maps = recorded(world, pictures, prompt, words).maps
     return float(word_share(maps, numbers_of(world, prompt, word, words)).mean())

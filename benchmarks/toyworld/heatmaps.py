@@ -15,13 +15,13 @@ from palp_core.files.images import write_image
 from palp_core.methods.heatmap import overlay, word_heat
 from palp_core.toyworld import scenes
 from palp_core.toyworld.drawing import Picture, render_with_masks
-from palp_core.toyworld.metrics import mean_and_error
 from palp_core.toyworld.scenes import Scene, caption, random_scene
 from palp_core.toyworld.world import World, as_pictures, load_world
 from palp_core.training.chart import rendered
 
 from .attention import numbers_of, recorded
-from .results import FOLDER
+from .rows import FOLDER
+from .statistics import mean_of_independent
 
 ROLES = ("subject", "accessory", "place")
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -30,7 +30,7 @@ SHOWN = 5  # scenes in the picture
 
 @dataclass(frozen=True)
 class Looked:
-    """One scene. heat: role -> (64, 64) in 0..1, of the word for it."""
+    """Hold one scene. heat: role -> (64, 64) in 0..1, of the word for it."""
 
     scene: Scene
     picture: Picture
@@ -38,6 +38,7 @@ class Looked:
 
 
 def look(world: World, scene: Scene) -> Looked:
+    """Render a scene and record where the words for what it shows look."""
     picture = render_with_masks(scene)
     kind = scene.individual.class_word
     prompt = caption(f"a {kind}", scene.style, scene.place, scene.accessory)
@@ -52,7 +53,7 @@ def look(world: World, scene: Scene) -> Looked:
 
 
 def full_scenes(count: int, seed: int) -> list[Scene]:
-    """Random ones with an accessory and a place."""
+    """Draw random scenes with an accessory and a place."""
     rng = np.random.default_rng(seed)
     found: list[Scene] = []
     while len(found) < count:
@@ -63,13 +64,13 @@ def full_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def overlap(heat: Tensor, mask: np.ndarray, threshold: float) -> float:
-    """Intersection over union of the places hotter than the threshold and the mask."""
+    """Take intersection over union of the places hotter than the threshold and the mask."""
     hot, true = heat.numpy() > threshold, mask > 0.5
     return float((hot & true).sum() / (hot | true).sum())
 
 
 def separation(heat: Tensor, mask: np.ndarray) -> float:
-    """How often a pixel inside the mask is hotter than one outside: area under the curve, 0.5 is chance."""
+    """Say how often a pixel inside the mask is hotter than one outside: area under the curve, 0.5 is chance."""
     ranks, true = rankdata(heat.flatten().numpy()), mask.flatten() > 0.5
     inside, outside = true.sum(), (~true).sum()
     return float((ranks[true].sum() - inside * (inside + 1) / 2) / (inside * outside))
@@ -95,14 +96,20 @@ class Heatmaps:
             best = max(THRESHOLDS, key=lambda at: np.mean(overlaps(tuning, role, at)))
             whole = [float((getattr(one.picture, role) > 0.5).mean()) for one in test]
             areas = [separation(one.heat[role], getattr(one.picture, role)) for one in test]
-            cells = [role, mean_pm(areas), str(best), mean_pm(overlaps(test, role, best)), f"{np.mean(whole):.3f}"]
+            cells = [
+                role,
+                mean_of_independent(areas),
+                str(best),
+                mean_of_independent(overlaps(test, role, best)),
+                f"{np.mean(whole):.3f}",
+            ]
             print("|", " | ".join(cells), "|")
         print_accessories([*tuning, *test])
         write_image(sheet(test[:SHOWN]), self.out)
 
 
 def print_accessories(looked: list[Looked]) -> None:
-    """How often inside is hotter than outside, by accessory and style, and in how many scenes."""
+    """Print how often inside is hotter than outside, by accessory and style, and in how many scenes."""
     print("\n| accessory |", " | ".join(scenes.STYLES), "|")
     print("|---" * (1 + len(scenes.STYLES)) + "|")
     for word in filter(None, scenes.ACCESSORIES):
@@ -117,16 +124,13 @@ def print_accessories(looked: list[Looked]) -> None:
         print("|", " | ".join([word, *cells]), "|")
 
 
-def mean_pm(values: list[float]) -> str:
-    return "{:.3f} ± {:.3f}".format(*mean_and_error(torch.tensor(values)))
-
-
 def overlaps(looked: list[Looked], role: str, threshold: float) -> list[float]:
+    """Take the overlap in each scene."""
     return [overlap(one.heat[role], getattr(one.picture, role), threshold) for one in looked]
 
 
 def sheet(looked: list[Looked]) -> Tensor:
-    """The pictures above the heat of their words; (H, W, 3) in 0..1."""
+    """Show the pictures above the heat of their words; (H, W, 3) in 0..1."""
     figure = Figure(figsize=(2 * len(looked), 8.4), dpi=100, layout="constrained")
     axes = figure.subplots(1 + len(ROLES), len(looked), squeeze=False)
     for column, one in enumerate(looked):

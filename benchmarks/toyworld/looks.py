@@ -20,14 +20,14 @@ from palp_core.toyworld.drawing import render_with_masks
 from palp_core.toyworld.scenes import Individual, Scene, caption, described, new_individual, random_scene
 from palp_core.toyworld.world import World, load_world, paint, references
 
-from .heatmaps import mean_pm
 from .pairs import INDIVIDUALS
+from .statistics import mean_of_independent
 
 LEVEL = 950  # of 1000
 
 
 def looks(who: Individual) -> str:
-    """All that words can say of it: "red and blue striped cat"."""
+    """Say all that words can of it: "red and blue striped cat"."""
     main, second = (scenes.COLOUR_WORDS[scenes.PALETTE.index(colour)] for colour in (who.main, who.second))
     return described(who.class_word, main, second, scenes.PATTERN_WORDS[scenes.PATTERNS.index(who.pattern)])
 
@@ -42,7 +42,7 @@ NAMES: dict[str, Callable[[Individual, Individual], str]] = {
 
 
 class Unseen(NamedTuple):
-    """Pictures at LEVEL, and how much of each latent pixel their subject covers, (N, 1, 16, 16) in 0..1."""
+    """Hold pictures at LEVEL, and how much of each latent pixel their subject covers, (N, 1, 16, 16) in 0..1."""
 
     scenes: list[Scene]
     batch: Noised
@@ -51,6 +51,7 @@ class Unseen(NamedTuple):
 
 @torch.no_grad()
 def unseen(world: World, count: int) -> Unseen:
+    """Draw and noise pictures that nothing was trained on."""
     rng = np.random.default_rng(7)
     scenes_of_style = (s for s in (random_scene(rng) for _ in range(4 * count)) if s.style in LOOKS_ALONE.styles)
     shown = list(islice(scenes_of_style, count))
@@ -67,7 +68,7 @@ def unseen(world: World, count: int) -> Unseen:
 
 @torch.no_grad()
 def errors(world: World, pictures: Unseen, names: list[str]) -> list[float]:
-    """Squared error of v on the subject, mean over each picture's subject."""
+    """Take the squared error of v on the subject, mean over each picture's subject."""
     pipeline, batch, masks = world.backbone.pipeline, pictures.batch, pictures.masks
     captions = [
         caption(f"a {name}", scene.style, scene.place, scene.accessory)
@@ -79,13 +80,13 @@ def errors(world: World, pictures: Unseen, names: list[str]) -> list[float]:
 
 
 def likeness(world: World, who: Individual, name: str, pictures: int) -> float:
-    """Subject fidelity of photos drawn by a name."""
+    """Take the subject alignment of photos drawn by a name."""
     pipeline, noun, words = world.backbone.pipeline, name, {}
     if JOIN in name:
         rows = pipeline.text_encoder.get_input_embeddings().weight.detach()[word_ids(pipeline, name.split(JOIN))]
         noun, words = "[V]", {"[V]": {"clip_l": joined_row(rows)[None]}}
     drawn = paint(world, f"a photo of a {noun}", words, pictures, seed=0)
-    return float(world.evaluators.subject_fidelity(drawn, references(who)).mean())
+    return float(world.evaluators.subject_alignment(drawn, references(who)).mean())
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ class Looks:
         world = load_world("cpu")
         shown = unseen(world, self.scenes)
         subjects = [new_individual(number, class_word) for class_word, number in INDIVIDUALS["test"]]
-        print(f"| the caption names | error on subjects at level {LEVEL} | likeness of photos |")
+        print(f"| the caption names | error on subjects at level {LEVEL} | subject alignment of photos |")
         print("|---|---|---|")
         for name, say in NAMES.items():
             names = [say(scene.individual, stranger(scene.individual, n)) for n, scene in enumerate(shown.scenes)]
             alike = [likeness(world, who, say(who, stranger(who, 0)), self.pictures) for who in subjects]
-            print(f"| {name} | {mean_pm(errors(world, shown, names))} | {mean_pm(alike)} |")
+            print(f"| {name} | {mean_of_independent(errors(world, shown, names))} | {mean_of_independent(alike)} |")
 
 
 def stranger(who: Individual, number: int) -> Individual:
+    """Draw another individual of the class."""
     return new_individual(10_000 + number, who.class_word)

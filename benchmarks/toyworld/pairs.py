@@ -37,11 +37,12 @@ INDIVIDUALS: dict[Pairs, tuple[tuple[ClassWord, int], ...]] = {
 
 
 def prompts_of_trainings(pairs: Pairs, reads_prompt: bool) -> list[tuple[Prompt, ...]]:
-    """The prompts that each training serves: one where it reads its prompt, all where it does not."""
+    """Share out the prompts over trainings: one each where they read it, all to one where they do not."""
     prompts = PROMPTS[pairs]
     return [(prompt,) for prompt in prompts] if reads_prompt else [prompts]
 
 
 def target(class_word: ClassWord, prompt: Prompt) -> Target:
+    """Name the elements that pictures of a prompt are to show."""
     style, accessory, place = prompt
     return Target(style, class_word, accessory, place)

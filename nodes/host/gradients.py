@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ...devtools.workflows.blocks import checkpoint
 from ...palp_core.errors import ModelError
 from ...palp_core.models.memory import restore_forwards
 
