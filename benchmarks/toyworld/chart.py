@@ -1,0 +1,35 @@
+"""Text alignment and subject alignment as curves: the paper's Fig. 6, and what it is made of."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from palp_core.training.chart import rendered
+
+from .rows import BySteps
+from .statistics import curve
+
+
+def curves(found: dict[str, BySteps], ranges: tuple[float, ...]) -> Tensor:
+    """Plot both against the steps, and against each other, with standard errors; (H, W, 3) in 0..1.
+
+    ranges: subject alignments to dot a line at.
+    """
+    figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained")
+    axes = figure.subplots(1, 3)
+    for method, steps in found.items():
+        text, subject = (curve(steps, name) for name in ("text_alignment", "subject_alignment"))
+        for panel, (numbers, means, errors) in zip(axes, (text, subject), strict=False):
+            panel.errorbar(numbers, means, errors, marker="o", capsize=2, label=method)
+        axes[2].plot(subject[1], text[1], marker="o", label=method)
+    axes[0].set(xlabel="steps", ylabel="text alignment")
+    axes[1].set(xlabel="steps", ylabel="subject alignment")
+    axes[2].set(xlabel="subject alignment", ylabel="text alignment")
+    for panel in axes:
+        panel.grid(alpha=0.25)
+    for alignment in ranges:
+        axes[1].axhline(alignment, color="grey", linestyle=":")
+        axes[2].axvline(alignment, color="grey", linestyle=":")
+    axes[2].legend(frameon=False, loc="lower left")
+    return rendered(figure)

@@ -1,0 +1,84 @@
+"""What is compared: trainings with the scores of PALP, words alone, and models under guidance, each by its name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal
+
+from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
+from palp_core.methods.scores import Nfsd, Sds
+from palp_core.toyworld.world import ALIGNMENT, PAPERS_ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Word:
+    """Textual inversion alone, judged at its end: a curve takes a training of each length (`--word-steps`)."""
+
+    steps: int = 400
+    vectors: int = 1
+    hold_norm: bool = True
+    learning_rate: float = 5e-3  # 1e-2 copies no closer on the tuning pairs, and sometimes loses the class
+    photos: int = 4  # the paper's 3 to 5
+
+
+#: What is trained; None for nothing.
+Trained = AlignmentConfig | Word | None
+
+PAPERS_ALPHA = PAPERS_ALIGNMENT.score.alpha
+TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm", "ti_8_free_norm"]
+TrainedLora = Literal["ti_db", "delta", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"]
+Method = Literal["base", TrainedWord, TrainedLora]
+METHODS: dict[Method, Trained] = {
+    "base": None,
+    "ti": Word(),
+    "ti_8_vectors": Word(vectors=8),
+    "ti_free_norm": Word(hold_norm=False),
+    "ti_8_free_norm": Word(vectors=8, hold_norm=False),
+    "ti_db": AlignmentConfig(weight=0.0),
+    "delta": ALIGNMENT,
+    "palp": PAPERS_ALIGNMENT,
+    "sds": replace(PAPERS_ALIGNMENT, score=Sds(PAPERS_ALPHA)),
+    # This world has no words for what is ugly.
+    "nfsd": replace(PAPERS_ALIGNMENT, score=Nfsd(PAPERS_ALPHA, negative_prompt="")),
+    "fresh_noise": replace(PAPERS_ALIGNMENT, noise="fresh"),
+    "no_rescale": replace(PAPERS_ALIGNMENT, rescale=False),
+}
+
+Model = Literal["base", "palp", "over-fitted"]
+#: What a model that is guided was trained with, and for how many steps: the prompt kept alive and likeness left to win,
+#: or plain training for so long that it forgets.
+TRAININGS: dict[Model, tuple[AlignmentConfig, int]] = {
+    "palp": (PAPERS_ALIGNMENT, 50),
+    "over-fitted": (AlignmentConfig(weight=0.0), 200),
+}
+Part = Literal["unguided", "pick", "draw", "pick and draw"]
+PARTS: dict[Part, PickAndDrawConfig] = {
+    "unguided": PickAndDrawConfig(pick_weight=0, draw_weight=0),
+    "pick": PickAndDrawConfig(draw_weight=0),
+    "draw": PickAndDrawConfig(pick_weight=0),
+    "pick and draw": PickAndDrawConfig(),
+}
+
+
+def reads_prompt(method: Trained) -> bool:
+    """Say whether the training depends on the target prompt."""
+    return isinstance(method, AlignmentConfig) and method.weight > 0
+
+
+def described_alignment(config: AlignmentConfig) -> dict:
+    """Describe all of it that has an effect."""
+    if not config.weight:
+        return {"weight": 0}
+    return {**asdict(config), "score": {"name": config.score.name, **asdict(config.score)}}
+
+
+def alignment_settings(method: Trained) -> set[str]:
+    """Name the numbers of its alignment that can be changed."""
+    return {"weight", *(field.name for field in fields(method.score))} if reads_prompt(method) else set()
+
+
+def changed(method: AlignmentConfig, settings: dict[str, float]) -> AlignmentConfig:
+    """Change its weight, and what else there is of its score."""
+    of_score = {name: value for name, value in settings.items() if name != "weight"}
+    return replace(method, weight=settings.get("weight", method.weight), score=replace(method.score, **of_score))

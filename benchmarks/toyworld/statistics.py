@@ -1,0 +1,111 @@
+"""What rows say: means with their errors, a table of methods, two methods pair by pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from palp_core.toyworld.metrics import mean_and_error
+
+from .rows import ByPair, BySteps
+
+AXES = {
+    "text_alignment": "text alignment",
+    "subject_alignment": "subject alignment",
+    "diversity": "diversity",
+    "attention_share": "word's share of attention",
+}
+ELEMENTS = {"style": "style", "class_word": "class", "accessory": "accessory", "place": "place"}
+
+
+def values(rows: Iterable[dict], name: str) -> list[float]:
+    """Take one figure of each row."""
+    return [row[name] for row in rows]
+
+
+def standard_error(rows: list[dict], numbers: list[float]) -> float | None:
+    """Estimate that of the mean of numbers, one for each row; None where there is but one individual.
+
+    Rows of one individual share a training and rows of one prompt its difficulty, so that they count as clusters, in
+    both ways at once (Cameron, Gelbach and Miller 2011, eq. 2.11). Of a single prompt it is the error for that prompt.
+    """
+    individuals, prompts = ([json.dumps(row[name]) for row in rows] for name in ("individual", "prompt"))
+    if len(set(individuals)) < 2:
+        return None
+    rest = np.array(numbers) - np.mean(numbers)
+    if len(set(prompts)) < 2:
+        return float(_cluster_variance(rest, individuals) ** 0.5)
+    by_individual, by_prompt, by_pair = (
+        _cluster_variance(rest, clusters)
+        for clusters in (individuals, prompts, list(zip(individuals, prompts, strict=True)))
+    )
+    return float(max(by_individual + by_prompt - by_pair, by_individual, by_prompt) ** 0.5)
+
+
+def _cluster_variance(rest: np.ndarray, clusters: Sequence[Hashable]) -> float:
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(rest, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+    return sum(total**2 for total in sums.values()) / len(rest) ** 2 * len(sums) / (len(sums) - 1)
+
+
+def mean_of_rows(rows: list[dict], numbers: list[float], digits: int = 3) -> str:
+    """Write the mean of numbers, one for each row, with its standard error."""
+    mean, error = np.mean(numbers), standard_error(rows, numbers)
+    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def mean_of_independent(numbers: list[float]) -> str:
+    """Write the mean of independent numbers with its standard error."""
+    return "{:.3f} ± {:.3f}".format(*mean_and_error(torch.tensor(numbers)))
+
+
+def share_found(rows: list[dict], element: str) -> str:
+    """Write in how many of the pictures whose prompt names the element it is found, in percent."""
+    naming = [row for row in rows if element in row["elements"]]
+    shares = [100 * row["elements"][element] for row in naming]
+    return mean_of_rows(naming, shares, digits=0) if shares else "–"
+
+
+def table(found: dict[str, BySteps]) -> Iterator[str]:
+    """Write the lines of a table in Markdown: each method at each of its steps."""
+    heads = ["method", "step", *AXES.values(), *(f"{name}, %" for name in ELEMENTS.values()), "n"]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    for method, steps in found.items():
+        for step, by_pair in sorted(steps.items()):
+            rows = list(by_pair.values())
+            axes = [mean_of_rows(rows, values(rows, name)) for name in AXES]
+            shares = [share_found(rows, name) for name in ELEMENTS]
+            yield f"| {' | '.join([method, str(step), *axes, *shares, str(len(rows))])} |"
+
+
+def differences(ours: ByPair, theirs: ByPair, shared: list[str]) -> Iterator[str]:
+    """Write by how much we differ from them on each axis, over the pairs that both have."""
+    rows = [ours[pair] for pair in shared]
+    for name, head in AXES.items():
+        others = values((theirs[pair] for pair in shared), name)
+        apart = [a - b for a, b in zip(values(rows, name), others, strict=True)]
+        yield f"{head:28} {mean_of_rows(rows, apart)}"
+
+
+def steps_of_equal_alignment(ours: BySteps, theirs: BySteps) -> tuple[int, int]:
+    """Choose our first step with the best subject alignment of theirs, else our best; and the step of theirs."""
+    our_alignment, their_alignment = (
+        {step: np.mean(values(by_pair.values(), "subject_alignment")) for step, by_pair in sorted(steps.items())}
+        for steps in (ours, theirs)
+    )
+    their_step = max(their_alignment, key=their_alignment.get)
+    enough = [step for step, value in our_alignment.items() if value >= their_alignment[their_step]]
+    return enough[0] if enough else max(our_alignment, key=our_alignment.get), their_step
+
+
+def curve(steps: BySteps, name: str) -> tuple[list[int], list[float], list[float]]:
+    """Give the steps, and at each the mean of a figure and its standard error (0 where it has none)."""
+    numbers = sorted(steps)
+    rows = [list(steps[number].values()) for number in numbers]
+    means = [float(np.mean(values(some, name))) for some in rows]
+    return numbers, means, [standard_error(some, values(some, name)) or 0.0 for some in rows]
