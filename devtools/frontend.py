@@ -80,6 +80,8 @@ async (workflow) => {
 FIT_VIEW = """
 async () => {
   const bounds = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
+  for (const g of app.graph._groups)
+    bounds.push([g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]]);
   const low = (i) => Math.min(...bounds.map((b) => b[i])), high = (i) => Math.max(...bounds.map((b) => b[i]));
   const [x, y, width, height] = [low(0), low(1), high(2) - low(0), high(3) - low(1)];
   const [left, top, right, bottom] = [90, 90, 40, 70];  // what the page draws over the canvas

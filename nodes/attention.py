@@ -27,22 +27,22 @@ class RecordAttention(io.ComfyNode):
             ),
             search_aliases=["daam", "attention map", "cross attention", "heatmap", "palp"],
             inputs=[
-                io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
-                io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint, or of Load PALP LoRA."),
+                io.Model.Input("model", tooltip="Takes Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
+                io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint, or of Load PALP LoRA."),
                 io.String.Input(
                     "prompt",
                     default="a sketch of a cat in Paris at night",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt to sample with, and whose words are recorded.",
+                    tooltip="Is the prompt to sample with; its words are recorded.",
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="For one KSampler, whose latest run is recorded."),
+                io.Model.Output(display_name="model", tooltip="Goes to one KSampler, whose latest run is recorded."),
                 io.Conditioning.Output(
-                    display_name="conditioning", tooltip="The encoded prompt: the KSampler's positive input."
+                    display_name="conditioning", tooltip="Is the encoded prompt, for the KSampler's positive input."
                 ),
-                Recording.Output(display_name="recording", tooltip="For Attention Heatmap, one for each word."),
+                Recording.Output(display_name="recording", tooltip="Goes to Attention Heatmap, one for each word."),
             ],
         )
 
@@ -64,18 +64,18 @@ class AttentionHeatmap(io.ComfyNode):
             display_name="Attention Heatmap",
             category=CATEGORY,
             description=(
-                "Shows where in a picture a word of its prompt got its attention (DAAM), as colours over the picture "
+                "Shows where in a picture a word of its prompt got its attention (DAAM), as colors over the picture "
                 "and as a mask: whether a learned word has swallowed the rest of the prompt, for example."
             ),
             search_aliases=["daam", "attention map", "cross attention", "word mask", "palp"],
             is_output_node=True,
             inputs=[
-                Recording.Input("recording", tooltip="From Record Attention."),
-                io.Image.Input("image", tooltip="The pictures that were sampled with the recording, decoded."),
+                Recording.Input("recording", tooltip="Takes what Record Attention has recorded."),
+                io.Image.Input("image", tooltip="Takes the decoded pictures that were sampled with the recording."),
                 io.String.Input(
                     "word",
                     default="cat",
-                    tooltip="A word of the prompt, or several in a row; a learned word is embedding:NAME, or [V].",
+                    tooltip="Names a word of the prompt, or several in a row; a learned one is embedding:NAME, or [V].",
                 ),
                 io.Float.Input(
                     "opacity",
@@ -83,19 +83,19 @@ class AttentionHeatmap(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Of the colours over the picture: 0 shows the picture alone, 1 the heat alone.",
+                    tooltip="Sets how much the colors cover: 0 shows the picture alone, 1 the heat alone.",
                 ),
                 io.String.Input(
                     "against",
                     default="",
-                    tooltip="Other words of the prompt, with commas between them: shows where the word wins against "
-                    "them. For what fills the background, as a place does. Empty: the word by itself.",
+                    tooltip="Shows where the word wins against these other words of the prompt, with commas between them; "
+                    "empty shows the word by itself. Use it for what fills the background, as a place does.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="overlay", tooltip="The picture with the word's heat over it."),
+                io.Image.Output(display_name="overlay", tooltip="Shows the picture with the word's heat over it."),
                 io.Mask.Output(
-                    display_name="mask", tooltip="The heat: white at the word's hottest place, black at its coldest."
+                    display_name="mask", tooltip="Is white at the word's hottest place and black at its coldest."
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],

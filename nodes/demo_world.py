@@ -28,30 +28,45 @@ class PalpDemoWorld(io.ComfyNode):
             ),
             search_aliases=["palp", "demo", "toy world", "try", "example"],
             inputs=[
-                io.Combo.Input("subject", options=list(scenes.CLASSES), tooltip="What kind of thing the photos show."),
+                io.Combo.Input(
+                    "subject", options=list(scenes.CLASSES), tooltip="Chooses what kind of thing the photos show."
+                ),
                 io.Int.Input(
                     "individual",
                     default=1,
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=False,
-                    tooltip="Which one of its kind: another number is another colour, pattern and shape.",
+                    tooltip="Chooses one of its kind: another number is another color, pattern and shape.",
                 ),
-                io.Combo.Input("style", options=list(scenes.STYLES), default="sketch", tooltip="For the prompt."),
                 io.Combo.Input(
-                    "accessory", options=[NONE, *scenes.ACCESSORIES], default="hat", tooltip="For the prompt."
+                    "style",
+                    options=list(scenes.STYLES),
+                    default="sketch",
+                    tooltip="Chooses the style that the prompt names.",
                 ),
-                io.Combo.Input("place", options=[NONE, *scenes.PLACES], default="beach", tooltip="For the prompt."),
-                io.Int.Input("photos", default=1, min=1, max=4, tooltip="How many photos of the subject to make."),
+                io.Combo.Input(
+                    "accessory",
+                    options=[NONE, *scenes.ACCESSORIES],
+                    default="hat",
+                    tooltip="Chooses what else the prompt names.",
+                ),
+                io.Combo.Input(
+                    "place",
+                    options=[NONE, *scenes.PLACES],
+                    default="beach",
+                    tooltip="Chooses the place that the prompt names.",
+                ),
+                io.Int.Input("photos", default=1, min=1, max=4, tooltip="Makes so many photos of the subject."),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The world's own, untouched."),
+                io.Model.Output(display_name="model", tooltip="Is the demo world's base model."),
                 io.Clip.Output(display_name="clip", tooltip="Knows the words of this node's choices."),
-                io.Vae.Output(display_name="vae", tooltip="Of 64 x 64 pixels it makes 16 x 16 latents."),
-                io.Image.Output(display_name="images", tooltip="Photos of the individual, 64 x 64 pixels."),
-                io.String.Output(display_name="class_word", tooltip="For PALP Personalize."),
+                io.Vae.Output(display_name="vae", tooltip="Makes 16 x 16 latents of 64 x 64 pixels."),
+                io.Image.Output(display_name="images", tooltip="Shows photos of the individual, 64 x 64 pixels."),
+                io.String.Output(display_name="class_word", tooltip="Goes to PALP Personalize."),
                 io.String.Output(
-                    display_name="target_prompt", tooltip="For PALP Personalize: with [V] for the subject."
+                    display_name="target_prompt", tooltip="Goes to PALP Personalize, with [V] for the subject."
                 ),
             ],
         )

@@ -27,12 +27,12 @@ class LoadPalpLora(io.ComfyNode):
             ),
             search_aliases=["palp", "lora", "load lora", "embedding", "textual inversion"],
             inputs=[
-                io.Model.Input("model", tooltip="A model of the family that the file was trained on."),
-                io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint; it learns the file's words."),
+                io.Model.Input("model", tooltip="Takes a model of the family that the file was trained on."),
+                io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint; it learns the file's words."),
                 io.Combo.Input(
                     "lora_name",
                     options=folder_paths.get_filename_list("loras"),
-                    tooltip="A file of PALP Personalize in the loras folder.",
+                    tooltip="Names a file of PALP Personalize in the loras folder.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -40,15 +40,15 @@ class LoadPalpLora(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How strongly the LoRA changes the model: 1 as trained, 0 not at all. The word stays.",
+                    tooltip="Sets how strongly the LoRA changes the model: 1 as trained, 0 not at all. The word stays.",
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="With the file's LoRA at this strength."),
+                io.Model.Output(display_name="model", tooltip="Has the file's LoRA at this strength."),
                 io.Clip.Output(display_name="clip", tooltip="Knows the file's words."),
                 io.String.Output(
                     display_name="prompt",
-                    tooltip="The prompt it was trained for, ready to encode: connect it to CLIP Text Encode.",
+                    tooltip="Is the prompt it was trained for: connect it to CLIP Text Encode.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

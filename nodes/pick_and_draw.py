@@ -38,9 +38,11 @@ class PickAndDrawGuidance(io.ComfyNode):
             search_aliases=["pick and draw", "palp", "reference", "ip adapter", "training-free", "my subject"],
             inputs=_inputs(),
             outputs=[
-                io.Model.Output(display_name="model", tooltip="For a KSampler: it is guided while it samples."),
+                io.Model.Output(
+                    display_name="model", tooltip="Goes to a KSampler, which is then guided while it samples."
+                ),
                 io.Conditioning.Output(
-                    display_name="conditioning", tooltip="The encoded prompt: the KSampler's positive input."
+                    display_name="conditioning", tooltip="Is the encoded prompt, for the KSampler's positive input."
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -35,9 +35,8 @@ class Setting:
 
     @property
     def bounds(self) -> str:
-        """Say in words what is allowed: 1 to 100000."""
-        low = f"above {self.low:g}" if self.open else f"{self.low:.12g}"
-        return f"{low} to {self.high:.12g}"
+        """Say in words what is allowed: above 0, up to 1."""
+        return f"above {self.low}, up to {self.high}" if self.open else f"{self.low} to {self.high}"
 
     @property
     def wanted(self) -> str:

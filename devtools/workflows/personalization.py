@@ -8,10 +8,9 @@ COMPOSITION = {
     "target_prompt": "a watercolor of [V] beside [V2] in a meadow",
     "file_name": "cat_and_cup",
     "alignment_weight": 0.15,
-    "score": "palp",
-    "alpha": 7.5,  # the paper's for compositions
-    "beta": 1.0,
 }
+#: The paper's score and scales for compositions.
+PAPERS = {"score": "palp", "score.alpha": 7.5, "score.beta": 1.0}
 
 
 def personalize() -> Workflow:
@@ -19,18 +18,21 @@ def personalize() -> Workflow:
     nodes = {
         "checkpoint": checkpoint((0, 60)),
         "photo": photo("cat.png", (0, 220)),
-        "palp": node("PALP_Personalize", (390, 60), {"file_name": "my_cat"}, (400, 860)),
+        "palp": node("PALP_Personalize", (390, 60), {"file_name": "my_cat"}, (400, 500)),
+        "options": node("PALP_Options", (0, 660), size=(330, 440)),
         "chart": node("PreviewImage", (850, 560), size=(700, 480), title="Loss chart"),
         **sampling(850, 60),
     }
     links = [
         *parts("checkpoint", "palp"),
         ("photo", "IMAGE", "palp", "images.image0"),
+        ("options", "options", "palp", "options"),
         ("palp", "loss_chart", "chart", "images"),
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [
         {"title": "1. Checkpoint and photos", "bounding": [-20, -20, 370, 580]},
+        {"title": "Leave these as they are", "bounding": [-20, 580, 370, 540]},
         {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 1140]},
         {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 1140]},
     ]
@@ -44,7 +46,8 @@ def two_subjects() -> Workflow:
         "photo": photo("cat.png", (0, 220)),
         "photo2": photo("cup.png", (0, 620)),
         "subject": node("PALP_Subject", (390, 620), {"class_word": "cup", "placeholder": "[V2]"}, (360, 260)),
-        "palp": node("PALP_Personalize", (800, 60), COMPOSITION, (400, 860)),
+        "palp": node("PALP_Personalize", (800, 60), COMPOSITION, (400, 500)),
+        "options": node("PALP_Options", (800, 660), PAPERS, (400, 440)),
         **sampling(1260, 60),
     }
     links = [
@@ -52,6 +55,7 @@ def two_subjects() -> Workflow:
         ("photo", "IMAGE", "palp", "images.image0"),
         ("photo2", "IMAGE", "subject", "images.image0"),
         ("subject", "subjects", "palp", "subjects"),
+        ("options", "options", "palp", "options"),
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [

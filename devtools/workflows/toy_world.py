@@ -6,9 +6,12 @@ from palp_core.toyworld.world import ALIGNMENT, GUIDANCE_SCALE
 
 from .blocks import Part, Workflow, node
 
-#: Where each training's widgets differ from the node's defaults, but for its alignment.
-SMALL = {
-    "steps": 200,
+STEPS = 200
+#: What suits this small model, for both trainings.
+OPTIONS = {
+    "score": ALIGNMENT.score.name,
+    "score.alpha": ALIGNMENT.score.alpha,
+    "score.beta": ALIGNMENT.score.beta,
     "learning_rate": 2e-3,
     "embedding_learning_rate": 2e-3,
     "rank": 16,
@@ -33,14 +36,11 @@ def try_palp() -> Workflow:
         "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photo"),
         "latent": node("EmptyLatentImage", (0, 820), {"width": 64, "height": 64, "batch_size": 4}, (330, 110)),
     }
+    nodes["options"] = node("PALP_Options", (390, 620), OPTIONS, (400, 480), "What suits this small model")
     links = [("world", "images", "photos", "images")]
-    alignment = {name: getattr(ALIGNMENT, name) for name in ("score", "alpha", "beta")}
-    kinds = {
-        "plain": ("Plain training", {"alignment_weight": 0.0}),
-        "palp": ("PALP", {"alignment_weight": ALIGNMENT.weight, **alignment}),
-    }
-    for number, (name, (title, changed)) in enumerate(kinds.items()):
-        for part in (trained(name, title, 390 + number * 440, changed), drawn(name, title, 60 + number * 520)):
+    kinds = {"plain": ("Plain training", 0.0), "palp": ("PALP", ALIGNMENT.weight)}
+    for number, (name, (title, weight)) in enumerate(kinds.items()):
+        for part in (trained(name, title, 390 + number * 440, weight), drawn(name, title, 60 + number * 520)):
             nodes |= part.nodes
             links += part.links
     groups = [
@@ -51,16 +51,17 @@ def try_palp() -> Workflow:
     return Workflow(nodes, links, groups)
 
 
-def trained(name: str, title: str, x: int, changed: dict) -> Part:
-    """Lay out a training on the embedded model, whose widgets differ by `changed` from the other's."""
-    widgets = {**SMALL, **changed, "file_name": f"demo_{name}"}
+def trained(name: str, title: str, x: int, weight: float) -> Part:
+    """Lay out a training on the embedded model. weight: of the alignment."""
+    widgets = {"steps": STEPS, "alignment_weight": weight, "file_name": f"demo_{name}"}
     links = [
         *(("world", part, name, part) for part in ("model", "clip", "vae")),
         ("world", "images", name, "images.image0"),
         ("world", "class_word", name, "class_word"),
         ("world", "target_prompt", name, "target_prompt"),
+        ("options", "options", name, "options"),
     ]
-    return Part({name: node("PALP_Personalize", (x, 60), widgets, (400, 860), title)}, links)
+    return Part({name: node("PALP_Personalize", (x, 60), widgets, (400, 500), title)}, links)
 
 
 def drawn(name: str, title: str, y: int) -> Part:

@@ -20,19 +20,19 @@ class Demo:
     Needs no GPU and downloads nothing; takes some minutes on two CPU cores.
     """
 
-    #: Folder for the picture (demo.png), the loss charts and the LoRA files.
+    #: Writes the picture (demo.png), the loss charts and the LoRA files into this folder.
     out: Path = Path("demo_output")
-    #: Kind of subject.
+    #: Chooses the kind of subject.
     subject: ClassWord = "cat"
-    #: Pictures that you have in mind, with [V] for the subject; none for three of ours. Styles: photo, sketch, pixel
+    #: Describes pictures that you have in mind, with [V] for the subject; none takes ours. Styles: photo, sketch, pixel
     #: art, neon sign, watercolor. With a hat, scarf or balloon. On the beach, in the snow, in the city at night, in a
     #: meadow, in the desert, in a room.
     target_prompts: tuple[str, ...] = ()
-    #: Which individual it is, and everything else that is random.
+    #: Chooses which individual it is, and everything else that is random.
     seed: int = 1
-    #: Training steps of each method.
+    #: Trains each method for so many steps.
     steps: int = 140
-    #: Print the figures as JSON in place of the table.
+    #: Prints the figures as JSON in place of the table.
     json: bool = False
 
     def run(self) -> None:

@@ -17,29 +17,29 @@ from ..models.prompts import check_known
 
 @dataclass(frozen=True)
 class Generate:
-    """Draw pictures with a trained file, or with a learned word."""
+    """Generate pictures with a trained file, or with a learned word."""
 
-    #: The trained file, or a learned word (.safetensors).
+    #: Loads this trained file, or this learned word (.safetensors).
     file: tyro.conf.Positional[Path]
-    #: A diffusers folder or a .safetensors checkpoint, of the family that it was trained on, best that very one.
+    #: Loads this model, a diffusers folder or a .safetensors checkpoint of the family that it was trained on.
     model: Path
-    #: What to draw, with [V] for the subject; empty for the prompt it was trained for, or "a photo of [V]".
+    #: Describes the pictures, with [V] for the subject; empty is the prompt it was trained for, or "a photo of [V]".
     prompt: str = ""
-    #: What not to draw.
+    #: Describes what is not to be in the pictures.
     negative_prompt: str = ""
-    #: Number of pictures.
+    #: Generates so many pictures.
     count: int = 4
-    #: Folder for the pictures.
+    #: Writes the pictures into this folder.
     out: Path = Path("pictures")
-    #: Of the initial noise.
+    #: Fixes the initial noise.
     seed: int = 0
-    #: Sampling steps.
+    #: Takes so many sampling steps.
     steps: int = 25
-    #: Classifier-free guidance.
+    #: Sets the scale of classifier-free guidance.
     guidance_scale: float = 7.5
-    #: Side of the pictures in pixels; none for the model's own.
+    #: Sets the side of the pictures in pixels; none is the model's own.
     size: int | None = None
-    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    #: Computes there: cuda, cpu or mps; none takes CUDA if there is one.
     device: str | None = None
 
     def run(self) -> None:

@@ -17,9 +17,9 @@ from .output import show
 class Info:
     """Say what a trained file, or a learned word, is and how to use it."""
 
-    #: The trained file, or a learned word (.safetensors).
+    #: Reads this trained file, or this learned word (.safetensors).
     file: tyro.conf.Positional[Path]
-    #: Everything, as JSON.
+    #: Prints everything, as JSON.
     json: bool = False
 
     def run(self) -> None:

@@ -25,33 +25,33 @@ from .options import TextualInversionOptions, read_images, read_masks, training_
 class LearnWord:
     """Learn a word by Textual Inversion. Stopped with Ctrl-C, it keeps what it has learned; --resume goes on."""
 
-    #: A diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
+    #: Loads this model: a diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
     model: Path
-    #: Pictures to learn from, 3 to 5, or one folder of them.
+    #: Learns from these images, 3 to 5, or one folder of them.
     images: tuple[Path, ...]
-    #: Coarsely what they show, in one word that the model knows: cat, painting. Learning starts there.
+    #: Says coarsely what they show, in one word that the model knows: cat, painting. Learning starts there.
     initial_word: str = ""
-    #: A word learned before, a .safetensors file, to start from instead.
+    #: Starts from a word learned before, a .safetensors file, instead.
     initial_embedding: Path | None = None
-    #: object: what the pictures show. style: how they are made.
+    #: Learns an object, which the images show, or a style, which is how they are made.
     kind: Kind = "object"
-    #: Masks of the pictures in the same order, white where the subject is, or one folder of them.
+    #: Takes masks of the images in the same order, white where the subject is, or one folder of them.
     masks: tuple[Path, ...] = ()
-    #: Sentences to learn with, {} for the word; none for neutral ones.
+    #: Learns with these sentences, {} for the word; none takes neutral ones.
     templates: tuple[str, ...] = ()
-    #: A sentence for each picture, {} for the word, in place of templates.
+    #: Describes each image in a sentence, {} for the word, in place of templates.
     captions: tuple[str, ...] = ()
-    #: Folder for the file, its loss chart and, while unfinished, the training's state.
+    #: Writes the file, its loss chart and, while unfinished, the training's state into this folder.
     out: Path = Path("embeddings")
-    #: Name of the word and its file.
+    #: Names the word and its file.
     name: str = "my_word"
-    #: Replace a word of this name.
+    #: Replaces a word of this name.
     overwrite: bool = False
-    #: Go on with the unfinished training of this name.
+    #: Goes on with the unfinished training of this name.
     resume: bool = False
-    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    #: Computes there: cuda, cpu or mps; none takes CUDA if there is one.
     device: str | None = None
-    #: Number format of the computation; auto is bf16 on a GPU, else fp32.
+    #: Computes in this number format; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
     settings: Annotated[TextualInversionOptions, tyro.conf.arg(name="")] = field(
         default_factory=TextualInversionOptions

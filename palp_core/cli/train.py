@@ -25,29 +25,29 @@ from .options import AlignmentOptions, PersonalizationOptions, read_images, read
 class Train:
     """Train PALP on your own model and photos. Stopped with Ctrl-C, it keeps what it has learned; --resume goes on."""
 
-    #: A diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
+    #: Loads this model: a diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
     model: Path
-    #: Photos of the subject, or one folder of them.
+    #: Learns from these photos, or one folder of them.
     images: tuple[Path, ...]
-    #: What the subject is, in a word that the model knows: cat.
+    #: Says what the subject is, in a word that the model knows: cat.
     class_word: str
-    #: The picture that you have in mind, with [V] for the subject: "a sketch of [V] in Paris".
+    #: Describes the picture that you have in mind, with [V] for the subject: "a sketch of [V] in Paris".
     target_prompt: str
-    #: Masks of the photos in the same order, white where the subject is, or one folder of them.
+    #: Takes masks of the photos in the same order, white where the subject is, or one folder of them.
     masks: tuple[Path, ...] = ()
-    #: A word learned before, a .safetensors file, to start from in place of the class word.
+    #: Starts from a word learned before, a .safetensors file, in place of the class word.
     initial_embedding: Path | None = None
-    #: The neutral prompt of the photos; empty for "a photo of [V]".
+    #: Describes the photos neutrally; empty means "a photo of [V]".
     personalization_prompt: str = ""
-    #: Folder for the file, its loss chart and, while unfinished, the training's state.
+    #: Writes the file, its loss chart and, while unfinished, the training's state into this folder.
     out: Path = Path("loras")
-    #: Name of the file; a number is added, so that no file is overwritten.
+    #: Names the file; a number is added, so that no file is overwritten.
     file_name: str = "palp"
-    #: Go on with the unfinished training of this name.
+    #: Goes on with the unfinished training of this name.
     resume: bool = False
-    #: Where to compute: cuda, cpu or mps; none for CUDA if there is one.
+    #: Computes there: cuda, cpu or mps; none takes CUDA if there is one.
     device: str | None = None
-    #: Number format of the computation; auto is bf16 on a GPU, else fp32.
+    #: Computes in this number format; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
     settings: Annotated[PersonalizationOptions, tyro.conf.arg(name="")] = field(default_factory=PersonalizationOptions)
     alignment: Annotated[AlignmentOptions, tyro.conf.arg(name="")] = field(default_factory=AlignmentOptions)

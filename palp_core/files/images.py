@@ -42,7 +42,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion of 16-bit grey makes all of it white but the darkest 1 %."""
+    """Pillow's own conversion of 16-bit gray makes all of it white but the darkest 1 %."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..models.attention import LayerAttention, min_max, resized
 
-COLOURS = "inferno"  # dark where the word gets no attention
+COLORS = "inferno"  # dark where the word gets no attention
 
 
 class HeatMaps:
@@ -71,7 +71,7 @@ def word_share(maps: Tensor, tokens: list[int]) -> Tensor:
 
 
 def overlay(images: Tensor, heat: Tensor, opacity: float) -> Tensor:
-    """Colours of heat, (B, H, W) in 0..1, over images (B, H, W, 3) in 0..1. Returns (B, H, W, 3)."""
-    table = torch.tensor(colormaps[COLOURS].colors, dtype=images.dtype)  # (256, 3)
-    colours = table[(heat.cpu() * (len(table) - 1)).round().long()]
-    return torch.lerp(images[..., :3].cpu(), colours, opacity)
+    """Colors of heat, (B, H, W) in 0..1, over images (B, H, W, 3) in 0..1. Returns (B, H, W, 3)."""
+    table = torch.tensor(colormaps[COLORS].colors, dtype=images.dtype)  # (256, 3)
+    colors = table[(heat.cpu() * (len(table) - 1)).round().long()]
+    return torch.lerp(images[..., :3].cpu(), colors, opacity)

@@ -83,7 +83,7 @@ class Score(Protocol):
 def _alpha(default: float, towards: str):
     return setting(
         default,
-        f"Guides the base model by this scale {towards}. Further above beta keeps more prompt and less likeness.",
+        f"Guides the base model by this scale {towards}. More above beta keeps more prompt and less subject.",
         low=1,
         high=100,
         step=0.5,

@@ -28,7 +28,7 @@ THRESHOLD = 0.4
 def subject_region(prompted: PromptedDenoiser, latents: Tensor, levels: NoiseLevels, random: torch.Generator) -> Tensor:
     """(1, 1, h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
 
-    prompted: the untouched model with a prompt for the photo and the word's places in it. latents: of the photo,
+    prompted: the base model with a prompt for the photo and the word's places in it. latents: of the photo,
     (1, C, h, w), float32. levels: the model's.
     """
     sigma = levels.at(REGION_LEVEL).view(1).to(latents)

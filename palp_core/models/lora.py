@@ -35,7 +35,7 @@ class LoraAdapters:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The pre-trained model: inside, every projection is its base layer alone."""
+        """The base model: inside, every projection is its base layer alone."""
         try:
             for layer in self.layers.values():
                 layer.enable_adapters(False)

@@ -29,7 +29,7 @@ from .pictures import photos, picture
 from .scenes import ClassWord, Individual, Scene, new_individual
 
 RESOLUTION = 64  # pixels
-#: Suits this model: less leaves elements of the prompt out, more burns colours and hides the subject.
+#: Suits this model: less leaves elements of the prompt out, more burns colors and hides the subject.
 GUIDANCE_SCALE = 2.0
 SAMPLING_STEPS = 16
 #: In proportion the default. Chosen on the tuning pairs of benchmarks/toyworld.

@@ -26,7 +26,7 @@ class TrainingConfig:
     )
     resolution: int = setting(
         0,
-        "Brings images to about this many pixels squared, keeping their aspect; 0 is the model's own resolution.",
+        "Brings images to about this many pixels squared, 64 or more; 0 is the model's own resolution.",
         usual="0",
         low=0,
         high=2048,

@@ -18,7 +18,7 @@ SMALLEST_SIDE = 16
 def check_image(name: str, image: Tensor) -> Tensor:
     """(H, W, 3 or 4) in 0..1 -> (H, W, 3) float32. Raises ImageError that calls the image `name`."""
     if image.ndim != 3 or image.shape[-1] not in (3, 4):
-        raise ImageError(f"{name} has shape {tuple(image.shape)}; it must be (height, width, 3), colours in 0..1.")
+        raise ImageError(f"{name} has shape {tuple(image.shape)}; it must be (height, width, 3), colors in 0..1.")
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(

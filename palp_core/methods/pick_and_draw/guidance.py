@@ -56,7 +56,7 @@ class PickAndDrawConfig:
     )
     draw_weight: float = setting(
         0.1,
-        "Weighs the layout of the model without the subject; 0 leaves it out and is faster. More costs likeness.",
+        "Weighs the layout of the model without the subject; 0 leaves it out and is faster.",
         usual="0.1 to 1",
         low=0,
         high=100,

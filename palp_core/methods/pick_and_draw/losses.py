@@ -68,11 +68,11 @@ def pick_loss(layers: Mapping[str, LayerAttention], palette: Mapping[str, Tensor
     maps = [layers[name].maps.detach().sum(dim=1) for name in palette]
     inside: dict[tuple[int, int], Tensor] = {}
     losses = []
-    for name, colours in palette.items():
+    for name, colors in palette.items():
         size = tuple(layers[name].maps.shape[-2:])
         if size not in inside:
             inside[size] = (saliency(maps, size) > threshold).flatten(1).float()  # (B, h*w)
-        losses.append(relaxed_emd(layers[name].features, colours, inside[size]))
+        losses.append(relaxed_emd(layers[name].features, colors, inside[size]))
     return torch.stack(losses).mean(dim=0)
 
 
