@@ -16,8 +16,9 @@ REPO = Path(__file__).resolve().parent
 #: torchaudio has to be built for the same torch and CUDA; this set runs ComfyUI 0.33.
 HOST_TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 
-#: Each with its own ComfyUI; whole files, because what is costly to make is made once for a file.
-TWO_WORKERS = ["--numprocesses=2", "--dist=loadfile"]
+#: Each with its own ComfyUI; whole files, because what is costly to make is made once for a file. They keep their
+#: order, which ends with quick ones; xdist's own would end with files of few tests, which are the longest.
+TWO_WORKERS = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
 
 COMFYUI = "https://github.com/comfyanonymous/ComfyUI"
 CLONE = REPO / ".nox" / "ComfyUI"

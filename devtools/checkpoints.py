@@ -35,11 +35,12 @@ class Sizes:
     """Of what the host's detection does not read."""
 
     text_layers: int  # at most
+    text_hidden: int  # between a layer's last two matrices, in widths
     vae_widths: tuple[int, ...]
 
 
-FULL = Sizes(text_layers=32, vae_widths=(128, 256, 512, 512))
-SMALL = Sizes(text_layers=3, vae_widths=(32, 64, 128, 128))
+FULL = Sizes(text_layers=32, text_hidden=4, vae_widths=(128, 256, 512, 512))
+SMALL = Sizes(text_layers=2, text_hidden=1, vae_widths=(32, 64, 128, 128))
 #: The host knows SDXL's second text encoder by this layer, whatever its shape.
 BIGG_KEY = "conditioner.embedders.1.model.transformer.resblocks.30.mlp.c_fc.weight"
 
@@ -63,21 +64,21 @@ SDXL = Denoiser(levels=((0, 0), (1, 1), (2, 2)), middle_depth=2, context=2048, l
 
 def write_sd15_checkpoint(path: Path, sizes: Sizes = FULL, seed: int = 0) -> Path:
     """SD 1.5: predicts the noise; CLIP-L."""
-    text_encoder = _hf_text_encoder("cond_stage_model.transformer.text_model", 768, min(12, sizes.text_layers))
+    text_encoder = _hf_text_encoder("cond_stage_model.transformer.text_model", 768, 12, sizes)
     return _write(path, seed, _denoiser(SD15), _vae(sizes.vae_widths), text_encoder)
 
 
 def write_sd2_checkpoint(path: Path, sizes: Sizes = FULL, seed: int = 0) -> Path:
     """SD 2.1 at 768: predicts v; OpenCLIP-H. The host logs one unexpected key, by which it sees the v prediction."""
-    text_encoder = _openclip_text_encoder("cond_stage_model.model", 1024, min(24, sizes.text_layers))
+    text_encoder = _openclip_text_encoder("cond_stage_model.model", 1024, 24, sizes)
     marker = iter([(V_PREDICTION_KEY, (WIDTH,))])
     return _write(path, seed, _denoiser(SD2), _vae(sizes.vae_widths), text_encoder, marker)
 
 
 def write_sdxl_checkpoint(path: Path, sizes: Sizes = FULL, seed: int = 0) -> Path:
     """SDXL: predicts the noise; CLIP-L and OpenCLIP-bigG, which makes up most of a full-size file."""
-    clip_l = _hf_text_encoder("conditioner.embedders.0.transformer.text_model", 768, min(12, sizes.text_layers))
-    clip_g = _openclip_text_encoder("conditioner.embedders.1.model", 1280, min(32, sizes.text_layers))
+    clip_l = _hf_text_encoder("conditioner.embedders.0.transformer.text_model", 768, 12, sizes)
+    clip_g = _openclip_text_encoder("conditioner.embedders.1.model", 1280, 32, sizes)
     marker = iter([(BIGG_KEY, (1,))])  # first: the layer itself, if the file has it, takes its place
     return _write(path, seed, _denoiser(SDXL), _vae(sizes.vae_widths), clip_l, marker, clip_g)
 
@@ -177,30 +178,30 @@ def _transformer(prefix: str, depth: int, layout: Denoiser) -> Shapes:
             yield from _norm(f"{block}.{name}", WIDTH)
 
 
-def _hf_text_encoder(prefix: str, width: int, layers: int) -> Shapes:
+def _hf_text_encoder(prefix: str, width: int, layers: int, sizes: Sizes) -> Shapes:
     """CLIP's text encoder with the key names of transformers."""
     yield f"{prefix}.embeddings.token_embedding.weight", (VOCABULARY, width)
     yield f"{prefix}.embeddings.position_embedding.weight", (TOKENS, width)
-    for layer in (f"{prefix}.encoder.layers.{index}" for index in range(layers)):
+    for layer in (f"{prefix}.encoder.layers.{index}" for index in range(min(layers, sizes.text_layers))):
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             yield from _linear(f"{layer}.self_attn.{name}", width, width)
-        yield from _linear(f"{layer}.mlp.fc1", width, 4 * width)
-        yield from _linear(f"{layer}.mlp.fc2", 4 * width, width)
+        yield from _linear(f"{layer}.mlp.fc1", width, sizes.text_hidden * width)
+        yield from _linear(f"{layer}.mlp.fc2", sizes.text_hidden * width, width)
         yield from _norm(f"{layer}.layer_norm1", width)
         yield from _norm(f"{layer}.layer_norm2", width)
     yield from _norm(f"{prefix}.final_layer_norm", width)
 
 
-def _openclip_text_encoder(prefix: str, width: int, layers: int) -> Shapes:
+def _openclip_text_encoder(prefix: str, width: int, layers: int, sizes: Sizes) -> Shapes:
     """The same network with the key names of OpenCLIP, whose q, k and v are one matrix."""
     yield f"{prefix}.token_embedding.weight", (VOCABULARY, width)
     yield f"{prefix}.positional_embedding", (TOKENS, width)
-    for layer in (f"{prefix}.transformer.resblocks.{index}" for index in range(layers)):
+    for layer in (f"{prefix}.transformer.resblocks.{index}" for index in range(min(layers, sizes.text_layers))):
         yield f"{layer}.attn.in_proj_weight", (3 * width, width)
         yield f"{layer}.attn.in_proj_bias", (3 * width,)
         yield from _linear(f"{layer}.attn.out_proj", width, width)
-        yield from _linear(f"{layer}.mlp.c_fc", width, 4 * width)
-        yield from _linear(f"{layer}.mlp.c_proj", 4 * width, width)
+        yield from _linear(f"{layer}.mlp.c_fc", width, sizes.text_hidden * width)
+        yield from _linear(f"{layer}.mlp.c_proj", sizes.text_hidden * width, width)
         yield from _norm(f"{layer}.ln_1", width)
         yield from _norm(f"{layer}.ln_2", width)
     yield from _norm(f"{prefix}.ln_final", width)

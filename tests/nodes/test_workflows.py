@@ -121,14 +121,14 @@ def test_guidance_and_heat_maps_from_their_templates(browser_page, server, name,
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_a_learned_word_from_its_template_and_after_a_restart(browser_page, server, family, request):
+def test_a_learned_word_from_its_template_and_from_its_file(browser_page, server, family, request):
     chosen = {"CheckpointLoaderSimple": {"ckpt_name": request.getfixturevalue(f"{family}_checkpoint")}}
     training = {"LoadImage": {"image": "cat.png"}, "PALP_TextualInversionTrain": {"overwrite": True}}
     prompt = shipped(browser_page, "textual_inversion", **chosen, **training)
     again = shipped(browser_page, "use_learned_word", **chosen)
     first = picture(server, server.queue(prompt, timeout=900).require_success())
     assert (server.base_directory / "models/embeddings/my_cat.safetensors").exists() and first.std() > 5
-    server.restart()  # the file alone must do
+    server.free()  # the file alone must do
     assert (picture(server, server.queue(again, timeout=600).require_success()) == first).all()
 
 
