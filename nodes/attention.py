@@ -88,8 +88,8 @@ class AttentionHeatmap(io.ComfyNode):
                 io.String.Input(
                     "against",
                     default="",
-                    tooltip="Shows where the word wins against these other words of the prompt, with commas between them; "
-                    "empty shows the word by itself. Use it for what fills the background, as a place does.",
+                    tooltip="Shows where the word wins against other words of the prompt, with commas between them; "
+                    "empty shows the word by itself. Use it for backgrounds.",
                 ),
             ],
             outputs=[

@@ -1,0 +1,128 @@
+"""What users' workflows, scripts and files depend on: it is written down here, and a change of it is a decision."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from devtools.random_models import pictures, tiny_pipeline
+from palp_core import (
+    Concept,
+    Personalization,
+    PersonalizationConfig,
+    Subject,
+    TextualInversion,
+    TextualInversionConfig,
+    Training,
+    load_lora_file,
+    save_run,
+    save_word,
+)
+from palp_core.files.embedding_file import described_word
+from palp_core.models.diffusers import DiffusersBackbone
+
+REPO = Path(__file__).parents[1]
+
+SHARED = "model images masks initial-embedding out resume device precision steps batch-size resolution "
+SHARED += "gradient-checkpointing max-grad-norm seed learning-rate"
+OPTIONS = {
+    "demo": "out subject target-prompts seed steps json",
+    "train": f"{SHARED} class-word target-prompt personalization-prompt file-name embedding-learning-rate rank "
+    "clean-prompt alignment-weight noise rescale score alpha beta negative-prompt",
+    "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
+    "generate": "model prompt negative-prompt count out seed steps guidance-scale size device",
+    "info": "json",
+}
+
+MODEL_SPEC = {
+    f"modelspec.{name}"
+    for name in "sai_model_spec architecture implementation title description date resolution prediction_type "
+    "trigger_phrase usage_hint".split()
+}
+KOHYA = {
+    f"ss_{name}"
+    for name in "output_name network_module network_dim network_alpha base_model_version v2 steps max_train_steps seed "
+    "learning_rate batch_size_per_device resolution num_train_images tag_frequency training_finished_at "
+    "training_comment".split()
+}
+TRAINING = {"steps", "batch_size", "resolution", "gradient_checkpointing", "max_grad_norm", "seed", "learning_rate"}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_commands_have_these_options(command):
+    help = subprocess.run([sys.executable, "-m", "palp_core", command, "--help"], capture_output=True, text=True)
+    flags = set(re.findall(r"--([a-z][a-z-]*)", help.stdout.split("options", 1)[1]))
+    assert {flag for flag in flags if not flag.startswith("no-")} - {"help"} >= set(OPTIONS[command].split())
+    described = set(re.findall(r"│ (?:-h, )?--([a-z][a-z-]*)", help.stdout)) - {"help"}
+    assert described == set(OPTIONS[command].split())
+
+
+def keys(path: Path) -> set[str]:
+    with safe_open(path, "pt") as file:
+        return set(file.metadata())
+
+
+def test_files_have_these_keys(tmp_path):
+    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), "cpu")
+    config = PersonalizationConfig(steps=1, resolution=64, rank=2)
+    run = Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config))
+    list(run.steps())
+    path = save_run(run, tmp_path, "cat")
+    assert keys(path) == {"format", "palp", "trained_words"} | MODEL_SPEC | KOHYA
+    info = load_lora_file(path).info
+    assert set(vars(info)) == set(
+        "version family prediction rank alpha target_prompt clean_prompt prompt steps subjects settings".split()
+    )
+    assert set(vars(info.subjects[0])) == set("placeholder class_word embedding personalization_prompt images".split())
+    own = {"embedding_learning_rate", "rank", "clean_prompt", "alignment"}
+    assert set(info.settings) == TRAINING | own
+    assert set(info.settings["alignment"]) == {"weight", "score", "noise", "rescale"}
+
+    word = Training(
+        TextualInversion(backbone, Concept(pictures((64, 64)), "c"), TextualInversionConfig(steps=1, resolution=64))
+    )
+    list(word.steps())
+    path = save_word(word, tmp_path, "word")
+    assert keys(path) == {"format", "palp_embedding"} | MODEL_SPEC
+    found = described_word(path)
+    assert set(found) == set(
+        "version family prediction initial_word initial_embedding kind vectors images steps settings".split()
+    )
+    assert set(found["settings"]) == TRAINING | {"vectors", "hold_norm", "regularization"}
+
+
+# --- the arrows between the rooms that import-linter does not see ---
+
+
+def imports(path: Path) -> list[tuple[str, list[str]]]:
+    """Module as it is written, and names, of each `from` import of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return [("." * node.level + (node.module or ""), [alias.name for alias in node.names]) for node in found]
+
+
+def test_the_library_on_comfyui_knows_no_node():
+    for path in (REPO / "nodes/host").glob("*.py"):
+        for module, _ in imports(path):
+            assert not re.match(r"\.\.(?!\.)", module), f"{path.name} imports {module}"
+
+
+def test_nobody_imports_a_private_name():
+    for folder in ("nodes", "palp_core", "benchmarks", "devtools"):
+        for path in (REPO / folder).rglob("*.py"):
+            for module, names in imports(path):
+                if module.startswith((".", "palp_core", "devtools")):
+                    assert not [n for n in names if n.startswith("_") and not n.startswith("__")], f"{path}: {module}"
+
+
+def test_nothing_that_is_shipped_imports_what_is_not():
+    for folder in ("nodes", "palp_core"):
+        for path in (REPO / folder).rglob("*.py"):
+            for module, _ in imports(path):
+                assert not re.search(r"(^|\.)(devtools|benchmarks|tests)\b", module), f"{path}: {module}"
