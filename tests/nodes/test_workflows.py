@@ -13,6 +13,7 @@ from PIL import Image
 
 from devtools import frontend
 from devtools.comfy_server import ComfyServer
+from devtools.graphs import options_node
 from palp_core import load_lora_file
 from palp_core.toyworld.world import ALIGNMENT
 
@@ -22,8 +23,9 @@ WORKFLOWS = Path(__file__).parents[2] / "example_workflows"
 HELP_PAGES = Path(__file__).parents[2] / "web/docs"
 #: What makes a run affordable on a CPU: by node type, widget values.
 SMALL = {
-    "PALP_Personalize": {"steps": 2, "resolution": 64, "rank": 4, "batch_size": 1, "learning_rate": 1e-3},
-    "PALP_TextualInversionTrain": {"steps": 2, "resolution": 64, "batch_size": 1, "learning_rate": 5e-3},
+    "PALP_Personalize": {"steps": 2},
+    "PALP_Options": {"resolution": 64, "rank": 4, "batch_size": 1, "learning_rate": 1e-3},
+    "PALP_TextualInversionTrain": {"steps": 2, "learning_rate": 5e-3},
     "EmptyLatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 2},
 }
@@ -36,6 +38,13 @@ def shipped(page, name: str, **chosen: dict) -> dict:
         for widget, value in widgets.items():
             frontend.set_widget(page, node_type, widget, value)
     return frontend.to_api(page)
+
+
+def with_options(prompt: dict) -> dict:
+    """Connect a small PALP Options to the training of a workflow that has none."""
+    (training,) = (node for node in prompt.values() if node["class_type"] == "PALP_TextualInversionTrain")
+    training["inputs"]["options"] = ["options", 0]
+    return {**prompt, "options": options_node()}
 
 
 def picture(server: ComfyServer, result) -> np.ndarray:
@@ -124,7 +133,7 @@ def test_guidance_and_heat_maps_from_their_templates(browser_page, server, name,
 def test_a_learned_word_from_its_template_and_from_its_file(browser_page, server, family, request):
     chosen = {"CheckpointLoaderSimple": {"ckpt_name": request.getfixturevalue(f"{family}_checkpoint")}}
     training = {"LoadImage": {"image": "cat.png"}, "PALP_TextualInversionTrain": {"overwrite": True}}
-    prompt = shipped(browser_page, "textual_inversion", **chosen, **training)
+    prompt = with_options(shipped(browser_page, "textual_inversion", **chosen, **training))
     again = shipped(browser_page, "use_learned_word", **chosen)
     first = picture(server, server.queue(prompt, timeout=900).require_success())
     assert (server.base_directory / "models/embeddings/my_cat.safetensors").exists() and first.std() > 5
@@ -133,7 +142,7 @@ def test_a_learned_word_from_its_template_and_from_its_file(browser_page, server
 
 
 def test_the_first_workflow_of_a_newcomer_needs_nothing_but_the_pack(browser_page, server):
-    small = {"PALP_Personalize": {"steps": 2, "batch_size": 1}, "KSampler": {"steps": 2}}
+    small = {"PALP_Personalize": {"steps": 2}, "PALP_Options": {"batch_size": 1}, "KSampler": {"steps": 2}}
     frontend.load_workflow(browser_page, json.loads((WORKFLOWS / "try_palp_in_two_minutes.json").read_text()))
     for node_type, widgets in small.items():
         for widget, value in widgets.items():
@@ -147,7 +156,7 @@ def test_the_first_workflow_of_a_newcomer_needs_nothing_but_the_pack(browser_pag
         info = load_lora_file(server.base_directory / f"models/loras/{name}_00001.safetensors").info
         guidance = info.settings["alignment"]
         assert guidance["weight"] == weight and info.prediction == "v"
-        assert weight == 0 or guidance == asdict(ALIGNMENT)
+        assert guidance["score"] == {"name": ALIGNMENT.score.name, **asdict(ALIGNMENT.score)}
         assert info.target_prompt == "a sketch of a [V] with a hat on the beach"
 
 
