@@ -14,14 +14,21 @@ from ..palp_core.methods.alignment import AlignmentConfig
 from ..palp_core.methods.personalization import Personalization, PersonalizationConfig
 from ..palp_core.methods.result import save_run
 from ..palp_core.methods.subjects import check_subjects
-from ..palp_core.settings import default_of, setting_of
-from ..palp_core.training.chart import loss_chart
 from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
 from .host.lora import apply_lora_file
 from .host.session import TrainingProgress, show_text, train
 from .options import Options, options_input
-from .widgets import CATEGORY, Subjects, class_word_input, images_input, make_subject, masks_input, tooltip, widget
+from .widgets import (
+    CATEGORY,
+    Subjects,
+    checkpoint_inputs,
+    class_word_input,
+    images_input,
+    make_subject,
+    masks_input,
+    widget,
+)
 
 
 class PalpPersonalize(io.ComfyNode):
@@ -52,62 +59,48 @@ class PalpPersonalize(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        clip,
-        vae,
-        images,
-        class_word,
-        target_prompt,
-        steps,
-        alignment_weight,
-        seed,
-        file_name,
-        masks=None,
-        subjects=None,
-        options=None,
-    ):
-        model, clip, vae, target_prompt = model[0], clip[0], vae[0], target_prompt[0]
+    def execute(cls, model, clip, vae, images, masks=None, subjects=None, options=None, **widgets):
+        model, clip, vae = model[0], clip[0], vae[0]
+        widgets = {name: value[0] for name, value in widgets.items()}
         chosen = options[0] if options else Options()
         folder = folder_paths.get_folder_paths("loras")[0]
-        name = reserve(folder, file_name[0], overwrite=True, argument="file_name")  # a number makes it free
+        name = reserve(folder, widgets["file_name"], overwrite=True, argument="file_name")  # a number makes it free
         with torch.inference_mode(False):
             subject = make_subject(
                 images,
                 masks,
-                class_word[0],
+                widgets["class_word"],
                 chosen.placeholder,
                 chosen.personalization_prompt,
                 chosen.initial_embedding,
             )
             everyone = [subject, *(subjects[0] if subjects else [])]
-            config = PersonalizationConfig(
-                steps=steps[0],
-                seed=seed[0],
-                alignment=AlignmentConfig(alignment_weight[0], chosen.score),
-                **chosen.settings_for(PersonalizationConfig),
-            )
-            check_subjects(everyone, target_prompt)  # before a model is touched
+            config = _config(widgets, chosen)
+            check_subjects(everyone, widgets["target_prompt"])  # before a model is touched
             backbone = ComfyBackbone(model, clip, vae, chosen.precision)
-            run = Training(Personalization(backbone, everyone, target_prompt, config))
+            run = Training(Personalization(backbone, everyone, widgets["target_prompt"], config))
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
             path = train(run, progress, partial(save_run, run, name=name), folder, "PALP Personalize")
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")
-        chart = loss_chart(progress.history)[None]
-        preview = ui.PreviewImage(chart, cls=cls)
-        return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=preview)
+        chart = progress.chart()
+        return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=ui.PreviewImage(chart, cls=cls))
+
+
+def _config(widgets: dict, chosen: Options) -> PersonalizationConfig:
+    return PersonalizationConfig(
+        steps=widgets["steps"],
+        seed=widgets["seed"],
+        alignment=AlignmentConfig(widgets["alignment_weight"], chosen.score),
+        **chosen.settings_for(PersonalizationConfig),
+    )
 
 
 def _inputs() -> list[io.Input]:
     """New ones go to the end: saved workflows hold widget values by position."""
-    weight = setting_of(AlignmentConfig, "weight")
     return [
-        io.Model.Input("model", tooltip="Takes Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
-        io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint."),
-        io.Vae.Input("vae", tooltip="Takes the VAE of the same checkpoint."),
+        *checkpoint_inputs(),
         images_input(),
         class_word_input("cat"),
         io.String.Input(
@@ -117,14 +110,7 @@ def _inputs() -> list[io.Input]:
             tooltip="Describes the picture you have in mind, with [V] for the subject. The model is tuned for it.",
         ),
         widget(PersonalizationConfig, "steps"),
-        io.Float.Input(
-            "alignment_weight",
-            default=default_of(AlignmentConfig, "weight"),
-            min=weight.low,
-            max=weight.high,
-            step=weight.step,
-            tooltip=tooltip(weight),
-        ),
+        widget(AlignmentConfig, "weight", name="alignment_weight"),
         widget(PersonalizationConfig, "seed"),
         io.String.Input(
             "file_name",

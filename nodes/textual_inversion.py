@@ -15,13 +15,12 @@ from ..palp_core.methods.concept import Concept
 from ..palp_core.methods.result import save_word
 from ..palp_core.methods.templates import Kind
 from ..palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
-from ..palp_core.training.chart import loss_chart
 from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
 from .host.session import TrainingProgress, show_text, train
 from .host.text import clip_with_words
 from .options import Options, options_input
-from .widgets import CATEGORY, images_input, masks_input, unbatch, widget
+from .widgets import CATEGORY, checkpoint_inputs, images_input, masks_input, unbatch, widget
 
 HOST_SUFFIXES = (".safetensors", ".pt", ".bin")  # with which the host looks for embedding:NAME
 NAME = "Textual Inversion Train"
@@ -52,38 +51,16 @@ class TextualInversionTrain(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        clip,
-        vae,
-        images,
-        name,
-        initial_word,
-        kind,
-        overwrite,
-        templates,
-        captions,
-        masks=None,
-        options=None,
-        **settings,
-    ):
-        model, clip, vae, overwrite = model[0], clip[0], vae[0], overwrite[0]
+    def execute(cls, model, clip, vae, images, masks=None, options=None, **widgets):
+        model, clip, vae = model[0], clip[0], vae[0]
+        widgets = {name: value[0] for name, value in widgets.items()}
         chosen = options[0] if options else Options()
-        folder = first_writable_folder(folder_paths.get_folder_paths("embeddings"))
-        name = reserve(folder, name[0], overwrite)
+        folder, overwrite = first_writable_folder(folder_paths.get_folder_paths("embeddings")), widgets["overwrite"]
+        name = reserve(folder, widgets["name"], overwrite)
         _check_no_namesake(folder, name)
         with torch.inference_mode(False):
-            concept = Concept(
-                images=tuple(unbatch(images)),
-                initial_word=initial_word[0],
-                kind=kind[0],
-                masks=tuple(unbatch(masks or {})),
-                templates=_lines(templates[0]),
-                captions=_lines(captions[0]),
-                initial_embedding=chosen.initial_embedding,
-            )
-            own = {setting: value[0] for setting, value in settings.items()}
+            concept = _concept(images, masks, widgets, chosen)
+            own = {name: widgets[name] for name in SETTINGS}
             config = TextualInversionConfig(**own, **chosen.settings_for(TextualInversionConfig))
             run = Training(TextualInversion(ComfyBackbone(model, clip, vae, chosen.precision), concept, config))
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
@@ -94,9 +71,21 @@ class TextualInversionTrain(io.ComfyNode):
             path = train(run, progress, save, folder, NAME)
         word = f"embedding:{path.stem}"
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt, a space or comma after it.")
-        chart = loss_chart(progress.history)[None]
-        preview = ui.PreviewImage(chart, cls=cls)
-        return io.NodeOutput(clip_with_words(clip, {word: run.result.vectors}), word, chart, ui=preview)
+        chart = progress.chart()
+        known = clip_with_words(clip, {word: run.result.vectors})
+        return io.NodeOutput(known, word, chart, ui=ui.PreviewImage(chart, cls=cls))
+
+
+def _concept(images: dict, masks: dict | None, widgets: dict, chosen: Options) -> Concept:
+    return Concept(
+        images=tuple(unbatch(images)),
+        initial_word=widgets["initial_word"],
+        kind=widgets["kind"],
+        masks=tuple(unbatch(masks or {})),
+        templates=_lines(widgets["templates"]),
+        captions=_lines(widgets["captions"]),
+        initial_embedding=chosen.initial_embedding,
+    )
 
 
 def _check_no_namesake(folder: Path, name: str) -> None:
@@ -116,9 +105,7 @@ def _lines(text: str) -> tuple[str, ...]:
 def _inputs() -> list[io.Input]:
     """New ones go to the end: saved workflows hold widget values by position."""
     return [
-        io.Model.Input("model", tooltip="Takes Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
-        io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint. It is left as it was."),
-        io.Vae.Input("vae", tooltip="Takes the VAE of the same checkpoint."),
+        *checkpoint_inputs(),
         images_input(usual="3 to 5"),
         io.String.Input(
             "name",

@@ -20,11 +20,22 @@ NO_EMBEDDING = "none"
 Subjects = io.Custom("PALP_SUBJECTS")
 
 
-def widget(config: type, name: str, advanced: bool = False, multiline: bool = False) -> io.Input:
-    """Make the widget of a config's setting: its kind and bounds, its default, and its help as tooltip."""
-    setting, default = setting_of(config, name), default_of(config, name)
+def checkpoint_inputs() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="Takes Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
+        io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint. It is left as it was."),
+        io.Vae.Input("vae", tooltip="Takes the VAE of the same checkpoint."),
+    ]
+
+
+def widget(config: type, key: str, name: str = "", advanced: bool = False, multiline: bool = False) -> io.Input:
+    """Make the widget of a config's setting: its kind and bounds, its default, and its help as tooltip.
+
+    name: of the widget, where it is not the setting's own.
+    """
+    setting, default, name = setting_of(config, key), default_of(config, key), name or key
     shared = {"default": default, "tooltip": tooltip(setting), "extra_dict": ADVANCED if advanced else None}
-    if choices := choices_of(config, name):
+    if choices := choices_of(config, key):
         return io.Combo.Input(name, options=list(choices), **shared)
     if isinstance(default, bool):
         return io.Boolean.Input(name, **shared)

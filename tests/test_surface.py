@@ -25,7 +25,7 @@ from palp_core import (
     save_word,
 )
 from palp_core.files.embedding_file import described_word
-from palp_core.models.diffusers import DiffusersBackbone
+from palp_core.models.diffusers.backbone import DiffusersBackbone
 
 REPO = Path(__file__).parents[1]
 

@@ -13,6 +13,7 @@ import comfy.model_management
 import folder_paths
 from PIL import Image
 from server import PromptServer
+from torch import Tensor
 
 from ...palp_core.errors import OUT_OF_MEMORY
 from ...palp_core.files.safetensors_file import save_somewhere
@@ -75,6 +76,10 @@ class TrainingProgress:
             self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
         self.bar.update_absolute(step.index + 1, self.steps, preview)
         show_text(self.node_id, f"step {step.index + 1} of {self.steps}: {losses(step)}")
+
+    def chart(self) -> Tensor:
+        """Plot the losses of all steps, as the host's IMAGE, (1, H, W, 3)."""
+        return loss_chart(self.history)[None]
 
 
 def losses(step: Step) -> str:

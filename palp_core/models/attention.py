@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -83,44 +84,43 @@ def recorded_attention(
     differentiable where the run is. Hooks are gone when the context ends.
     Raises ModelError where the network has no cross-attention, or is compiled: at the end, if that shows only there.
     """
-    attention = {name: m for name, m in cross_attention_layers(network).items() if only is None or only(name)}
-    found: dict[str, LayerAttention] = {}
-    queries: dict[str, tuple[Tensor, Tensor]] = {}
-    size = (0, 0)
-    kept = list(tokens)
-
-    def note_size(_network: nn.Module, inputs: tuple) -> None:
-        nonlocal size
-        size = tuple(inputs[0].shape[-2:])
-
-    def on_queries(name: str):
-        def hook(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            queries[name] = (_chosen(inputs[0], rows), _chosen(output, rows))
-
-        return hook
-
-    def on_keys(name: str, heads: int):
-        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-            features, q = queries.pop(name)
-            shares = token_shares(q, _chosen(output, rows), heads, repeats)[..., kept]  # (R, h*w, K)
-            height, width = layer_grid(shares.shape[1], size)
-            maps = rearrange(shares, "r (h w) k -> r k h w", h=height, w=width)
-            found[name] = LayerAttention(maps, features if keep_features and keep_features(name) else None)
-
-        return hook
-
-    handles = [network.register_forward_pre_hook(note_size)]
+    layers = {name: m for name, m in cross_attention_layers(network).items() if only is None or only(name)}
+    recorder = _Recorder(list(tokens), rows, repeats, keep_features or (lambda _name: False))
+    handles = [network.register_forward_pre_hook(recorder.note_size)]
     try:
-        for name, module in attention.items():
-            handles.append(module.to_q.register_forward_hook(on_queries(name)))
-            handles.append(module.to_k.register_forward_hook(on_keys(name, module.heads)))
-        yield found
-        if not found:
+        for name, module in layers.items():
+            handles.append(module.to_q.register_forward_hook(partial(recorder.note_queries, name)))
+            handles.append(module.to_k.register_forward_hook(partial(recorder.note_keys, name, module.heads)))
+        yield recorder.found
+        if not recorder.found:
             raise compiled_model()
     finally:
         for handle in handles:
             handle.remove()
-        queries.clear()
+        recorder.queries.clear()
+
+
+class _Recorder:
+    """The hooks of one recording, and what they have found."""
+
+    def __init__(self, tokens: list[int], rows: Tensor | None, repeats: int, keep_features: Callable[[str], bool]):
+        self.tokens, self.rows, self.repeats, self.keep_features = tokens, rows, repeats, keep_features
+        self.size = (0, 0)
+        self.queries: dict[str, tuple[Tensor, Tensor]] = {}
+        self.found: dict[str, LayerAttention] = {}
+
+    def note_size(self, _network: nn.Module, inputs: tuple) -> None:
+        self.size = tuple(inputs[0].shape[-2:])
+
+    def note_queries(self, name: str, _module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.queries[name] = (_chosen(inputs[0], self.rows), _chosen(output, self.rows))
+
+    def note_keys(self, name: str, heads: int, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        features, q = self.queries.pop(name)
+        shares = token_shares(q, _chosen(output, self.rows), heads, self.repeats)[..., self.tokens]  # (R, h*w, K)
+        height, width = layer_grid(shares.shape[1], self.size)
+        maps = rearrange(shares, "r (h w) k -> r k h w", h=height, w=width)
+        self.found[name] = LayerAttention(maps, features if self.keep_features(name) else None)
 
 
 def token_shares(q: Tensor, k: Tensor, heads: int, repeats: int = 1) -> Tensor:
