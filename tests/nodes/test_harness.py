@@ -70,7 +70,6 @@ def test_host_takes_the_checkpoint_for_its_family(
     server: ComfyServer, request: pytest.FixtureRequest, family: str, kind: tuple[str, str]
 ):
     assert_takes(server, request.getfixturevalue(f"{family}_checkpoint"), kind)
-    server.free()
 
 
 def test_host_without_small_parts_takes_a_checkpoint_of_full_size(host, tmp_path: Path):
