@@ -1,8 +1,14 @@
 """Prompts with placeholders: "a sketch of [V] in Paris" names the subject [V].
 
-A placeholder is a name in square brackets. It becomes its class word in the clean prompt y_c of PALP (arXiv 2401.06105,
-sec. 4.3), a learned embedding when the prompt is encoded, and `embedding:NAME` in the prompt that a user of the saved
-file types.
+A placeholder is a name in square brackets. What stands for it on its way:
+
+    [V]               in the prompts of a training
+    cat               its class word, in the clean prompt y_c of PALP (arXiv 2401.06105, sec. 4.3)
+    {}                in the templates and captions of Textual Inversion
+    start token       one for each of its vectors, in the text that a tokenizer splits (`mark_words`)
+    bundle_emb.NAME   its vectors in the saved file
+    embedding:NAME    in the prompt that a user of that file types in ComfyUI
+    <NAME>            the same in a diffusers pipeline
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from devtools import host_models
 from devtools.comfy_server import ComfyServer
 from devtools.random_models import pictures, tiny_pipeline
-from devtools.workflows.attention import pick_and_draw
 from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
 from palp_core.models.attention import prompted
 from palp_core.models.diffusers.backbone import DiffusersBackbone
@@ -61,7 +60,7 @@ def guidance(backbone, **config) -> PickAndDraw:
         prompted(backbone, "a photo of a cat", "cat"),
         prompted(backbone, PROMPT.replace("cat", "dog"), "dog"),
         backbone.encode_image(image),
-        backbone.levels.sigmas,
+        backbone.levels,
         PickAndDrawConfig(**{name: WIDGETS[name] for name in CONFIG} | config),
     )
 
@@ -363,8 +362,8 @@ def test_a_layout_that_is_the_models_own_is_told(both, monkeypatch):
     monkeypatch.setattr(guided_sampling, "show_text", lambda *texts: shown.append(texts))
     sample(both[1], *execute(both[1], class_word="", node_id="7"))
     sample(both[1], *execute(both[1], class_word="", draw_weight=0.0))
-    assert shown.count(("7", pick_and_draw.OWN_LAYOUT)) == 1
-    assert all(text != pick_and_draw.OWN_LAYOUT for node_id, text in shown if node_id is None)
+    assert shown.count(("7", guided_sampling.OWN_LAYOUT)) == 1
+    assert all(text != guided_sampling.OWN_LAYOUT for node_id, text in shown if node_id is None)
 
 
 def test_where_the_word_is_hard_to_find_the_node_says_so(both, monkeypatch):

@@ -42,9 +42,9 @@ def relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def test_same_noise_levels_and_weights(backbones):
-    torch.testing.assert_close(*(b.sigmas for b in backbones), rtol=1e-4, atol=0)
+    torch.testing.assert_close(*(b.levels.sigmas for b in backbones), rtol=1e-4, atol=0)
     sigma = torch.tensor([0.1, 1.0, 10.0])
-    assert torch.equal(*(b.loss_weight(sigma) for b in backbones))
+    assert torch.equal(*(b.prediction.loss_weight(sigma) for b in backbones))
 
 
 def test_same_conditioning_with_learned_words(backbones):
@@ -62,6 +62,9 @@ def test_same_latents(backbones):
     ours, theirs = (b.encode_image(image) for b in backbones)
     assert ours.shape == (1, 4, 8, 16)
     assert relative_difference(ours, theirs) < 1e-5
+    shown = [b.decode_latents(ours) for b in backbones]
+    assert shown[0].shape == (1, 64, 128, 3) and 0 <= shown[0].min() and shown[0].max() <= 1
+    torch.testing.assert_close(*shown, atol=1e-4, rtol=0)
 
 
 def test_same_denoised(backbones):
