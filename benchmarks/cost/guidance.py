@@ -1,6 +1,6 @@
 """What Pick-and-Draw guidance and recording attention cost, beside a plain sampler step, with classifier-free guidance.
 
-    python -m benchmarks.guidance_cost [--device cuda --family sdxl] [--json PATH]
+    python -m benchmarks.cost.guidance [--device cuda --family sdxl] [--json PATH]
 
 Weights are random: cost does not depend on them. The kinds of step take turns in one process on the same model, each at
 a noise level of its own, so that the reference's palette is computed in every guided step, as it is in a sampling.
@@ -44,13 +44,13 @@ LABELS = {
 
 
 def sampler_steps(backbone: DiffusersBackbone, x: Tensor, cfg: float) -> dict[str, Callable[[float], None]]:
-    """kind -> what a sampler evaluates in one step at a share of the schedule. x: the latents without their scale."""
+    """Make, by kind, what a sampler evaluates in one step at a share of the schedule. x: latents of variance 1."""
     null, cond = (backbone.encode_prompt(prompt, {}) for prompt in ("", "a cat"))
     parts = [prompted(backbone, "a cat", "cat")] * 2 + [prompted(backbone, "a dog", "dog")]
 
     @torch.no_grad()
     def step(guidance: PickAndDraw, share: float) -> None:
-        sigma = backbone.levels.sigmas[round(share * (len(backbone.levels.sigmas) - 1))].to(x)
+        sigma = backbone.levels.at(share).to(x)
         levels = sigma.expand(len(x))
         guided_noise(backbone.denoise, guidance(x * sigma, levels), levels, null, cond, cfg)
 
@@ -62,15 +62,12 @@ def sampler_steps(backbone: DiffusersBackbone, x: Tensor, cfg: float) -> dict[st
             found["unguided"](share)
         heat.add(layers, tuple(x.shape[-2:]), len(x))
 
-    found = {
-        kind: partial(step, PickAndDraw(*parts, x[:1], backbone.levels.sigmas, config))
-        for kind, config in KINDS.items()
-    }
+    found = {kind: partial(step, PickAndDraw(*parts, x[:1], backbone.levels, config)) for kind, config in KINDS.items()}
     return {**found, "recorded": recorded}
 
 
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, list[float]]:
-    """kind -> seconds of every measured step."""
+    """Take the seconds of every measured step, by kind."""
     side = args.resolution // 8
     steps = sampler_steps(backbone, torch.randn(args.batch_size, 4, side, side, device=backbone.device), args.cfg)
     found: dict[str, list[float]] = {kind: [] for kind in steps}
@@ -86,7 +83,12 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
 
 def main() -> None:
     parser = cost_arguments(__doc__, batch_size=1, rounds=8)
-    parser.add_argument("--cfg", type=float, default=7.5, help="1 is without the negative prompt")
+    parser.add_argument(
+        "--cfg",
+        type=float,
+        default=7.5,
+        help="Sets the scale of classifier-free guidance; 1 is without the negative prompt.",
+    )
     args = parsed(parser)
     backbone = random_backbone(args)
     backbone.pipeline.to(backbone.device)

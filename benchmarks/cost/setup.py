@@ -15,10 +15,8 @@ from pathlib import Path
 
 import torch
 
-from devtools.random_models import Architecture, pictures, random_pipeline
+from devtools.random_models import Architecture, random_pipeline
 from palp_core.models.diffusers.backbone import DiffusersBackbone
-
-__all__ = ["cost_arguments", "keep", "parsed", "pictures", "random_backbone", "setting", "synchronize", "timed"]
 
 FAMILIES = {"sd15": "sd1", "sdxl": "sdxl"}
 
@@ -34,7 +32,7 @@ VAE_CHANNELS = (128, 256, 512, 512)
 
 
 def architecture(family: str, full_size: bool) -> Architecture:
-    """Stable Diffusion 1.5 or SDXL, or the same block structure at a third of the width."""
+    """Describe Stable Diffusion 1.5 or SDXL, or the same block structure at a third of the width."""
     if family == "sdxl":
         channels, heads = ((320, 640, 1280), (5, 10, 20)) if full_size else ((96, 192, 384), (3, 6, 12))
         text = (CLIP_L, CLIP_G) if full_size else (SMALL_TEXT, SMALL_TEXT)
@@ -47,6 +45,7 @@ def architecture(family: str, full_size: bool) -> Architecture:
 
 
 def random_backbone(args: argparse.Namespace) -> DiffusersBackbone:
+    """Make a model of the family that was asked for, with random weights."""
     full_size, family = args.device == "cuda", FAMILIES[args.family]
     with tempfile.TemporaryDirectory() as folder:
         pipeline = random_pipeline(family, architecture(family, full_size), Path(folder))
@@ -56,17 +55,21 @@ def random_backbone(args: argparse.Namespace) -> DiffusersBackbone:
 
 
 def cost_arguments(description: str, batch_size: int, rounds: int) -> argparse.ArgumentParser:
+    """Offer the options that all costs have."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--family", default="sd15", choices=tuple(FAMILIES))
     parser.add_argument("--batch-size", type=int, default=batch_size)
-    parser.add_argument("--resolution", type=int, help="pixels; by default the family's own, 256 on a CPU")
-    parser.add_argument("--rounds", type=int, default=rounds, help="how often the kinds of step take turns")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument(
+        "--resolution", type=int, help="Sets the side of pictures, pixels; by default the family's own, 256 on a CPU."
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help="Lets the kinds of step take turns this often.")
+    parser.add_argument("--json", type=Path, help="Writes the figures to this file.")
     return parser
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line."""
     args = parser.parse_args()
     own = {"sd15": 512, "sdxl": 1024}[args.family]
     args.resolution = args.resolution or (own if args.device == "cuda" else 256)
@@ -74,17 +77,20 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def setting(args: argparse.Namespace) -> str:
+    """Say what was measured, on what."""
     return (
         f"{args.family} on {args.device}, batch {args.batch_size}, {args.resolution} pixels, torch {torch.__version__}"
     )
 
 
 def keep(found: dict, args: argparse.Namespace) -> None:
+    """Write the figures where they were asked for."""
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def timed(steps: Iterator, device: torch.device) -> float:
+    """Take one step, and say how many seconds it took."""
     synchronize(device)
     start = time.perf_counter()
     next(steps)
@@ -93,5 +99,6 @@ def timed(steps: Iterator, device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -1,6 +1,6 @@
 """What prompt alignment costs: time and peak memory of a plain LoRA step and of a PALP step, side by side.
 
-    python -m benchmarks.step_cost [--device cuda --family sdxl] [--json PATH]
+    python -m benchmarks.cost.step [--device cuda --family sdxl] [--json PATH]
 
 Weights are random: cost does not depend on them. The kinds of step take turns in one process on the same model.
 On a CPU the model has Stable Diffusion's architecture at a fraction of its width; on CUDA it has full size.
@@ -14,22 +14,21 @@ import statistics
 import torch
 
 from devtools.random_models import pictures
-from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
+from palp_core import AlignmentConfig, Palp, Personalization, PersonalizationConfig, Subject, Training
 from palp_core.models.diffusers.backbone import DiffusersBackbone
-from palp_core.training.loop import Training
 
 from .setup import cost_arguments, keep, parsed, random_backbone, setting, timed
 
 KINDS = {
     "plain": AlignmentConfig(weight=0),
     "delta": AlignmentConfig(),
-    "palp": AlignmentConfig(score="palp", alpha=15, beta=7.5),
-    "palp_beta1": AlignmentConfig(score="palp", alpha=7.5, beta=1),
+    "palp": AlignmentConfig(score=Palp()),
+    "palp_beta1": AlignmentConfig(score=Palp(alpha=7.5, beta=1)),
 }
 
 
 class Memory:
-    """Peak of what tensors occupy inside the context, weights included, bytes."""
+    """Record the peak of what tensors occupy inside the context, weights included, bytes."""
 
     def __init__(self, device: torch.device, weights: int):
         self.device, self.weights, self.peak = device, weights, 0
@@ -57,9 +56,9 @@ class Memory:
 
 
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """kind -> seconds and peak bytes of every measured step."""
+    """Take seconds and peak bytes of every measured step, by kind."""
     found = {kind: {"seconds": [], "bytes": []} for kind in KINDS}
-    modules = (backbone.denoiser, *backbone.text_encoders())
+    modules = (backbone.denoiser, *backbone.text.modules())
     weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     for _ in range(args.rounds):
         for kind, alignment in KINDS.items():
@@ -100,7 +99,7 @@ def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, float]:
 
 def main() -> None:
     parser = cost_arguments(__doc__, batch_size=PersonalizationConfig.batch_size, rounds=3)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a kind in each round")
+    parser.add_argument("--steps", type=int, default=4, help="Times this many steps of each kind in each round.")
     args = parsed(parser)
     found = summary(measure(random_backbone(args), args))
     found["setting"] = setting(args)

@@ -1,6 +1,6 @@
 """What a step of textual inversion costs: ours and diffusers' recipe on the same random weights, side by side.
 
-    python -m benchmarks.textual_inversion_cost [--device cuda --family sdxl] [--json PATH]
+    python -m benchmarks.cost.word [--device cuda --family sdxl] [--json PATH]
 
 The recipe is that of diffusers' example script: the image goes through the VAE in every step, the text encoder's whole
 token table is a parameter of AdamW, and all rows but the new one are written back afterwards. A second form of it has
@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from devtools.random_models import pictures
-from palp_core import Concept, TextualInversion, TextualInversionConfig
+from palp_core import Concept, TextualInversion, TextualInversionConfig, Training
 from palp_core.models.diffusers.backbone import DiffusersBackbone
-from palp_core.training.loop import Training
 
 from .setup import cost_arguments, keep, parsed, random_backbone, setting, timed
 
@@ -33,6 +32,7 @@ LABELS = {
 
 
 def ours(backbone: DiffusersBackbone, args: argparse.Namespace) -> Iterator[object]:
+    """Take the steps of our training."""
     concept = Concept(pictures((args.resolution, args.resolution)), "c")
     config = TextualInversionConfig(
         steps=args.steps + 1, batch_size=args.batch_size, resolution=args.resolution, learning_rate=1e-4
@@ -41,13 +41,13 @@ def ours(backbone: DiffusersBackbone, args: argparse.Namespace) -> Iterator[obje
 
 
 def recipe(backbone: DiffusersBackbone, args: argparse.Namespace, cached: bool) -> Iterator[None]:
-    """The example script's loop, for one placeholder token in each text encoder."""
+    """Take the steps of the example script's loop, for one placeholder token in each text encoder."""
     pipeline, device = backbone.pipeline.to(backbone.device), backbone.device
     pipeline.unet.requires_grad_(False).eval()
     pipeline.vae.requires_grad_(False).eval()
     (picture,) = pictures((args.resolution, args.resolution))
     pixels = (picture.movedim(-1, 0)[None] * 2 - 1).repeat(args.batch_size, 1, 1, 1).to(device, pipeline.vae.dtype)
-    encoders = [backbone.tokenizer_and_encoder(name) for name in backbone.encoders]
+    encoders = [backbone.text.parts(name) for name in backbone.family.encoders]
     tables = [encoder.get_input_embeddings().weight for _, encoder in encoders]
     for (_, encoder), table in zip(encoders, tables, strict=True):
         encoder.requires_grad_(False).train()
@@ -99,7 +99,7 @@ def _encode_text(backbone: DiffusersBackbone, encoders: list, batch: int, resolu
 
 
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, list[float]]:
-    """kind -> seconds of every measured step."""
+    """Take the seconds of every measured step, by kind."""
     kinds = {
         "ours": lambda: ours(backbone, args),
         "recipe": lambda: recipe(backbone, args, cached=False),
@@ -116,10 +116,10 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
 
 def main() -> None:
     parser = cost_arguments(__doc__, batch_size=TextualInversionConfig.batch_size, rounds=3)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a kind in each round")
+    parser.add_argument("--steps", type=int, default=4, help="Times this many steps of each kind in each round.")
     args = parsed(parser)
     backbone = random_backbone(args)
-    for encoder in backbone.text_encoders():
+    for encoder in backbone.text.modules():
         encoder.resize_token_embeddings(VOCABULARY, mean_resizing=False)
     seconds = {kind: statistics.median(values) for kind, values in measure(backbone, args).items()}
     found = {f"{kind}_seconds": value for kind, value in seconds.items()}
