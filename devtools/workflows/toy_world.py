@@ -16,7 +16,6 @@ OPTIONS = {
     "embedding_learning_rate": 2e-3,
     "rank": 16,
     "batch_size": 2,
-    "resolution": 64,
     "personalization_prompt": "a photo of a [V]",
 }
 SAMPLER = {

@@ -20,7 +20,7 @@ from ...palp_core.models.memory import frozen
 from ...palp_core.models.noise import NoiseLevels
 from ...palp_core.models.prompts import too_long, unknown_word
 from .compat import without_dynamic_memory
-from .families import diffusers_names, encoder_key, family_of, prediction_of
+from .families import diffusers_names, encoder_key, family_of, native_resolution, prediction_of
 from .gradients import differentiable_attention, differentiable_text_encoder, make_differentiable
 from .text import LearnedWordsTokenizer, token_positions, token_table
 
@@ -38,6 +38,7 @@ class ComfyBackbone(Backbone):
         self._given_model, self._given_clip = model, clip
         self.family = family_of(model, clip)
         self.prediction = prediction_of(model)
+        self.native_resolution = native_resolution(model, self.family, self.prediction)
         self.patcher = _with_precision(without_dynamic_memory(model), precision)
         self.device = self.patcher.load_device
         self.model = self.patcher.model

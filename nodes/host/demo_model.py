@@ -28,6 +28,7 @@ class ToyWorldLatents(comfy.latent_formats.LatentFormat):
 
     latent_channels = 8
     spacial_downscale_ratio = 4
+    picture_size = 64
 
 
 class ToyWorldModel(comfy.supported_models.SD15):

@@ -10,6 +10,7 @@ import comfy.utils
 from ...palp_core.errors import ModelError
 from ...palp_core.models.families import FAMILIES, SUPPORTED, Family
 from ...palp_core.models.noise import PREDICTIONS, Prediction
+from .demo_model import ToyWorldLatents
 from .text import check_clip, token_table
 
 
@@ -55,6 +56,13 @@ def prediction_of(model) -> Prediction:
         "model samples in a way that PALP does not know (neither eps- nor v-prediction on discrete noise levels). "
         "Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
     )
+
+
+def native_resolution(model, family: Family, prediction: Prediction) -> int:
+    """Return the side of the square pictures that a MODEL was trained on, pixels; its weights do not say so."""
+    if isinstance(model.model.latent_format, ToyWorldLatents):
+        return ToyWorldLatents.picture_size
+    return family.native_resolutions[prediction.name]
 
 
 def diffusers_names(unet_config: dict) -> dict[str, str]:

@@ -224,8 +224,7 @@ def reference_latents(
     if mask is not None and len(mask) != 1:
         raise PromptError(f"mask holds {len(mask)} masks; connect the one that belongs to the reference picture.")
     picture = check_image("image", image[0])
-    family = backbone.family
-    size = training_size(*picture.shape[:2], resolution or family.native_resolution, family.side_multiple)
+    size = training_size(*picture.shape[:2], resolution or backbone.native_resolution, backbone.family.side_multiple)
     latents = backbone.encode_image(resize_to_cover(picture, size))
     if mask is None:
         return latents, None

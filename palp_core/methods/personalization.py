@@ -94,7 +94,7 @@ class Personalization:
         self.subjects = {subject.placeholder: subject for subject in subjects}
         self.target_prompt = target_prompt
         self.config = config
-        self.resolution = config.resolution_for(backbone.family)
+        self.resolution = config.resolution_for(backbone)
         check_subjects(subjects, target_prompt)
         self.clean_prompt = config.clean_prompt.strip() or with_class_words(target_prompt, subjects)
         self.initial = {p: initial_vectors(backbone, subject) for p, subject in self.subjects.items()}

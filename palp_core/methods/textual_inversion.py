@@ -89,7 +89,7 @@ class TextualInversion:
         self.backbone = backbone
         self.concept = concept
         self.config = config
-        self.resolution = config.resolution_for(backbone.family)
+        self.resolution = config.resolution_for(backbone)
         self.initial = start_vectors(backbone, concept, config.vectors, config.seed)
         with torch.no_grad():
             for text in concept.captions or concept.templates or [max(TEMPLATES[concept.kind], key=len)]:

@@ -62,6 +62,8 @@ class Backbone(ABC):
     prediction: Prediction
     device: torch.device
     compute_dtype: torch.dtype
+    #: Side of the square pictures that the model was trained on, pixels.
+    native_resolution: int
     #: The noise levels that the model was trained on.
     levels: NoiseLevels
     #: The network whose attention projections get LoRA.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -15,8 +16,8 @@ class Family:
     title: str
     #: Names of the text encoders, in the order in which their outputs are joined.
     encoders: tuple[str, ...]
-    #: Side of the square pictures that it was trained on, pixels.
-    native_resolution: int
+    #: What its members predict -> the side of the square pictures that they were trained on, pixels.
+    native_resolutions: Mapping[str, int]
     #: Whether the denoiser reads a pooled text embedding and the picture's size (arXiv 2307.01952, sec. 2.2).
     pooled: bool
     #: The layer of the text encoders that is read, counted from the end; -1 with the final norm, others without.
@@ -37,7 +38,7 @@ SD1 = Family(
     name="sd1",
     title="Stable Diffusion 1.x",
     encoders=("clip_l",),
-    native_resolution=512,
+    native_resolutions={"epsilon": 512, "v": 512},
     pooled=False,
     text_layer=-1,
     original_block_names=False,
@@ -48,7 +49,7 @@ SD2 = Family(
     name="sd2",
     title="Stable Diffusion 2.x",
     encoders=("clip_h",),
-    native_resolution=768,
+    native_resolutions={"epsilon": 512, "v": 768},
     pooled=False,
     text_layer=-1,
     original_block_names=False,
@@ -59,7 +60,7 @@ SDXL = Family(
     name="sdxl",
     title="SDXL",
     encoders=("clip_l", "clip_g"),
-    native_resolution=1024,
+    native_resolutions={"epsilon": 1024, "v": 1024},
     pooled=True,
     text_layer=-2,
     original_block_names=True,

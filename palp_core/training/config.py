@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import SettingError
-from ..models.families import Family
+from ..models.backbone import Backbone
 from ..settings import check_settings, setting
 
 SMALLEST_RESOLUTION = 64
@@ -59,6 +59,6 @@ class TrainingConfig:
                 f"resolution is {self.resolution}; it must be 0 (the model's own) or {SMALLEST_RESOLUTION} or more."
             )
 
-    def resolution_for(self, family: Family) -> int:
+    def resolution_for(self, backbone: Backbone) -> int:
         """Return the side of a square of the area that images are brought to, pixels."""
-        return self.resolution or family.native_resolution
+        return self.resolution or backbone.native_resolution

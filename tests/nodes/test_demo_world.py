@@ -70,8 +70,9 @@ def test_a_learned_word_is_not_shortened_where_learning_goes_on(demo_model, pipe
         word = Embedding("word.safetensors", backbone.word_vectors("cat"))
         concept = Concept(pictures((64, 64)), initial_embedding=word, templates=("a photo of a {}",))
         run = Training(
-            TextualInversion(backbone, concept, TextualInversionConfig(steps=1, resolution=64, learning_rate=1e-9))
+            TextualInversion(backbone, concept, TextualInversionConfig(steps=1, learning_rate=1e-9))
         )
+        assert run.method.resolution == 64  # the model's own
         list(run.steps())
         torch.testing.assert_close(run.result.vectors, word.vectors, atol=1e-4, rtol=1e-4)
 

@@ -35,6 +35,7 @@ class DiffusersBackbone(Backbone):
         self.device = chosen_device(device)
         self.family = pipeline_family(pipeline)
         self.prediction = _prediction(pipeline)
+        self.native_resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
         self.compute_dtype = pipeline.unet.dtype if precision == "auto" else DTYPES[precision]
         if self.compute_dtype == torch.float32 != pipeline.unet.dtype:
             raise ModelError(

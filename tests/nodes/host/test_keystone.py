@@ -47,6 +47,14 @@ def test_same_noise_levels_and_weights(backbones):
     assert torch.equal(*(b.prediction.loss_weight(sigma) for b in backbones))
 
 
+def test_the_models_own_resolution_is_its_familys(backbones):
+    """A checkpoint's weights do not say it; diffusers' configuration does, here of a tiny model."""
+    own = {("sd1", "epsilon"): 512, ("sd2", "v"): 768, ("sdxl", "epsilon"): 1024}
+    ours, theirs = backbones
+    assert ours.native_resolution == 64
+    assert theirs.native_resolution == own[theirs.family.name, theirs.prediction.name]
+
+
 def test_same_conditioning_with_learned_words(backbones):
     vectors = {"[V]": {e: torch.randn(2, v.shape[-1]) for e, v in backbones[0].word_vectors("cat").items()}}
     for prompt in ("", "a photo of a cat", PROMPT, "[V], [V]'s hat and an unknown [W]"):
