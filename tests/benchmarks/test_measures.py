@@ -41,7 +41,8 @@ def test_scores_are_compared_on_one_and_the_same_noisy_photo(monkeypatch, capsys
     assert fresh < sds  # another noise is another picture
 
 
-def test_looks_are_told_in_words_and_in_one_token(capsys, run, small):
+def test_looks_are_told_in_words_and_in_one_token(monkeypatch, capsys, run, small):
+    monkeypatch.setitem(pairs.INDIVIDUALS, "test", (("cat", 11), ("mug", 12)))  # an error takes two
     who = new_individual(11, "cat")
     assert looks.NAMES["one token"](who, who).count("+") == 4
     assert looks.NAMES["words apart"](who, who).split()[-1] == looks.NAMES["class"](who, who) == "cat"
