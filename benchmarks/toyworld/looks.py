@@ -28,7 +28,7 @@ LEVEL = 950  # of 1000
 
 def looks(who: Individual) -> str:
     """Say all that words can of it: "red and blue striped cat"."""
-    main, second = (scenes.COLOUR_WORDS[scenes.PALETTE.index(colour)] for colour in (who.main, who.second))
+    main, second = (scenes.COLOR_WORDS[scenes.PALETTE.index(color)] for color in (who.main, who.second))
     return described(who.class_word, main, second, scenes.PATTERN_WORDS[scenes.PATTERNS.index(who.pattern)])
 
 

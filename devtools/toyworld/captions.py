@@ -17,7 +17,7 @@ from palp_core.toyworld import scenes
 from .pictures import Drawn
 from .plan import Stage
 
-#: Between words that one token is to mean: "red+red+blue+striped+cat". A sum has no order, so that of two colours the
+#: Between words that one token is to mean: "red+red+blue+striped+cat". A sum has no order, so that of two colors the
 #: first counts twice.
 JOIN = "+"
 
@@ -44,14 +44,14 @@ def random_captions(drawn: Drawn, stage: Stage, rng: np.random.Generator) -> lis
 def random_subject(class_word: int, looks: np.ndarray, stage: Stage, rng: np.random.Generator) -> str:
     """Name a subject: its class, and as much of its looks as the stage has it, in one token or in several.
 
-    looks: (3,), the numbers of its two colours and its pattern.
+    looks: (3,), the numbers of its two colors and its pattern.
     """
     main, second, pattern = looks
     shown = rng.random(3) < stage.looks
     subject = scenes.described(
         scenes.CLASSES[class_word],
-        scenes.COLOUR_WORDS[main] if shown[0] else None,
-        scenes.COLOUR_WORDS[second] if shown[0] and shown[1] else None,
+        scenes.COLOR_WORDS[main] if shown[0] else None,
+        scenes.COLOR_WORDS[second] if shown[0] and shown[1] else None,
         scenes.PATTERN_WORDS[pattern] if shown[2] else None,
     )
     if stage.joined and rng.random() < stage.joined:  # no draw for stages without: they stay what they were
@@ -140,6 +140,6 @@ def introduce_looks(pipeline: StableDiffusionPipeline, seed: int) -> None:
     """
     rows = pipeline.text_encoder.get_input_embeddings().weight
     known = rows[word_ids(pipeline, scenes.content_words())]
-    new = word_ids(pipeline, (*scenes.COLOUR_WORDS, *scenes.PATTERN_WORDS))
+    new = word_ids(pipeline, (*scenes.COLOR_WORDS, *scenes.PATTERN_WORDS))
     mixtures = torch.randn(len(new), len(known), generator=torch.Generator().manual_seed(seed)) @ known
     rows[new] = F.normalize(mixtures, dim=-1) * known.norm(dim=-1).mean()

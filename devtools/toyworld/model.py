@@ -105,7 +105,7 @@ def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise levels, with v-prediction (arXiv 2202.00512, sec. 2.4).
 
     A network that predicts noise has to copy its input at high noise, and what it gets wrong there is multiplied by
-    sigma: colours drift. After 1,000 steps with v, styles and places were right; after 1,750 with noise they were not.
+    sigma: colors drift. After 1,000 steps with v, styles and places were right; after 1,750 with noise they were not.
     """
     return DDIMScheduler(
         beta_start=0.00085,

@@ -24,7 +24,7 @@ class Drawn:
     """Holds pictures, and what each of them shows.
 
     pictures: (N, 64, 64, 3) uint8. labels: (N, 4), the numbers of style, class, accessory and place; -1 for none.
-    looks: (N, 3), the numbers of the subject's two colours and its pattern.
+    looks: (N, 3), the numbers of the subject's two colors and its pattern.
     subject, accessory: (N, 16, 16) uint8, how much of each latent pixel they cover, 255 for all of it.
     """
 
@@ -46,7 +46,7 @@ def scene_labels(scene: Scene) -> tuple[int, int, int, int]:
 
 
 def scene_looks(scene: Scene) -> tuple[int, int, int]:
-    """Number the two colours and the pattern of a scene's subject."""
+    """Number the two colors and the pattern of a scene's subject."""
     who = scene.individual
     return scenes.PALETTE.index(who.main), scenes.PALETTE.index(who.second), scenes.PATTERNS.index(who.pattern)
 

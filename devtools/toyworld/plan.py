@@ -25,7 +25,7 @@ class Stage:
     cooldown: float
     subject_weight: float = 4.0
     accessory_weight: float = 16.0
-    #: How many of the captions name the subject's first colour, how many of these its second, how many its pattern.
+    #: How many of the captions name the subject's first color, how many of these its second, how many its pattern.
     looks: tuple[float, float, float] = (0.0, 0.0, 0.0)
     #: Share of the captions in which class and looks are joined in one token.
     joined: float = 0.0

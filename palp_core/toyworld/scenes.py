@@ -40,10 +40,10 @@ PLACE_PHRASES = {
 #: Share of the training pictures before a plain backdrop, which no caption names: what reference photos look like.
 PLAIN_SHARE = 0.08
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-#: Colours of individuals, far apart from each other and visible before every place.
-PALETTE: tuple[Colour, ...] = (
+#: Colors of individuals, far apart from each other and visible before every place.
+PALETTE: tuple[Color, ...] = (
     (214, 57, 47),  # red
     (240, 138, 36),  # orange
     (246, 205, 58),  # yellow
@@ -57,7 +57,7 @@ PALETTE: tuple[Colour, ...] = (
     (146, 148, 160),  # grey
 )
 #: What captions call them, in the same order, and the patterns.
-COLOUR_WORDS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "white", "grey")
+COLOR_WORDS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "white", "grey")
 PATTERN_WORDS = ("spotted", "striped", "banded", "patched", "checked")
 
 
@@ -66,15 +66,15 @@ class Individual:
     """Describe one particular cat, car, ...: what stays the same in each of its pictures.
 
     width, height: body proportions around 1. feature: size of the class's own mark (ears, roof, beak, ...), around 1.
-    main, second: colours of the body and its pattern. pattern, period: what is on the body, and how fine, 0..1.
+    main, second: colors of the body and its pattern. pattern, period: what is on the body, and how fine, 0..1.
     """
 
     class_word: ClassWord
     width: float
     height: float
     feature: float
-    main: Colour
-    second: Colour
+    main: Color
+    second: Color
     pattern: Pattern
     period: float
 
@@ -135,8 +135,8 @@ def described(class_word: ClassWord, main: str | None, second: str | None, patte
     >>> described("cat", "red", "blue", "striped")
     'red and blue striped cat'
     """
-    colours = " and ".join(filter(None, (main, second)))
-    return " ".join(filter(None, (colours, pattern, class_word)))
+    colors = " and ".join(filter(None, (main, second)))
+    return " ".join(filter(None, (colors, pattern, class_word)))
 
 
 def caption(subject: str, style: Style | None, place: Place | None, accessory: Accessory | None) -> str:
@@ -163,5 +163,5 @@ def content_words() -> list[str]:
 def vocabulary() -> list[str]:
     """List every word that a caption of this world can hold, in a fixed order."""
     phrases = [*STYLE_PHRASES.values(), *CLASSES, "with a", *ACCESSORIES, *PLACE_PHRASES.values()]
-    phrases += [*COLOUR_WORDS, "and", *PATTERN_WORDS]
+    phrases += [*COLOR_WORDS, "and", *PATTERN_WORDS]
     return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))

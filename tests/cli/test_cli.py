@@ -333,9 +333,11 @@ def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, caps
     palp(monkeypatch, *common, out, "--json")
     found = json.loads(capsys.readouterr().out)
     for method in ("base", "ti_db", "palp"):
-        assert 0 <= found[method]["text_alignment"] <= 1 and -1 <= found[method]["subject_fidelity"] <= 1
+        assert 0 <= found[method]["text_alignment"] <= 1 and -1 <= found[method]["subject_alignment"] <= 1
         assert set(found[method]["elements"]) == {"style", "class_word", "place"}
-    assert found["fidelity_floor"] < found["fidelity_ceiling"] < 0.99  # the photos themselves would have 1
+    assert (
+        found["subject_alignment_floor"] < found["subject_alignment_ceiling"] < 0.99
+    )  # the photos themselves would have 1
     assert {path.name for path in out.iterdir()} == {
         *("demo.png", "loss.png"),
         *("mug_ti_db_00001.safetensors", "mug_palp_00001.safetensors"),

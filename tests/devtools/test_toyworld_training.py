@@ -17,7 +17,7 @@ from devtools.toyworld.plan import Stage, TrainingPlan
 from devtools.toyworld.steps import learning_rate_factor
 from devtools.toyworld.unet import pixel_weights
 from palp_core.models.diffusers.loading import load_pipeline
-from palp_core.toyworld.scenes import CLASSES, COLOUR_WORDS, PATTERN_WORDS, content_words
+from palp_core.toyworld.scenes import CLASSES, COLOR_WORDS, PATTERN_WORDS, content_words
 
 FIRST = Stage(steps=2, learning_rate=1e-3, warmup=1, cooldown=0.0)
 LOOKS = replace(
@@ -96,7 +96,7 @@ def test_subject_and_accessory_weigh_more_by_their_share():
 
 def test_captions_name_looks_only_where_the_stage_says_so():
     drawn = draw_some((0, 0), 40)
-    looks = {*COLOUR_WORDS, *PATTERN_WORDS}
+    looks = {*COLOR_WORDS, *PATTERN_WORDS}
     plain = random_captions(drawn, FIRST, np.random.default_rng(0))
     assert not any(looks & set(caption.split()) for caption in plain)
     named = replace(FIRST, looks=(1.0, 1.0, 1.0))
@@ -104,14 +104,14 @@ def test_captions_name_looks_only_where_the_stage_says_so():
     assert all(len(looks & set(caption.split())) == 3 for caption in described)
 
 
-def test_a_joined_word_holds_class_and_looks_with_the_first_colour_twice():
+def test_a_joined_word_holds_class_and_looks_with_the_first_color_twice():
     drawn = draw_some((0, 0), 40)
     stage = replace(FIRST, looks=(1.0, 1.0, 1.0), joined=1.0)
     captions = random_captions(drawn, stage, np.random.default_rng(0))
     for caption, label, look in zip(captions, drawn.labels, drawn.looks, strict=True):
         if caption:
             (word,) = (word for word in caption.split() if JOIN in word)
-            first, second = COLOUR_WORDS[look[0]], COLOUR_WORDS[look[1]]
+            first, second = COLOR_WORDS[look[0]], COLOR_WORDS[look[1]]
             assert word.split(JOIN) == [first, first, second, PATTERN_WORDS[look[2]], CLASSES[label[1]]]
 
 
@@ -171,7 +171,7 @@ def test_words_for_looks_start_within_what_the_text_encoder_knows(tmp_path):
     rows = pipeline.text_encoder.get_input_embeddings().weight.detach()
     changed = (rows != before).any(dim=-1).nonzero().flatten().tolist()
     words = pipeline.tokenizer.convert_ids_to_tokens(changed)
-    assert set(words) == {f"{word}</w>" for word in (*COLOUR_WORDS, *PATTERN_WORDS)}
+    assert set(words) == {f"{word}</w>" for word in (*COLOR_WORDS, *PATTERN_WORDS)}
     known = before[pipeline.tokenizer.convert_tokens_to_ids([f"{word}</w>" for word in content_words()])]
     part = rows[changed] @ torch.linalg.pinv(known) @ known
     torch.testing.assert_close(part, rows[changed], atol=1e-5, rtol=1e-4)

@@ -231,7 +231,7 @@ def test_the_template_is_the_model_without_its_lora(both):
     backbone, parts = both
     model, clip, vae = parts
     before = state(model)
-    family = "sdxl" if backbone.family == "sdxl" else "sd1"
+    family = "sdxl" if backbone.family.name == "sdxl" else "sd1"
     copy, _, _ = host_models.host_parts(backbone.pipeline, family)
     personalized = (with_lora(model), clip, vae)
     plain = sample(parts, *execute(parts, pick_weight=0.0))

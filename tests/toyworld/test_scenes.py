@@ -35,9 +35,9 @@ def test_each_choice_of_an_element_looks_different(scene, element):
             assert np.abs(one - other).mean() > 2
 
 
-def test_individuals_differ_in_every_style_and_not_by_colour_alone(scene):
-    colours = {"main": scene.individual.main, "second": scene.individual.second}
-    other = replace(random_individual(np.random.default_rng(4), "cat"), **colours)
+def test_individuals_differ_in_every_style_and_not_by_color_alone(scene):
+    colors = {"main": scene.individual.main, "second": scene.individual.second}
+    other = replace(random_individual(np.random.default_rng(4), "cat"), **colors)
     for style in scenes.STYLES:
         one, two = (
             render(replace(scene, style=style, individual=who)).mean(axis=-1) for who in (scene.individual, other)

@@ -113,7 +113,7 @@ def pushed_along(world, sign: float) -> float:
         noise = torch.randn(x0.shape, generator=generator)
         views = Views(backbone.denoise, nullcontext, x0 + sigma * noise, noise, sigma, prompts, backbone.levels)
         delta = PAPERS_ALIGNMENT.score.difference(views)
-        x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colours burn out
+        x0 = x0 - 0.03 * sign * delta  # three times as much overshoots: contrast and colors burn out
     picture = as_pictures(backbone.decode_latents(x0))
     return float(world.evaluators.attributes(picture)["style"].softmax(dim=-1)[0, scenes.STYLES.index("sketch")])
 

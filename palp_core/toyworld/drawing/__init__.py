@@ -37,7 +37,7 @@ def placed(shape: Shape, centre: tuple[float, float], size: tuple[float, float])
     def move(points: np.ndarray | None) -> np.ndarray | None:
         return None if points is None else points * size + centre
 
-    return Shape(move(shape.points), shape.colour, shape.role, shape.line * min(size), move(shape.clip), shape.outlined)
+    return Shape(move(shape.points), shape.color, shape.role, shape.line * min(size), move(shape.clip), shape.outlined)
 
 
 def scene_shapes(scene: Scene, rng: np.random.Generator) -> list[Shape]:

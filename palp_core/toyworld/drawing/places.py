@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..scenes import Colour, Place
+from ..scenes import Color, Place
 from .shapes import Shape, box, ellipse, path
 
 
-def ground(points: np.ndarray, colour: Colour, line: float = 0.0, outlined: bool = True) -> Shape:
+def ground(points: np.ndarray, color: Color, line: float = 0.0, outlined: bool = True) -> Shape:
     """Make a shape that belongs to the place."""
-    return Shape(points, colour, "place", line, outlined=outlined)
+    return Shape(points, color, "place", line, outlined=outlined)
 
 
 def hill(y: float, rise: float, shift: float, waves: float = 1.0) -> np.ndarray:
@@ -35,12 +35,12 @@ def beach(rng: np.random.Generator) -> list[Shape]:
     return [*shapes, ground(hill(0.69, 0.02, side, 2.0), (240, 214, 150))]
 
 
-def fir(x: float, y: float, size: float, colour: Colour) -> list[Shape]:
+def fir(x: float, y: float, size: float, color: Color) -> list[Shape]:
     """Draw a fir in three tiers, (x, y) near its top."""
     tiers = [(0.0, 0.6), (0.34, 0.8), (0.68, 1.0)]
     return [
         ground(path((x - 0.5 * w * size, y + (t + 0.45) * size), (x, y + (t - 0.25) * size),
-                    (x + 0.5 * w * size, y + (t + 0.45) * size)), colour)
+                    (x + 0.5 * w * size, y + (t + 0.45) * size)), color)
         for t, w in reversed(tiers)
     ]  # fmt: skip
 
@@ -85,9 +85,9 @@ def meadow(rng: np.random.Generator) -> list[Shape]:
     shapes.append(ground(hill(0.72, 0.04, rng.uniform(0, 1), 2.0), (88, 164, 62)))
     for x, y in ((0.06, 0.72), (0.15, 0.86), (0.3, 0.93), (0.68, 0.94), (0.84, 0.85), (0.93, 0.71)):
         x = x + rng.uniform(-0.02, 0.02)
-        colour = ((250, 100, 130), (255, 230, 80), (250, 250, 250))[rng.integers(3)]
+        color = ((250, 100, 130), (255, 230, 80), (250, 250, 250))[rng.integers(3)]
         shapes.append(ground(path((x, y), (x, y + 0.09)), (40, 110, 40), line=0.014))
-        shapes.append(ground(ellipse(x, y, 0.036, 0.036, 12), colour))
+        shapes.append(ground(ellipse(x, y, 0.036, 0.036, 12), color))
     return shapes
 
 

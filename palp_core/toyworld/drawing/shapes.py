@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..scenes import Colour
+from ..scenes import Color
 
 SIZE = 64  # pixels of a picture's side
 SCALE = 3  # drawn so many times larger, then averaged: anti-aliasing
@@ -28,7 +28,7 @@ class Shape:
     """
 
     points: np.ndarray
-    colour: Colour
+    color: Color
     role: Role
     line: float = 0.0
     clip: np.ndarray | None = None
@@ -65,25 +65,25 @@ def to_pixels(points: np.ndarray) -> list[tuple[float, float]]:
     return [tuple(point) for point in points * CANVAS]
 
 
-def fill(image: Image.Image, shape: Shape, colour) -> None:
+def fill(image: Image.Image, shape: Shape, color) -> None:
     """Paint a shape's area; an open line has its own width."""
     points = to_pixels(shape.points)
 
     def put(draw: ImageDraw.ImageDraw) -> None:
         if shape.line:
-            draw.line(points, fill=colour, width=max(1, round(shape.line * CANVAS)), joint="curve")
+            draw.line(points, fill=color, width=max(1, round(shape.line * CANVAS)), joint="curve")
         else:
-            draw.polygon(points, fill=colour)
+            draw.polygon(points, fill=color)
 
     clipped(image, shape, put)
 
 
-def stroke(image: Image.Image, shape: Shape, colour: Colour, width: float) -> None:
+def stroke(image: Image.Image, shape: Shape, color: Color, width: float) -> None:
     """Draw a shape's outline. An open line is its own outline."""
     points = to_pixels(shape.points)
     closed = points if shape.line else [*points, points[0]]
     width = max(1, round(width * SCALE))
-    clipped(image, shape, lambda draw: draw.line(closed, fill=colour, width=width, joint="curve"))
+    clipped(image, shape, lambda draw: draw.line(closed, fill=color, width=width, joint="curve"))
 
 
 def clipped(image: Image.Image, shape: Shape, put: Callable[[ImageDraw.ImageDraw], None]) -> None:

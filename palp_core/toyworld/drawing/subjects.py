@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..scenes import Colour, Individual
+from ..scenes import Color, Individual
 from .accessories import Anchors
 from .shapes import DARK, Shape, box, ellipse, path, rounded
 
@@ -36,9 +36,9 @@ def pattern_shapes(who: Individual, clip: np.ndarray) -> list[Shape]:
     return [Shape(points, who.second, "subject", clip=clip) for points in outlines]
 
 
-def part(points: np.ndarray, colour: Colour, line: float = 0.0, outlined: bool = True) -> Shape:
+def part(points: np.ndarray, color: Color, line: float = 0.0, outlined: bool = True) -> Shape:
     """Make a shape that belongs to the subject."""
-    return Shape(points, colour, "subject", line, outlined=outlined)
+    return Shape(points, color, "subject", line, outlined=outlined)
 
 
 def eyes(x: float, y: float, apart: float, r: float) -> list[Shape]:
