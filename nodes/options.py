@@ -11,6 +11,7 @@ from ..palp_core.files.embedding_file import Embedding
 from ..palp_core.methods.personalization import PersonalizationConfig
 from ..palp_core.methods.scores import Delta, Palp, Score
 from ..palp_core.models.backbone import Precision
+from ..palp_core.training.config import TrainingConfig
 from .widgets import (
     CATEGORY,
     initial_embedding_input,
@@ -45,10 +46,10 @@ class Options:
     personalization_prompt: str = ""
     initial_embedding: Embedding | None = None
 
-    def settings_for(self, config: type) -> dict:
-        """Pick the settings that a config has, but for the learning rate of another method."""
-        known = {f.name for f in fields(config)} - ({"learning_rate"} if config is not PersonalizationConfig else set())
-        return {name: value for name, value in self.settings.items() if name in known}
+    @property
+    def shared(self) -> dict:
+        """Pick the settings that every training has."""
+        return {f.name: self.settings[f.name] for f in fields(TrainingConfig) if f.name in self.settings}
 
 
 def options_input() -> io.Input:

@@ -93,7 +93,7 @@ def _config(widgets: dict, chosen: Options) -> PersonalizationConfig:
         steps=widgets["steps"],
         seed=widgets["seed"],
         alignment=AlignmentConfig(widgets["alignment_weight"], chosen.score),
-        **chosen.settings_for(PersonalizationConfig),
+        **chosen.settings,
     )
 
 

@@ -61,7 +61,7 @@ class TextualInversionTrain(io.ComfyNode):
         with torch.inference_mode(False):
             concept = _concept(images, masks, widgets, chosen)
             own = {name: widgets[name] for name in SETTINGS}
-            config = TextualInversionConfig(**own, **chosen.settings_for(TextualInversionConfig))
+            config = TextualInversionConfig(**own, **chosen.shared)
             run = Training(TextualInversion(ComfyBackbone(model, clip, vae, chosen.precision), concept, config))
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
 

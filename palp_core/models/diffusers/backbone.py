@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ModelError
 from ..backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision
+from ..families import Family
 from ..memory import frozen
 from ..noise import PREDICTIONS, NoiseLevels, Prediction
 from .loading import Pipeline, chosen_device, pipeline_family
@@ -35,7 +36,7 @@ class DiffusersBackbone(Backbone):
         self.device = chosen_device(device)
         self.family = pipeline_family(pipeline)
         self.prediction = _prediction(pipeline)
-        self.native_resolution = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        self.native_resolution = _native_resolution(pipeline, self.family, self.prediction)
         self.compute_dtype = pipeline.unet.dtype if precision == "auto" else DTYPES[precision]
         if self.compute_dtype == torch.float32 != pipeline.unet.dtype:
             raise ModelError(
@@ -90,6 +91,12 @@ class DiffusersBackbone(Backbone):
             stack.enter_context(placed(torch.device("cpu"), idle))
             stack.enter_context(placed(self.device, needed))
             yield
+
+
+def _native_resolution(pipeline: Pipeline, family: Family, prediction: Prediction) -> int:
+    """The configuration's, where it is told as a square, else the family's; pixels."""
+    size = pipeline.unet.config.sample_size  # of latents
+    return size * pipeline.vae_scale_factor if isinstance(size, int) else family.native_resolutions[prediction.name]
 
 
 def _prediction(pipeline: Pipeline) -> Prediction:
