@@ -32,9 +32,9 @@ def personalize() -> Workflow:
     ]
     groups = [
         {"title": "1. Checkpoint and photos", "bounding": [-20, -20, 370, 580]},
-        {"title": "Leave these as they are", "bounding": [-20, 580, 370, 540]},
-        {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 1140]},
-        {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 1140]},
+        {"title": "Leave these as they are", "bounding": [-20, 580, 370, 580]},
+        {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 1180]},
+        {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 1180]},
     ]
     return Workflow(nodes, links, groups)
 
