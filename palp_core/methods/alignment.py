@@ -68,6 +68,11 @@ class AlignmentConfig:
         """Whether the prediction that is moved is that of the target prompt, and not that of the photo's."""
         return self.weight > 0 and self.score.trains == "target"
 
+    @property
+    def needs_region(self) -> bool:
+        """Whether it has to be known where in its photo a subject is."""
+        return self.weight > 0 and self.score.needs_region
+
     def needs(self, prompt: PromptName) -> bool:
         """Say whether the score, if there is one, looks at this prompt."""
         return self.weight > 0 and prompt in self.score.prompts

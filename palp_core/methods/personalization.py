@@ -102,18 +102,19 @@ class Personalization:
             for prompt in self._prompts():
                 backbone.encode_prompt(prompt, self.initial)  # raises where one is too long
             self._check_negative_prompt()
-        unmasked = [s for s in subjects if config.alignment.score.needs_region and not s.masks]
-        self._class_tokens = {s.placeholder: self._class_word_positions(s) for s in unmasked if self._compares_photos}
+        unmasked = [s for s in subjects if config.alignment.needs_region and not s.masks]
+        self._class_tokens = {s.placeholder: self._class_word_positions(s) for s in unmasked}
 
     @property
-    def _compares_photos(self) -> bool:
-        return self.config.alignment.needs("class_photo")
+    def _reads_class_photos(self) -> bool:
+        """Whether c_P is looked at by the score, or to find the subject in its photos."""
+        return self.config.alignment.needs("class_photo") or self.config.alignment.needs_region
 
     def _prompts(self) -> list[str]:
         """All that the text encoders will read, and that must be short enough."""
         subjects = self.subjects.values()
         photos = [s.personalization_prompt for s in subjects]
-        class_photos = map(self.class_photo, subjects if self._compares_photos else [])
+        class_photos = map(self.class_photo, subjects if self._reads_class_photos else [])
         return [self.target_prompt, self.clean_prompt, *photos, *class_photos]
 
     def _check_negative_prompt(self) -> None:
@@ -153,7 +154,7 @@ class Personalization:
             attached_lora(backbone, config.rank, config.seed) as lora,
             recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
         ):
-            if config.alignment.weight > 0 and config.alignment.score.needs_region:
+            if config.alignment.needs_region:
                 examples = self._located(examples, fixed)
             yield PersonalizationLearner(self, lora, examples, fixed)
 
@@ -179,7 +180,7 @@ class Personalization:
         if alignment.needs("negative"):
             texts["negative"] = alignment.score.negative_prompt
         class_photo, personal = {}, {}
-        if self._compares_photos:
+        if self._reads_class_photos:
             class_photo = {p: encode(self.class_photo(s), {}) for p, s in self.subjects.items()}
         if self.config.embedding_learning_rate == 0:
             learned = [s.personalization_prompt for s in self.subjects.values()]

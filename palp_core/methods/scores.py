@@ -19,7 +19,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..models.backbone import Conditioning, Denoiser, predict_noise
+from ..models.backbone import Conditioning, Denoiser, guided, predict_noise
 from ..models.noise import NoiseLevels, per_sample
 from ..settings import check_settings, setting
 
@@ -148,7 +148,7 @@ class Palp(_Checked):
     beta: float = _beta(7.5, "The paper has 7.5, and 1 for several subjects, which saves a forward pass.")
 
     def difference(self, views: Views) -> Tensor:
-        return guided(views.base, "clean", self.alpha) - guided(views.personalized, "photo", self.beta)
+        return guided(views.base, "null", "clean", self.alpha) - guided(views.personalized, "null", "photo", self.beta)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Sds(_Checked):
     alpha: float = _alpha(15.0, "towards the target prompt")
 
     def difference(self, views: Views) -> Tensor:
-        return guided(views.base, "clean", self.alpha) - views.noise
+        return guided(views.base, "null", "clean", self.alpha) - views.noise
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,3 @@ class Nfsd(_Checked):
 
 
 SCORES: dict[str, type[Score]] = {score.name: score for score in (Delta, Palp, Sds, Nfsd)}
-
-
-def guided(predict, prompt: PromptName, scale: float) -> Tensor:
-    """Guide a view of a model without a classifier, PALP eq. 4; at scale 1 the null prompt is not evaluated."""
-    if scale == 1:
-        return predict(prompt)[0]
-    null, conditional = predict("null", prompt)
-    return (1 - scale) * null + scale * conditional

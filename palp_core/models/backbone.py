@@ -8,9 +8,9 @@ eps, v or a flow is known only inside a backbone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -135,14 +135,22 @@ def predict_noise(denoise: Denoiser, x: Tensor, sigma: Tensor, conds: list[Condi
     return tuple((x - part) / per_sample(sigma, x) for part in denoised.chunk(count))
 
 
+P = TypeVar("P")
+
+
+def guided(predict: Callable[..., tuple[Tensor, ...]], null: P, prompt: P, scale: float) -> Tensor:
+    """Guide without a classifier: E^a(c) = (1 - a)*E(null) + a*E(c), PALP eq. 4. Returns (B, C, H, W).
+
+    predict: any number of prompts -> a prediction for each. At a = 1 the null prompt is not evaluated.
+    """
+    if scale == 1:
+        return predict(prompt)[0]
+    unconditional, conditional = predict(null, prompt)
+    return (1 - scale) * unconditional + scale * conditional
+
+
 def guided_noise(
     denoise: Denoiser, x: Tensor, sigma: Tensor, null: Conditioning, cond: Conditioning, scale: float
 ) -> Tensor:
-    """Guide without a classifier: E^a(c) = (1 - a)*E(null) + a*E(c), PALP eq. 4. Returns (B, C, H, W).
-
-    At a = 1 the null prompt is not evaluated.
-    """
-    if scale == 1:
-        return predict_noise(denoise, x, sigma, [cond])[0]
-    unconditional, conditional = predict_noise(denoise, x, sigma, [null, cond])
-    return (1 - scale) * unconditional + scale * conditional
+    """Return the guided eps_hat of a denoiser, (B, C, H, W)."""
+    return guided(lambda *conds: predict_noise(denoise, x, sigma, list(conds)), null, cond, scale)

@@ -7,6 +7,7 @@ DPM-Solver++(2M), arXiv 2211.01095, algorithm 2, with classifier-free guidance. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -51,12 +52,7 @@ def sample(
         estimate = denoised
         if before is not None and following > 0:
             earlier, log_ratio = before
-            estimate = denoised + (denoised - earlier) * _log_ratio(level, following) / (2 * log_ratio)
-        before = (denoised, _log_ratio(level, following)) if following > 0 else None
+            estimate = denoised + (denoised - earlier) * math.log(level / following) / (2 * log_ratio)
+        before = (denoised, math.log(level / following)) if following > 0 else None
         x = x * (following / level) + (1 - following / level) * estimate
     return x
-
-
-def _log_ratio(level: float, following: float) -> float:
-    """log(s/s'), by how much a step goes down."""
-    return float(torch.tensor(level / following, dtype=torch.float64).log())

@@ -272,18 +272,18 @@ def test_bad_scales_are_named():
 
 @dataclass(frozen=True)
 class Halfway:
-    """A score of one's own: part of the way from what the base model says of the photo to the prompt."""
+    """A score of one's own: part of the way from what the base model says of nothing to the prompt."""
 
     name = "halfway"
     trains = "target"
-    prompts = frozenset({"clean", "target", "class_photo"})
+    prompts = frozenset({"null", "clean", "target"})
     needs_region = True
     pull: float = 0.5
 
     def difference(self, views):
-        clean, class_photo = views.base("clean", "class_photo")
+        null, clean = views.base("null", "clean")
         (target,) = views.personalized("target")
-        return views.region * (torch.lerp(class_photo, clean, self.pull) - target)
+        return views.region * (torch.lerp(null, clean, self.pull) - target)
 
 
 def test_a_new_score_is_one_class(backbone, tmp_path):
