@@ -84,7 +84,7 @@ async () => {
     bounds.push([g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]]);
   const low = (i) => Math.min(...bounds.map((b) => b[i])), high = (i) => Math.max(...bounds.map((b) => b[i]));
   const [x, y, width, height] = [low(0), low(1), high(2) - low(0), high(3) - low(1)];
-  const [left, top, right, bottom] = [90, 90, 40, 70];  // what the page draws over the canvas
+  const [left, top, right, bottom] = [90, 115, 40, 70];  // what the page draws over the canvas
   const [space, rise] = [innerWidth - left - right, innerHeight - top - bottom];
   const ds = app.canvas.ds;
   ds.scale = Math.min(space / width, rise / height, 1);
