@@ -42,6 +42,7 @@ async ({nodes, links}) => {
     app.graph.add(node);
     if (wanted.title) node.title = wanted.title;
     if (wanted.pos) node.pos = wanted.pos;
+    Object.assign(node.properties, wanted.properties ?? {});
     for (const [key, value] of Object.entries(wanted.widgets ?? {})) {
       const widget = node.widgets?.find((w) => w.name === key);
       if (!widget) throw new Error(`${name} has no widget ${key}, only ${node.widgets?.map((w) => w.name)}.`);
@@ -140,9 +141,9 @@ def build_graph(page: Page, nodes: dict[str, dict[str, Any]], links: list[tuple[
     """Replace the page's graph by a new one and return it as workflow JSON.
 
     `nodes`: by a name of your own, {"type": node id, "widgets": {name: value}, "pos": [x, y], "size": [w, h],
-    "title": text}, all but the type optional; a size is enlarged to what the node needs. Ids count from 1, in this
-    order. `links`: (from node, output, to node, input) by names. Growing inputs are named like "images.image0"; link
-    them in order, as each appears only once the one before is taken.
+    "title": text, "properties": {...}}, all but the type optional; a size is enlarged to what the node needs. Ids
+    count from 1, in this order. `links`: (from node, output, to node, input) by names. Growing inputs are named like
+    "images.image0"; link them in order, as each appears only once the one before is taken.
     """
     return page.evaluate(BUILD_GRAPH, {"nodes": nodes, "links": links})
 

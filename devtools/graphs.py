@@ -35,11 +35,13 @@ OPTIONS_WIDGETS = {
     "batch_size": 1,
     "resolution": 64,
     "gradient_checkpointing": False,
+    "subject_word": "auto",
     "precision": "auto",
     "placeholder": "[V]",
     "personalization_prompt": "",
     "clean_prompt": "",
     "initial_embedding": "none",
+    "trigger": "",
 }
 
 

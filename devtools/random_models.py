@@ -142,9 +142,9 @@ def pictures(*sizes: tuple[int, int]) -> tuple[torch.Tensor, ...]:
 def fingerprint(backbone) -> dict:
     """All of a pipeline that training could change by mistake."""
     found = {}
-    parts = [part for part in ("unet", "text_encoder", "text_encoder_2", "vae") if hasattr(backbone.pipeline, part)]
-    for part in parts:
-        module = getattr(backbone.pipeline, part)
+    for part, module in backbone.pipeline.components.items():
+        if not isinstance(module, torch.nn.Module):
+            continue
         found |= {f"{part}.{k}": v.clone() for k, v in module.state_dict().items()}
         found |= {f"{part}.{n} flag": p.requires_grad for n, p in module.named_parameters()}
         for name, m in module.named_modules():

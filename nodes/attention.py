@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..palp_core.methods.heatmap import overlay, word_heat, word_share
-from ..palp_core.models.attention import cross_attention_layers
 from .host.attention_recording import AttentionRecording, recorded_model
+from .host.reader import PromptReader
 from .host.session import show_text
-from .host.text import check_clip, spelled_out
+from .host.text import spelled_out
 from .widgets import CATEGORY
 
 Recording = io.Custom("PALP_ATTENTION")
@@ -48,11 +48,11 @@ class RecordAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt):
-        cross_attention_layers(model.model.diffusion_model)  # raises where there is none
-        check_clip(clip)
+        reader = PromptReader(model, clip)
         prompt = spelled_out(clip.tokenizer, prompt)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        recording = AttentionRecording(clip.tokenizer, prompt, [context for context, _ in conditioning])
+        contexts = [context for context, _ in conditioning]
+        recording = AttentionRecording(reader, prompt, contexts, reader.joint)
         return io.NodeOutput(recorded_model(model, recording), conditioning, recording)
 
 

@@ -8,7 +8,7 @@ import os
 import folder_paths
 from comfy_api.latest import io
 
-from ..palp_core.files.lora_file import load_lora_file
+from ..palp_core.files.lora_file import LoraFile, load_lora_file
 from .host.lora import apply_lora_file
 from .host.session import show_text
 from .widgets import CATEGORY
@@ -57,14 +57,22 @@ class LoadPalpLora(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, lora_name, strength):
         file = load_lora_file(folder_paths.get_full_path_or_raise("loras", lora_name))
-        model, clip, matched = apply_lora_file(model, clip, file, strength)
-        words = ", ".join(f"embedding:{name}" for name in file.words)
-        report = f"{matched} of {file.projections} keys matched. Words: {words}"
-        logging.info("Load PALP LoRA: %s: %s", lora_name, report)
-        show_text(cls.hidden.unique_id, report)
-        return io.NodeOutput(model, clip, file.info.prompt, ui={"text": (report,)})
+        model, clip, left_out = apply_lora_file(model, clip, file, strength)
+        said = report(file, left_out)
+        logging.info("Load PALP LoRA: %s: %s", lora_name, said)
+        show_text(cls.hidden.unique_id, said)
+        return io.NodeOutput(model, clip, file.info.prompt, ui={"text": (said,)})
 
     @classmethod
     def fingerprint_inputs(cls, model, clip, lora_name, strength):
         """Run again when the file has been replaced. A name that is linked is not known yet: None."""
         return lora_name and os.path.getmtime(folder_paths.get_full_path_or_raise("loras", lora_name))
+
+
+def report(file: LoraFile, left_out: list[str]) -> str:
+    """Say how much of a file is on the model, and what its words are. left_out: projections that are not."""
+    matched = f"{file.projections - len(left_out)} of {file.projections} keys matched"
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        matched += f"; the model does not have {', '.join(left_out[:3])}{more}"
+    return f"{matched}. Words: {', '.join(subject.spelled for subject in file.info.subjects)}"

@@ -19,6 +19,7 @@ from .widgets import (
     load_initial_embedding,
     personalization_prompt_input,
     placeholder_input,
+    trigger_input,
     widget,
 )
 
@@ -32,6 +33,7 @@ SETTINGS = (
     "batch_size",
     "resolution",
     "gradient_checkpointing",
+    "subject_word",
 )
 
 
@@ -45,6 +47,7 @@ class Options:
     placeholder: str = "[V]"
     personalization_prompt: str = ""
     initial_embedding: Embedding | None = None
+    trigger: str = ""
 
     @property
     def shared(self) -> dict:
@@ -92,6 +95,7 @@ class PalpOptions(io.ComfyNode):
                 personalization_prompt_input(),
                 widget(PersonalizationConfig, "clean_prompt", multiline=True),
                 initial_embedding_input(),
+                trigger_input(),
             ],
             outputs=[
                 OptionsSocket.Output(
@@ -101,7 +105,7 @@ class PalpOptions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, score, precision, placeholder, personalization_prompt, initial_embedding, **settings):
+    def execute(cls, score, precision, placeholder, personalization_prompt, initial_embedding, trigger, **settings):
         chosen = dict(score)
         kind = SCORES[chosen.pop("score")]
         options = Options(
@@ -111,6 +115,7 @@ class PalpOptions(io.ComfyNode):
             placeholder,
             personalization_prompt,
             load_initial_embedding(initial_embedding),
+            trigger,
         )
         return io.NodeOutput(options)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import folder_paths
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..palp_core.files.lora_file import load_lora_file
 from ..palp_core.files.safetensors_file import reserve
@@ -73,6 +73,7 @@ class PalpPersonalize(io.ComfyNode):
                 chosen.placeholder,
                 chosen.personalization_prompt,
                 chosen.initial_embedding,
+                chosen.trigger,
             )
             everyone = [subject, *(subjects[0] if subjects else [])]
             config = _config(widgets, chosen)
@@ -84,8 +85,8 @@ class PalpPersonalize(io.ComfyNode):
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")
-        chart = progress.chart()
-        return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=ui.PreviewImage(chart, cls=cls))
+        chart, shown = progress.chart(cls)
+        return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=shown)
 
 
 def _config(widgets: dict, chosen: Options) -> PersonalizationConfig:

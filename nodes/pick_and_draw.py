@@ -6,7 +6,6 @@ import torch
 from comfy_api.latest import io
 
 from ..palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
-from ..palp_core.models.attention import cross_attention_layers
 from .host.backbone import ComfyBackbone
 from .host.compat import ADVANCED
 from .host.guided_sampling import (
@@ -17,7 +16,7 @@ from .host.guided_sampling import (
     reference_latents,
     template_backbone,
 )
-from .host.text import check_clip
+from .host.reader import PromptReader
 from .widgets import CATEGORY, widget
 
 SETTINGS = ("pick_weight", "draw_weight", "step_size", "iterations", "start_percent", "end_percent")
@@ -52,9 +51,8 @@ class PickAndDrawGuidance(io.ComfyNode):
     def execute(cls, model, clip, vae, image, prompt, subject_word, class_word, base_model=None, mask=None, **widgets):
         resolution, reference_prompt = widgets.pop("resolution"), widgets.pop("reference_prompt")
         config = PickAndDrawConfig(**widgets)
-        cross_attention_layers(model.model.diffusion_model)  # raises where there is none
-        check_clip(clip)
-        prompts = read_prompts(clip.tokenizer, prompt, subject_word, class_word, reference_prompt)
+        reader = PromptReader(model, clip)
+        prompts = read_prompts(clip.tokenizer, reader.find, prompt, subject_word, class_word, reference_prompt)
         encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(p.text)) for p in prompts]
         if not config.active:
             return io.NodeOutput(model, encoded[0])
@@ -65,7 +63,7 @@ class PickAndDrawGuidance(io.ComfyNode):
             template = template_backbone(base_model, model, clip, vae) if draws else None
             node_id = cls.hidden.unique_id
             source = GuidanceSource(backbone, template, prompts, base_model, latents, latents_mask, config, node_id)
-            conds = [as_conditioning(one, backbone.family) for one in encoded]
+            conds = [as_conditioning(one) for one in encoded]
         return io.NodeOutput(guided_model(source, conds), encoded[0])
 
 

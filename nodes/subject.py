@@ -16,6 +16,7 @@ from .widgets import (
     masks_input,
     personalization_prompt_input,
     placeholder_input,
+    trigger_input,
 )
 
 
@@ -41,6 +42,7 @@ class PalpSubject(io.ComfyNode):
                 initial_embedding_input(),
                 masks_input(),
                 Subjects.Input("subjects", optional=True, tooltip="Takes further subjects, from another PALP Subject."),
+                trigger_input(),
             ],
             outputs=[
                 Subjects.Output(
@@ -50,11 +52,10 @@ class PalpSubject(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, images, class_word, placeholder, personalization_prompt, initial_embedding, masks=None, subjects=None
-    ):
-        embedding = load_initial_embedding(initial_embedding[0])
-        subject = make_subject(images, masks, class_word[0], placeholder[0], personalization_prompt[0], embedding)
+    def execute(cls, images, masks=None, subjects=None, **widgets):
+        widgets = {name: value[0] for name, value in widgets.items()}
+        widgets["initial_embedding"] = load_initial_embedding(widgets["initial_embedding"])
+        subject = make_subject(images, masks, **widgets)
         return io.NodeOutput([*(subjects[0] if subjects else []), subject])
 
     @classmethod

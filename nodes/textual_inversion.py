@@ -7,7 +7,7 @@ from typing import get_args
 
 import folder_paths
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..palp_core.errors import FileError
 from ..palp_core.files.safetensors_file import first_writable_folder, reserve
@@ -71,9 +71,9 @@ class TextualInversionTrain(io.ComfyNode):
             path = train(run, progress, save, folder, NAME)
         word = f"embedding:{path.stem}"
         show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt, a space or comma after it.")
-        chart = progress.chart()
+        chart, shown = progress.chart(cls)
         known = clip_with_words(clip, {word: run.result.vectors})
-        return io.NodeOutput(known, word, chart, ui=ui.PreviewImage(chart, cls=cls))
+        return io.NodeOutput(known, word, chart, ui=shown)
 
 
 def _concept(images: dict, masks: dict | None, widgets: dict, chosen: Options) -> Concept:

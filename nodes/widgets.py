@@ -22,9 +22,12 @@ Subjects = io.Custom("PALP_SUBJECTS")
 
 def checkpoint_inputs() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="Takes Stable Diffusion 1.x, 2.x or SDXL. It is left as it was."),
-        io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint. It is left as it was."),
-        io.Vae.Input("vae", tooltip="Takes the VAE of the same checkpoint."),
+        io.Model.Input(
+            "model",
+            tooltip="Takes a base model: Z-Image, FLUX, Qwen-Image, Stable Diffusion or another of the help page.",
+        ),
+        io.Clip.Input("clip", tooltip="Takes the text encoder that belongs to the model."),
+        io.Vae.Input("vae", tooltip="Takes the VAE that belongs to the model."),
     ]
 
 
@@ -97,6 +100,17 @@ def placeholder_input(default: str) -> io.String.Input:
     )
 
 
+def trigger_input() -> io.String.Input:
+    return io.String.Input(
+        "trigger",
+        default="",
+        tooltip=(
+            "Stands before the class word where no word is learned: a text that means nothing to the model. "
+            "Empty means ohwx, or another for a further subject."
+        ),
+    )
+
+
 def personalization_prompt_input() -> io.String.Input:
     return io.String.Input(
         "personalization_prompt",
@@ -139,7 +153,8 @@ def make_subject(
     class_word: str,
     placeholder: str,
     personalization_prompt: str,
-    embedding: Embedding | None,
+    initial_embedding: Embedding | None,
+    trigger: str,
 ) -> Subject:
     """Make the core's subject from what the sockets hold: each a list of batches, (B, H, W, C) or (B, H, W)."""
     return Subject(
@@ -148,7 +163,8 @@ def make_subject(
         placeholder=placeholder.strip(),
         personalization_prompt=personalization_prompt,
         masks=tuple(unbatch(masks or {})),
-        initial_embedding=embedding,
+        initial_embedding=initial_embedding,
+        trigger=trigger,
     )
 
 

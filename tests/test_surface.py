@@ -33,8 +33,8 @@ SHARED = "model images masks initial-embedding out resume device precision steps
 SHARED += "gradient-checkpointing max-grad-norm seed learning-rate"
 OPTIONS = {
     "demo": "out subject target-prompts seed steps json",
-    "train": f"{SHARED} class-word target-prompt personalization-prompt file-name embedding-learning-rate rank "
-    "clean-prompt alignment-weight noise rescale score alpha beta negative-prompt",
+    "train": f"{SHARED} class-word target-prompt personalization-prompt trigger file-name embedding-learning-rate rank "
+    "subject-word clean-prompt alignment-weight noise rescale score alpha beta negative-prompt",
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
     "generate": "model prompt negative-prompt count out seed steps guidance-scale size device",
     "info": "json",
@@ -75,13 +75,14 @@ def test_files_have_these_keys(tmp_path):
     run = Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config))
     list(run.steps())
     path = save_run(run, tmp_path, "cat")
-    assert keys(path) == {"format", "palp", "trained_words"} | MODEL_SPEC | KOHYA
+    assert keys(path) == {"format", "palp", "palp_sha256", "trained_words"} | MODEL_SPEC | KOHYA
     info = load_lora_file(path).info
     assert set(vars(info)) == set(
         "version family prediction rank alpha target_prompt clean_prompt prompt steps subjects settings".split()
     )
-    assert set(vars(info.subjects[0])) == set("placeholder class_word embedding personalization_prompt images".split())
-    own = {"embedding_learning_rate", "rank", "clean_prompt", "alignment"}
+    subject = "placeholder class_word embedding personalization_prompt images text".split()
+    assert set(vars(info.subjects[0])) == set(subject)
+    own = {"embedding_learning_rate", "rank", "subject_word", "clean_prompt", "alignment"}
     assert set(info.settings) == TRAINING | own
     assert set(info.settings["alignment"]) == {"weight", "score", "noise", "rescale"}
 
@@ -90,7 +91,7 @@ def test_files_have_these_keys(tmp_path):
     )
     list(word.steps())
     path = save_word(word, tmp_path, "word")
-    assert keys(path) == {"format", "palp_embedding"} | MODEL_SPEC
+    assert keys(path) == {"format", "palp_embedding", "palp_sha256"} | MODEL_SPEC
     found = described_word(path)
     assert set(found) == set(
         "version family prediction initial_word initial_embedding kind vectors images steps settings".split()

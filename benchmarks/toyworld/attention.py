@@ -19,7 +19,7 @@ LEVELS = (0.3, 0.5, 0.7)
 def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -> HeatMaps:
     """Record maps of all words of the prompt while pictures, (B, 3, 64, 64) in -1..1, are denoised at LEVELS."""
     backbone = world.backbone
-    cond = backbone.encode_prompt(prompt, words).expand(len(pictures))
+    cond = backbone.encode_prompt(prompt, words)
     latents = torch.cat([backbone.encode_image((picture.movedim(0, -1) + 1) / 2) for picture in pictures])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
     tokens = content_tokens(world, prompt, words)
@@ -27,7 +27,7 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -
     for level in LEVELS:
         sigma = backbone.levels.at(level)
         with recorded_attention(backbone.denoiser, tokens, only=is_decoder) as layers:
-            backbone.denoise(latents + sigma * noise, sigma.expand(len(latents)), cond)
+            backbone.denoise(latents + sigma * noise, sigma.expand(len(latents)), [cond])
         heat.add(layers, (LATENT_SIZE, LATENT_SIZE), len(latents))
     return heat
 

@@ -19,6 +19,7 @@ from skimage import data
 from .. import frontend
 from ..comfy_server import ComfyServer, find_comfyui, make_base_directory
 from . import WORKFLOWS
+from .transformers import FOLDERS, KLEIN, Z_IMAGE
 from .words import PHOTOS
 
 REPO = Path(__file__).parents[2]
@@ -35,6 +36,10 @@ def base_directory(folder: Path) -> Path:
         part.save(base / "input" / name)
     Image.fromarray(data.coffee()).save(base / "input" / "cup.png")
     (base / "models/checkpoints/sd15.safetensors").touch()
+    for files in (Z_IMAGE, KLEIN):
+        for kind, (name, _) in zip(FOLDERS, files, strict=True):
+            (base / "models" / kind).mkdir(exist_ok=True)
+            (base / "models" / kind / name).touch()
     (base / f"models/loras/{NAME}.safetensors").touch()
     return base
 

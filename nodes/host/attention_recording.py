@@ -12,7 +12,10 @@ from torch import Tensor
 from ...palp_core.errors import PromptError
 from ...palp_core.methods.heatmap import HeatMaps
 from ...palp_core.models.attention import compiled_model, is_decoder, recorded_attention
-from .text import content_positions, spelled_word, token_positions
+from ...palp_core.models.joint_attention import JointLayout
+from .gradients import differentiable_attention
+from .reader import PromptReader
+from .text import spelled_word
 
 KEY = "palp_record_attention"
 OTHER_ASPECT = 0.05  # log of a ratio; scaling a picture rounds its sides by less
@@ -21,12 +24,13 @@ OTHER_ASPECT = 0.05  # log of a ratio; scaling a picture rounds its sides by les
 class AttentionRecording:
     """The maps of a prompt's tokens in the latest sampling with it, and the wrappers that record them."""
 
-    def __init__(self, tokenizer, prompt: str, contexts: list[Tensor]):
-        self.tokenizer = tokenizer
+    def __init__(self, prompt_reader: PromptReader, prompt: str, contexts: list[Tensor], joint: JointLayout | None):
+        self.reader = prompt_reader
         self.prompt = prompt
         #: (1, T, C) each, by which the prompt's rows are known; several where CLIP is scheduled.
         self.contexts = contexts
-        self.tokens = content_positions(tokenizer, prompt)
+        self.tokens = prompt_reader.content(prompt)
+        self.joint = joint
         self.heat = HeatMaps()
         self._size, self._batch = (0, 0), 0
 
@@ -48,15 +52,18 @@ class AttentionRecording:
         if len(rows) == 0 or tuple(x.shape[-2:]) != self._size:
             return executor(x, t, c_concat, c_crossattn, *args, **kwargs)
         network = executor.class_obj.diffusion_model
-        with recorded_attention(network, self.tokens, rows, repeats, only=is_decoder) as layers:
+        if self.joint is not None:
+            kwargs = {**kwargs, "transformer_options": plain_attention(kwargs.get("transformer_options", {}))}
+        recorded = recorded_attention(network, self.tokens, rows, repeats, only=is_decoder, joint=self.joint)
+        with recorded as layers:
             output = executor(x, t, c_concat, c_crossattn, *args, **kwargs)
         self.heat.add(layers, self._size, self._batch)
         return output
 
     def positions(self, word: str) -> list[int]:
         """Which of the recorded tokens are the word's. Raises PromptError where it is not in the prompt."""
-        word = spelled_word(self.tokenizer, word)
-        return [self.tokens.index(at) for at in token_positions(self.tokenizer, self.prompt, word)]
+        word = spelled_word(self.reader.tokenizer, word)
+        return [self.tokens.index(at) for at in self.reader.find(self.prompt, word)]
 
     def maps(self, image: Tensor) -> Tensor:
         """(B, K, h, w) for pictures (B, H, W, C). Raises PromptError where there is none, or not one for each."""
@@ -88,6 +95,11 @@ def recorded_model(model, recording: AttentionRecording):
     patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, recording.sample)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, recording.apply_model)
     return patched
+
+
+def plain_attention(options: dict) -> dict:
+    """Let the network attend by torch's own function, which can be seen, whatever was chosen for speed."""
+    return {**options, "optimized_attention_override": differentiable_attention}
 
 
 def matching_rows(context: Tensor | None, prompt: Tensor) -> tuple[Tensor, int]:

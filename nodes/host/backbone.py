@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 
 import comfy.model_base
@@ -17,15 +18,21 @@ from torch import Tensor, nn
 from ...palp_core.errors import ModelError, PromptError
 from ...palp_core.models.backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision
 from ...palp_core.models.memory import frozen
-from ...palp_core.models.noise import NoiseLevels
 from ...palp_core.models.prompts import too_long, unknown_word
 from .compat import without_dynamic_memory
-from .families import diffusers_names, encoder_key, family_of, native_resolution, prediction_of
-from .gradients import differentiable_attention, differentiable_text_encoder, make_differentiable
-from .text import LearnedWordsTokenizer, token_positions, token_table
+from .families import diffusers_names, family_of, joint_layout, levels_of, native_resolution, prediction_of
+from .gradients import (
+    differentiable_attention,
+    differentiable_text_encoder,
+    differentiable_transformer,
+    make_differentiable,
+)
+from .text import LearnedWordsTokenizer, encoder_key, sequence_positions, token_positions, token_table
 
 #: More than any card has: the host then moves every other model off it.
 ALL_MEMORY = 1e20
+#: Side of a picture for one of its latents, where a network asks for the picture's size: SDXL.
+PIXELS = 8
 
 
 class ComfyBackbone(Backbone):
@@ -43,9 +50,9 @@ class ComfyBackbone(Backbone):
         self.device = self.patcher.load_device
         self.model = self.patcher.model
         self.denoiser = self.model.diffusion_model
-        self.levels = NoiseLevels(self.patcher.get_model_object("model_sampling").sigmas.clone())
+        self.levels = levels_of(self.patcher, self.family, self.prediction)
         self.compute_dtype = DTYPES[precision] if precision != "auto" else _inference_dtype(self.patcher)
-        self._names = diffusers_names(self.model.model_config.unet_config)
+        self.joint = joint_layout(self.model, self.family)
         self._loaded_for_training = False
 
     @cached_property
@@ -53,19 +60,38 @@ class ComfyBackbone(Backbone):
         """Copied where it must be, once it is needed: what only denoises has no use for it."""
         return _plain_clip(self._given_clip)
 
-    def denoise(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, conds: Sequence[Conditioning]) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        if self.prediction.name == "flow":  # the host has x_t and s where we have x and sigma
+            x, sigma = self.prediction.network_input(x, sigma), sigma / (1 + sigma)
+        block = len(x) // len(conds)
+        inputs = [self._network_inputs(part, cond) for part, cond in zip(x.split(block), conds, strict=True)]
+        parts: list[Tensor | None] = [None] * len(conds)
+        for group in alike(inputs):
+            rows = torch.cat([torch.arange(at * block, (at + 1) * block) for at in group]).to(x.device)
+            found = self._apply(x[rows], sigma[rows], [inputs[at] for at in group])
+            for at, part in zip(group, found.split(block), strict=True):
+                parts[at] = part
+        return torch.cat(parts)
+
+    def _network_inputs(self, x: Tensor, cond: Conditioning) -> dict:
+        """What the host's own samplers would hand the network with these latents, as its COND objects."""
+        named = {name: t.item() if name == "guidance" else t for name, t in cond.tensors.items()}
+        size = {"width": x.shape[-1] * PIXELS, "height": x.shape[-2] * PIXELS}
+        named = {"pooled_output": None, **named}  # which older hosts ask for where there is none
+        conds = self.model.extra_conds(noise=x, device=x.device, prompt_type="positive", **size, **named)
+        return {name: c.process_cond(batch_size=len(x), device=x.device, area=None) for name, c in conds.items()}
+
+    def _apply(self, x: Tensor, sigma: Tensor, inputs: list[dict]) -> Tensor:
         options = {"optimized_attention_override": differentiable_attention}
-        inputs = {"c_crossattn": cond.context, "transformer_options": options}
-        if cond.pooled is not None:
-            height, width = (side * 8 for side in x.shape[-2:])
-            inputs["y"] = self.model.encode_adm(pooled_output=cond.pooled, width=width, height=height, device=x.device)
+        joined = {name: cond.concat([other[name] for other in inputs[1:]]) for name, cond in inputs[0].items()}
         with self.autocast():
-            return self.model.apply_model(x, sigma, **inputs)
+            return self.model.apply_model(x, sigma, transformer_options=options, **joined)
 
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:
         tokens = LearnedWordsTokenizer(self.clip.tokenizer, words).tokenize_with_weights(prompt)
-        self._check_length(prompt, tokens)
+        if not self.family.is_transformer:
+            self._check_length(prompt, tokens)
         if not self._loaded_for_training:
             self.clip.load_model(tokens)
         encoder = self.clip.cond_stage_model
@@ -73,8 +99,11 @@ class ComfyBackbone(Backbone):
         if self.clip.layer_idx is not None:
             encoder.set_clip_options({"layer": self.clip.layer_idx})
         encoder.set_clip_options({"execution_device": self.clip.patcher.load_device})
-        context, pooled = encoder.encode_token_weights(tokens)[:2]
-        return Conditioning(context.to(self.device), pooled.to(self.device) if self.family.pooled else None)
+        context, pooled, *more = encoder.encode_token_weights(tokens)
+        encoded = {"cross_attn": context, "pooled_output": pooled, **(more[0] if more else {})}
+        if self.family.guidance == "distilled":  # where it was trained without guidance, and learns best
+            encoded["guidance"] = torch.tensor(1.0)
+        return Conditioning({name: t.to(self.device) for name, t in encoded.items() if torch.is_tensor(t)})
 
     def _check_length(self, prompt: str, tokens: dict[str, list[list[tuple]]]) -> None:
         """The host would split a long prompt into several windows, which the other prompts of a step do not have."""
@@ -85,14 +114,19 @@ class ComfyBackbone(Backbone):
             raise too_long(prompt, count, len(rows[0]) - 2)
 
     def token_positions(self, prompt: str, word: str, words: LearnedWords) -> tuple[int, ...]:
-        return token_positions(LearnedWordsTokenizer(self.clip.tokenizer, words), prompt, word)
+        tokenizer = LearnedWordsTokenizer(self.clip.tokenizer, words)
+        if not self.family.is_transformer:
+            return token_positions(tokenizer, prompt, word)
+        with torch.no_grad():
+            length = self.encode_prompt(prompt, words).tensors["cross_attn"].shape[1]
+        return sequence_positions(tokenizer, self.family, prompt, word, length)
 
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         latents = self.vae.encode(image[None])
         channels = self.model.latent_format.latent_channels
-        if latents.ndim != 4 or latents.shape[1] != channels:
+        if latents.ndim != 2 + self.model.latent_format.latent_dimensions or latents.shape[1] != channels:
             raise ModelError(
                 f"vae makes latents of shape {tuple(latents.shape)}, but the model takes {channels} channels. "
                 "Connect the VAE of the same checkpoint."
@@ -102,7 +136,7 @@ class ComfyBackbone(Backbone):
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         decoded = self.vae.decode(self.model.process_latent_out(latents))
-        return decoded.float().clamp(0, 1).cpu()
+        return decoded.float().clamp(0, 1).cpu().flatten(0, -4)  # some VAEs give each picture as a film of one
 
     def word_vectors(self, word: str) -> dict[str, Tensor]:
         vectors = {}
@@ -123,13 +157,18 @@ class ComfyBackbone(Backbone):
         text_encoder = self.clip.cond_stage_model
         return {name: token_table(text_encoder, name).weight.detach() for name in self.family.encoders}
 
-    def kohya_name(self, module_name: str) -> str:
+    def projections(self) -> dict[str, tuple[str, ...]]:
+        names = [n for n, _ in self.denoiser.named_modules() if re.fullmatch(self.family.lora_targets, n)]
+        kohya = {name: name for name in names}
         if not self.family.original_block_names:  # which are the host's
-            module_name = self._names[module_name]
-        return f"lora_unet_{module_name.replace('.', '_')}"
+            kohya = diffusers_names(self.model.model_config.unet_config)
+        return {f"lora_unet_{kohya[name].replace('.', '_')}": (name,) for name in names}
 
     def checkpointed_modules(self) -> list[nn.Module]:
-        return [m for m in self.denoiser.modules() if type(m).__name__ in ("BasicTransformerBlock", "ResBlock")]
+        if not self.family.is_transformer:
+            return [m for m in self.denoiser.modules() if type(m).__name__ in ("BasicTransformerBlock", "ResBlock")]
+        stacks = [part for part in self.denoiser.children() if isinstance(part, nn.ModuleList)]
+        return [block for stack in stacks for block in stack]
 
     @contextmanager
     def training(self, learn_words: bool) -> Iterator[None]:
@@ -140,10 +179,17 @@ class ComfyBackbone(Backbone):
             for patcher in patchers:  # the host may keep the text encoder elsewhere than the model
                 make_differentiable(patcher.model, patcher.load_device)
             stack.enter_context(frozen(*(patcher.model for patcher in patchers)))
+            stack.enter_context(self.differentiable())
             if learn_words:
                 stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model))
             self._loaded_for_training = learn_words
             yield
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        """Make a context in which a backward pass through the network is right."""
+        if not self.family.is_transformer:
+            return nullcontext()
+        return differentiable_transformer(self.denoiser, self.checkpointed_modules())
 
     def _release(self) -> None:
         """Copies of our making (other precision, plain memory) are taken off the device: nobody else will do it."""
@@ -154,6 +200,20 @@ class ComfyBackbone(Backbone):
         others = [m for m in loaded if not any(m.model is copy for copy in copies)]
         for copy in copies:
             comfy.model_management.free_memory(ALL_MEMORY, copy.load_device, keep_loaded=others)
+
+
+def alike(inputs: Sequence[dict]) -> list[list[int]]:
+    """Group by number what the host can concatenate, as its samplers do: prompts of other lengths have other shapes."""
+    groups: list[list[int]] = []
+    for number, conds in enumerate(inputs):
+        for group in groups:
+            first = inputs[group[0]]
+            if first.keys() == conds.keys() and all(first[name].can_concat(conds[name]) for name in first):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
 
 
 def _plain_clip(clip):

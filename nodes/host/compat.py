@@ -18,6 +18,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return host.is_oom(error) if hasattr(host, "is_oom") else isinstance(error, host.OOM_EXCEPTION)
 
 
+def out_of_memory(text: str) -> Exception:
+    """Make an error for full memory that the host takes for its own kind, so that it unloads its models."""
+    return comfy.model_management.OOM_EXCEPTION(text)
+
+
 def without_dynamic_memory(patcher):
     """Return a plain copy of a model whose weights the host streams in (dynamic VRAM), made from its file.
 

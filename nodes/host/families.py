@@ -9,14 +9,18 @@ import comfy.utils
 
 from ...palp_core.errors import ModelError
 from ...palp_core.models.families import FAMILIES, SUPPORTED, Family
-from ...palp_core.models.noise import PREDICTIONS, Prediction
+from ...palp_core.models.joint_attention import JointLayout
+from ...palp_core.models.noise import PREDICTIONS, NoiseLevels, Prediction, flow_levels
 from .demo_model import ToyWorldLatents
 from .text import check_clip, token_table
 
+#: The host's names of models that draw in a few steps; at other noise levels their velocity means nothing.
+STEP_DISTILLED = ("FluxSchnell",)
+USE_THE_BASE = "Train on the base model, and use the file on the distilled one."
 
-def encoder_key(name: str) -> str:
-    """Return the host's key for a text encoder in rows of tokens: clip_l -> l."""
-    return name.removeprefix("clip_")
+
+#: What the host's networks call the side of a patch.
+PATCH_NAMES = ("patch_size", "patch", "patch_spatial")
 
 
 def family_of(model, clip) -> Family:
@@ -25,37 +29,74 @@ def family_of(model, clip) -> Family:
     Raises ModelError for a family that is not supported, or parts that do not belong together.
     """
     check_clip(clip)
-    encoder, base = clip.cond_stage_model, model.model
-    kind = type(base.model_config).__name__
-    config = base.model_config.unet_config
-    if type(base) not in (comfy.model_base.BaseModel, comfy.model_base.SDXL) or "context_dim" not in config:
+    base = model.model
+    kind, config = type(base.model_config).__name__, base.model_config.unet_config
+    if kind in STEP_DISTILLED:
+        raise ModelError(f"model is {kind}, distilled to a few steps, of which nothing can be learned. {USE_THE_BASE}")
+    families = [f for f in FAMILIES.values() if _is_member(base, f)]
+    if not families:
         raise ModelError(f"model is of the family {kind}. {SUPPORTED}: load one of these.")
-    if config["in_channels"] != base.latent_format.latent_channels or base.concat_keys:
-        raise ModelError(f"model is an inpainting or editing model. {SUPPORTED}: load one of these.")
-    parts = {name for name, part in encoder.named_children() if isinstance(part, comfy.sd1_clip.SDClipModel)}
-    pooled = isinstance(base, comfy.model_base.SDXL)
-    for family in FAMILIES.values():
-        if set(family.encoders) == parts and family.pooled == pooled:
-            if sum(token_table(encoder, name).weight.shape[-1] for name in family.encoders) == config["context_dim"]:
-                return family
+    latents = base.latent_format.latent_channels
+    if base.concat_keys or config.get("in_channels", latents) not in (latents, 4 * latents):
+        raise ModelError(f"model is an inpainting or editing model. {SUPPORTED}: load a text-to-image model.")
+    for family in families:
+        if _belongs(clip.cond_stage_model, family, config):
+            return family
     raise ModelError(
-        f"clip ({type(encoder).__name__}) does not belong to model ({kind}). Connect MODEL and CLIP of the same "
-        "checkpoint."
+        f"clip ({type(clip.cond_stage_model).__name__}) does not belong to model ({kind}). Connect MODEL and CLIP of "
+        "the same family."
     )
+
+
+def _is_member(base, family: Family) -> bool:
+    config = base.model_config.unet_config
+    if type(base) is not getattr(comfy.model_base, family.host_class, None):
+        return False
+    return all(config.get(key) == value for key, value in family.host_config.items())
+
+
+def _belongs(encoder, family: Family, config: dict) -> bool:
+    """Whether a text encoder is the family's; of a UNet's, its width must be that of the text attention, too."""
+    parts = {name for name, part in encoder.named_children() if isinstance(part, comfy.sd1_clip.SDClipModel)}
+    if family.is_transformer:
+        return bool(parts) and parts <= set(family.encoders)
+    if parts != set(family.encoders):
+        return False
+    widths = [token_table(encoder, name).weight.shape[-1] for name in family.encoders]
+    return sum(widths) == config.get("context_dim")
 
 
 def prediction_of(model) -> Prediction:
     """Return what a MODEL predicts. Raises ModelError for a way of sampling that is not known."""
     sampling = model.get_model_object("model_sampling")
-    kinds = {comfy.model_sampling.EPS: "epsilon", comfy.model_sampling.V_PREDICTION: "v"}
+    discrete = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
+    kinds = {comfy.model_sampling.EPS: "epsilon", comfy.model_sampling.V_PREDICTION: "v"} if discrete else {}
+    if getattr(sampling, "noise_scale", 1.0) == 1.0:
+        kinds[comfy.model_sampling.CONST] = "flow"
     for kind, name in kinds.items():
-        same = type(sampling).calculate_denoised is kind.calculate_denoised
-        if same and isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+        if type(sampling).calculate_denoised is kind.calculate_denoised:
             return PREDICTIONS[name]
     raise ModelError(
-        "model samples in a way that PALP does not know (neither eps- nor v-prediction on discrete noise levels). "
-        "Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
+        "model samples in a way that PALP does not know (neither eps- nor v-prediction on discrete noise levels, nor a "
+        "flow). Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
     )
+
+
+def levels_of(model, family: Family, prediction: Prediction) -> NoiseLevels:
+    """Return the noise levels of a MODEL, in latent units; of a flow, with the shift that the host has set."""
+    table = model.get_model_object("model_sampling").sigmas.clone()
+    if prediction.name == "flow":
+        return flow_levels(table, family.timesteps)
+    return NoiseLevels(table, family.timesteps)
+
+
+def joint_layout(base, family: Family) -> JointLayout | None:
+    """Return how the host's transformer lays picture and prompt into one sequence: always the prompt first."""
+    if family.attention != "joint":
+        return None
+    network, config = base.diffusion_model, base.model_config.unet_config
+    patch = next((getattr(network, name) for name in PATCH_NAMES if isinstance(getattr(network, name, None), int)), 2)
+    return JointLayout(patch, multiple=config.get("pad_tokens_multiple") or 1)
 
 
 def native_resolution(model, family: Family, prediction: Prediction) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 
+import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ...palp_core.errors import ModelError
 from ...palp_core.models.memory import restore_forwards
+
+#: comfy_kitchen's rotary embeddings that do not work in place.
+ROPES = ("apply_rope", "apply_rope1", "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")
 
 
 def make_differentiable(module: nn.Module, device: torch.device) -> None:
@@ -75,7 +80,7 @@ def differentiable_text_encoder(encoder: nn.Module) -> Iterator[None]:
     handles = []
     try:
         for norm in norms:
-            handles.append(norm.register_forward_pre_hook(lambda _module, inputs: (inputs[0].clone(), *inputs[1:])))
+            handles.append(norm.register_forward_pre_hook(_on_copy))
         for layer in layers:
             wrap(layer)
         yield
@@ -83,6 +88,78 @@ def differentiable_text_encoder(encoder: nn.Module) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         restore_forwards(layers, own)
+
+
+@contextmanager
+def differentiable_transformer(network: nn.Module, blocks: list[nn.Module]) -> Iterator[None]:
+    """Make the host's transformers differentiable: the host's own switch for it, and what that leaves out.
+
+    Blocks add to their input in place, which autograd has saved for the norm before: norms get copies to work on.
+    Blocks do, too: one that is run again in the backward pass would find its input changed, and checkpointing hides
+    that from autograd's own check, so that gradients would be wrong without an error.
+    """
+    give_ropes_a_backward()
+    before = getattr(comfy.model_management, "in_training", False)
+    norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm)]
+    own = [block.__dict__.get("forward") for block in blocks]
+    handles = []
+    try:
+        comfy.model_management.in_training = True  # older hosts have no such switch, and need none
+        for norm in norms:
+            handles.append(norm.register_forward_pre_hook(_on_copy))
+        for block in blocks:
+            block.forward = partial(_run_on_copies, block.forward)
+        yield
+    finally:
+        comfy.model_management.in_training = before
+        for handle in handles:
+            handle.remove()
+        restore_forwards(blocks, own)
+
+
+def _run_on_copies(forward: Callable, *args, **kwargs):
+    return forward(*map(_copied, args), **{name: _copied(value) for name, value in kwargs.items()})
+
+
+def _copied(value: object) -> object:
+    return value.clone() if torch.is_tensor(value) and value.is_floating_point() else value
+
+
+def _on_copy(_module: nn.Module, inputs: tuple) -> tuple:
+    return (inputs[0].clone(), *inputs[1:])
+
+
+@cache
+def give_ropes_a_backward() -> None:
+    """Tell autograd about comfy_kitchen's rotary embeddings, fused kernels that some of the host's networks always use.
+
+    The backward pass runs the package's own formula again, in torch.
+    """
+    from comfy_kitchen.backends.eager import rope
+
+    for name in ROPES:
+        if hasattr(rope, name):
+            formula = getattr(rope, name)
+            backward = partial(_formula_backward, formula)
+            torch.library.register_autograd(f"comfy_kitchen::{name}", backward, setup_context=_keep_inputs)
+
+
+def _keep_inputs(ctx, inputs: tuple, output: object) -> None:
+    ctx.inputs = inputs
+
+
+def _formula_backward(formula: Callable, ctx, *gradients: Tensor) -> tuple:
+    with torch.enable_grad():
+        inputs = [value.detach().requires_grad_(True) if _learns(value) else value for value in ctx.inputs]
+        outputs = formula(*inputs)
+    wanted = [value for value in inputs if _learns(value)]
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    found = iter(torch.autograd.grad(outputs, wanted, gradients, allow_unused=True))
+    return tuple(next(found) if _learns(value) else None for value in inputs)
+
+
+def _learns(value: object) -> bool:
+    return torch.is_tensor(value) and value.requires_grad
 
 
 def differentiable_attention(_chosen, *args, **kwargs) -> Tensor:

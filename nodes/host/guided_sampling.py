@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -16,16 +17,20 @@ from ...palp_core.errors import ModelError, PromptError
 from ...palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
 from ...palp_core.models.attention import PromptedDenoiser, with_conditioning
 from ...palp_core.models.backbone import Conditioning
-from ...palp_core.models.families import Family
+from ...palp_core.models.noise import LARGEST_SHARE, per_sample
 from ...palp_core.training.data import check_image, check_mask, latent_mask, resize_to_cover, training_size
 from .backbone import ComfyBackbone
 from .compat import is_out_of_memory
 from .gradients import make_differentiable
 from .lora import base_weights, merges, with_weights
 from .session import show_text
-from .text import spelled_out, spelled_word, token_positions
+from .text import spelled_out, spelled_word
 
 KEY = "palp_pick_and_draw"
+#: Levels that differ by less, relative to their size, are one that was rounded twice.
+SAME_LEVEL = 1e-4
+#: Of a level to the one before; steps that are smaller than that hardly move anything.
+LARGEST_RATIO = 0.999
 #: About how many times a sampling step's memory a step along the gradient takes.
 GRADIENT_BATCH = 4
 OWN_LAYOUT = "The layout is the model's own already, so that draw_weight does nothing: there is no LoRA to leave out."
@@ -67,30 +72,49 @@ class GuidedSampling:
         self.source = source
         self.conds = conds
         self.guidance: PickAndDraw | None = None
+        self.levels: list[float] = []  # of the sampling, descending, as the sampler has them
 
-    def sample(self, executor, guider, *args, **kwargs):
+    def sample(self, executor, guider, sigmas: Tensor, *args, **kwargs):
         """Around a whole sampling, once the host has loaded the model."""
         with torch.inference_mode(False), _out_of_memory_named():
-            self.guidance = self._prepare(guider)
+            self.guidance, self.levels = self._prepare(guider), sigmas.tolist()
         try:
-            return executor(guider, *args, **kwargs)
+            return executor(guider, sigmas, *args, **kwargs)
         finally:
             self.guidance = None
 
     def predict_noise(self, executor, x: Tensor, timestep: Tensor, *args, **kwargs):
-        """Around each evaluation of the model. The sampler's own latents, (B, C, H, W), are moved, in place."""
-        if self.guidance is not None and self.guidance.covers(timestep[0].item()):
-            x.copy_(self._moved(x, timestep))
-        return executor(x, timestep, *args, **kwargs)
+        """Around each evaluation of the model, D. The sampler's latents, (B, C, ..., H, W), are left as they are.
 
-    def _moved(self, x: Tensor, sigma: Tensor) -> Tensor:
-        with torch.inference_mode(False), _out_of_memory_named():
-            moved = self.guidance(x.clone(), sigma.clone())  # clones: no inference tensors
+        Samplers differ in what they do with them: some hand over a copy, some look again within a step. All of them
+        follow D, Euler's method as x' = (1 - r)*D + r*x with r = sigma'/sigma. It goes from x + d to the same place as
+        from x with D(x + d) + r/(1 - r)*d, which is therefore what they are given.
+        """
+        if self.guidance is None or not self.guidance.covers(self._unit_level(timestep)[0].item()):
+            return executor(x, timestep, *args, **kwargs)
+        step = self._step(x, timestep)
+        ratio = next_ratio(self.levels, timestep[0].item())
+        return executor(x + step, timestep, *args, **kwargs) + ratio / (1 - ratio) * step
+
+    def _unit_level(self, timestep: Tensor) -> Tensor:
+        """Turn the host's noise level into sigma of x = x0 + sigma*eps; a flow's is a share of noise."""
+        if self.source.backbone.prediction.name != "flow":
+            return timestep
+        share = timestep.clamp(max=LARGEST_SHARE)
+        return share / (1 - share)
+
+    def _step(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """The step along the gradient, in the sampler's units."""
+        with torch.inference_mode(False), _out_of_memory_named(), self.source.backbone.differentiable():
+            sigma = self._unit_level(timestep.clone())  # clones: no inference tensors
+            scale = per_sample(1 + sigma if self.source.backbone.prediction.name == "flow" else sigma.new_ones(()), x)
+            latents = x.clone() * scale
+            step = (self.guidance(latents, sigma) - latents) / scale
         logging.debug("Pick-and-Draw: %s", self.guidance.history[-1])
         if self.guidance.warning:
             show_text(self.source.node_id, self.guidance.warning)
             self.guidance.warning = ""
-        return moved
+        return step.to(x)
 
     def _prepare(self, guider) -> PickAndDraw:
         source = self.source
@@ -136,9 +160,20 @@ class GuidedSampling:
 
     def _same_prompt(self) -> bool:
         """Whether the template's prompt means what is sampled, however it is spelled."""
-        sampled, template = (self.conds[at].context for at in (0, 2))
+        sampled, template = (self.conds[at].tensors["cross_attn"] for at in (0, 2))
         same_word = self.source.prompts.generation.tokens == self.source.prompts.template.tokens
         return same_word and sampled.shape == template.shape and torch.equal(sampled, template)
+
+
+def next_ratio(levels: list[float], level: float) -> float:
+    """Return the noise level that the step at this level leads to, as a share of the one that it begins with, 0..1.
+
+    levels: of a sampling, descending. A level between two of them belongs to the step from the higher one.
+    """
+    for higher, lower in pairwise(levels):
+        if lower < level * (1 - SAME_LEVEL):
+            return min(lower / higher, LARGEST_RATIO)
+    return 0.0
 
 
 def guided_model(source: GuidanceSource, conds: list[Conditioning]):
@@ -174,8 +209,15 @@ def _out_of_memory_named() -> Iterator[None]:
         raise RuntimeError(OUT_OF_MEMORY) from error
 
 
-def read_prompts(tokenizer, prompt: str, subject_word: str, class_word: str, reference_prompt: str) -> Prompts:
-    """Raises PromptError where a prompt does not hold its word."""
+def read_prompts(
+    tokenizer,
+    find: Callable[[str, str], tuple[int, ...]],
+    prompt: str,
+    subject_word: str,
+    class_word: str,
+    reference_prompt: str,
+) -> Prompts:
+    """Raises PromptError where a prompt does not hold its word. find: prompt, word -> places of the word's tokens."""
     text, word = spelled_out(tokenizer, prompt), spelled_word(tokenizer, subject_word)
     if word.startswith("embedding:") and not class_word.strip():
         raise PromptError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
@@ -183,7 +225,7 @@ def read_prompts(tokenizer, prompt: str, subject_word: str, class_word: str, ref
     reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of a {word}"
 
     def found(text: str, word: str) -> Prompt:
-        return Prompt(text, token_positions(tokenizer, text, word))
+        return Prompt(text, find(text, word))
 
     generation, plain = found(text, word), class_prompt(text, word, class_word)
     if plain == text and class_word != word:
@@ -202,7 +244,7 @@ def class_prompt(prompt: str, word: str, class_word: str) -> str:
     return re.sub(pattern, lambda m: class_word if m["subject"] else m[0], prompt, flags=re.IGNORECASE)
 
 
-def as_conditioning(encoded: list, family: Family) -> Conditioning:
+def as_conditioning(encoded: list) -> Conditioning:
     """The host's CONDITIONING as the core's, with no inference tensors in it."""
     if len(encoded) > 1:
         raise PromptError(
@@ -210,7 +252,10 @@ def as_conditioning(encoded: list, family: Family) -> Conditioning:
             "keyframes."
         )
     ((context, extra),) = encoded
-    return Conditioning(context.clone(), extra["pooled_output"].clone() if family.pooled else None)
+    tensors = {name: value.clone() for name, value in extra.items() if torch.is_tensor(value)}
+    if "guidance" in extra:  # of guidance-distilled models, as a node has set it
+        tensors["guidance"] = torch.tensor(float(extra["guidance"]))
+    return Conditioning({"cross_attn": context.clone(), **tensors})
 
 
 def reference_latents(

@@ -5,6 +5,7 @@ No second copy is made of the weights that no LoRA changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ import comfy.lora_convert
 from torch import Tensor, nn
 
 from ...palp_core.errors import ModelError
+from ...palp_core.files.checks import DOWN, UP
 from ...palp_core.files.lora_file import LoraFile
 from .text import check_clip, clip_with_words, token_table
 
@@ -20,21 +22,47 @@ from .text import check_clip, clip_with_words, token_table
 def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
     """Clones of MODEL, with the LoRA at this strength, and of CLIP, which knows the file's words as `embedding:NAME`.
 
-    Returns (model, clip, matched), matched being how many of the file's projections the MODEL has. Raises ModelError
-    when it has none, or the CLIP is of another family.
+    Returns (model, clip, left_out), left_out being the names of the file's projections that the MODEL does not have.
+    Raises ModelError when it has none of them, or one of another shape, or the CLIP is of another family.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    _check_shapes(model, keys, file)
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(file.lora)), keys, log_missing=False)
     patched = model.clone()
-    matched = len(patched.add_patches(patches, strength))
-    if matched == 0:
+    applied = set(patched.add_patches(patches, strength))
+    left_out = [name for name in file.names if keys.get(name) not in applied]
+    if len(left_out) == file.projections:
         raise ModelError(
             f"none of the file's {file.projections} LoRA keys fits this model. The file was made for "
             f"{file.info.family}: load a checkpoint of that family."
         )
     _check_encoders(clip, file)
     words = {f"embedding:{name}": word for name, word in file.words.items()}
-    return patched, clip_with_words(clip, words), matched
+    return patched, clip_with_words(clip, words), left_out
+
+
+def _check_shapes(model, keys: Mapping[str, str | tuple], file: LoraFile) -> None:
+    """The host leaves out a projection of another shape and tells its log alone, or pours it in in the wrong order."""
+    weights = model.model.state_dict()
+    for name in file.names:
+        wanted = _shape(weights, keys.get(name))
+        found = (file.lora[name + UP].shape[0], file.lora[name + DOWN].shape[1])
+        if wanted not in (None, found):
+            raise ModelError(
+                f"the file's {name} is for a weight of {found[0]} x {found[1]}, and the model's is {wanted[0]} x "
+                f"{wanted[1]}. The file was made for {file.info.family}: load a checkpoint of that family."
+            )
+
+
+def _shape(weights: Mapping[str, Tensor], key: str | tuple | None) -> tuple[int, int] | None:
+    """Outputs and inputs of a weight, or of a part of it, which the host names by (key, (dimension, start, length))."""
+    key, part = (key, None) if isinstance(key, str) or key is None else key[:2]
+    if key not in weights:
+        return None
+    shape = list(weights[key].shape)
+    if part is not None:
+        shape[part[0]] = part[2]
+    return shape[0], math.prod(shape[1:])
 
 
 def _check_encoders(clip, file: LoraFile) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import comfy.model_management
 import folder_paths
+from comfy_api.latest import io, ui
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -18,33 +19,38 @@ from torch import Tensor
 from ...palp_core.errors import OUT_OF_MEMORY
 from ...palp_core.files.safetensors_file import save_somewhere
 from ...palp_core.methods.result import keep_unfinished
-from ...palp_core.training.chart import loss_chart
+from ...palp_core.training.chart import drawn_chart
 from ...palp_core.training.loop import Step, Training
-from .compat import is_out_of_memory
+from .compat import is_out_of_memory, out_of_memory
+from .ending import cancelled_at_exit
 
 
 def train(
     run: Training, progress: TrainingProgress, save: Callable[[Path], Path], folder: str | Path, node: str
 ) -> Path:
-    """Train and save. What a cancelled or failed run has learned is saved too, before the error goes on.
+    """Train and save. What a training that ended early has learned is saved too, before the error goes on.
 
     save: to a folder that it is given: `folder`, or where that fails, as on a full disk, one of the host's or of the
-    system's, which an error then names. node: its name, for the log.
+    system's, which an error then names. node: its name, for the log. Out of memory stays the kind of error after which
+    the host unloads its models.
     """
     folders = [Path(folder), Path(folder_paths.get_output_directory()), Path(tempfile.gettempdir())]
-    try:
-        with closing(run.steps()) as steps:
-            for step in steps:
-                progress.update(step)
-    except comfy.model_management.InterruptProcessingException:
-        outcome = keep_unfinished(run, save, folders)
-        logging.info("%s was cancelled. %s", node, outcome)
-        show_text(progress.node_id, f"Cancelled. {outcome}")
-        raise
-    except Exception as error:
-        cause = OUT_OF_MEMORY if is_out_of_memory(error) else error
-        raise RuntimeError(f"{cause} {keep_unfinished(run, save, folders)}") from error
-    path = save_somewhere(save, folders)
+    with cancelled_at_exit():
+        try:
+            with closing(run.steps()) as steps:
+                for step in steps:
+                    progress.update(step)
+        except (comfy.model_management.InterruptProcessingException, KeyboardInterrupt):
+            outcome = keep_unfinished(run, save, folders)
+            logging.info("%s was cancelled. %s", node, outcome)
+            show_text(progress.node_id, f"Cancelled. {outcome}")
+            raise
+        except Exception as error:
+            outcome = keep_unfinished(run, save, folders)
+            if is_out_of_memory(error):
+                raise out_of_memory(f"{OUT_OF_MEMORY} {outcome}") from error
+            raise RuntimeError(f"{error} {outcome}") from error
+        path = save_somewhere(save, folders)
     if path.parent != folders[0]:
         raise RuntimeError(f"{folder} could not be written to. What was learned is kept in {path}: move it there.")
     return path
@@ -71,15 +77,23 @@ class TrainingProgress:
         self.history.append(step)
         preview = None
         if time.monotonic() >= self._next_chart:
-            pixels = (loss_chart(self.history) * 255).round().byte().numpy()
+            pixels = (drawn_chart(self.history) * 255).round().byte().numpy()
             preview = ("JPEG", Image.fromarray(pixels), None)
             self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
         self.bar.update_absolute(step.index + 1, self.steps, preview)
         show_text(self.node_id, f"step {step.index + 1} of {self.steps}: {losses(step)}")
 
-    def chart(self) -> Tensor:
-        """Plot the losses of all steps, as the host's IMAGE, (1, H, W, 3)."""
-        return loss_chart(self.history)[None]
+    def chart(self, node: type[io.ComfyNode]) -> tuple[Tensor, ui.PreviewImage | None]:
+        """Plot the losses of all steps: the host's IMAGE, (1, H, W, 3), and how the node shows it.
+
+        The training is saved by then: a chart that cannot be written, as on a full disk, is not shown.
+        """
+        chart = drawn_chart(self.history)[None]
+        try:
+            return chart, ui.PreviewImage(chart, cls=node)
+        except Exception as error:
+            logging.warning("the loss chart could not be shown: %s", error)
+            return chart, None
 
 
 def losses(step: Step) -> str:

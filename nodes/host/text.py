@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...palp_core.errors import ModelError, PromptError
 from ...palp_core.models.backbone import LearnedWords
+from ...palp_core.models.families import Family
 from ...palp_core.models.prompts import (
     embedding_prompt,
     find_placeholders,
@@ -27,6 +28,11 @@ from ...palp_core.models.prompts import (
 #: What stands before and after an `embedding:NAME` that the host finds.
 HOST_BEFORE = re.compile(r"(?:^|[\s()])$")
 HOST_AFTER = re.compile(r",*(?:[\s():<\[]|$)")
+
+
+#: What counts as a word of a prompt whose attention is recorded, and what is none: weights.
+WORD = re.compile(r"[^\W\d_]+")
+EMBEDDED = re.compile(r"embedding:\S+")
 
 
 class LearnedWordsTokenizer:
@@ -148,6 +154,44 @@ def token_positions(tokenizer, prompt: str, word: str) -> tuple[int, ...]:
     if not found:
         raise word_not_found(word, prompt)
     return tuple(sorted(found))
+
+
+def sequence_positions(
+    tokenizer, family: Family, prompt: str, word: str, length: int, missing_ok: bool = False
+) -> tuple[int, ...]:
+    """Find a word's tokens in the conditioning of a transformer, (1, length, C).
+
+    Of the tokens that a text encoder reads, a template's first ones may be cut off. Language models spell a word with
+    the space before it. Raises PromptError when the word is not in the prompt.
+    """
+    rows = tokenizer.tokenize_with_weights(prompt)
+    found = set()
+    for encoder, start in family.text_starts.items():
+        if encoder_key(encoder) not in rows:
+            continue
+        tokens = [token for row in rows[encoder_key(encoder)] for token, *_ in row]
+        tokens = tokens[max(0, len(tokens) - length) :]
+        parts = (getattr(tokenizer, name, None) for name in (encoder, f"clip_{encoder}"))
+        split = next(part for part in parts if part is not None).tokenizer
+        for spelled in (word, f" {word}"):
+            wanted = split(spelled, add_special_tokens=False)["input_ids"]
+            found.update(start + at for at in find_tokens(tokens, wanted))
+    found = {at for at in found if at < length}
+    if not found and not missing_ok:
+        raise word_not_found(word, prompt)
+    return tuple(sorted(found))
+
+
+def sequence_content(tokenizer, family: Family, prompt: str, length: int) -> tuple[int, ...]:
+    """Find a prompt's own tokens in the conditioning of a transformer, (1, length, C): those of each of its words."""
+    words = dict.fromkeys(WORD.findall(EMBEDDED.sub(" ", prompt)))
+    found = [sequence_positions(tokenizer, family, prompt, word, length, missing_ok=True) for word in words]
+    return tuple(sorted({at for places in found for at in places}))
+
+
+def encoder_key(name: str) -> str:
+    """Return the host's key for a text encoder in rows of tokens: clip_l -> l."""
+    return name.removeprefix("clip_")
 
 
 def content_positions(tokenizer, prompt: str) -> tuple[int, ...]:

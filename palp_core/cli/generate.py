@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 import tyro
 
-from ..errors import SettingError
+from ..errors import ModelError, SettingError
 from ..files.embedding_file import described_word, load_embedding
-from ..files.lora_file import load_lora_file
-from ..models.prompts import check_known
+from ..files.lora_file import LoraFile, load_lora_file
+from ..models.prompts import check_known, substitute
+
+UNET_GUIDANCE = 7.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Generate:
     model: Path
     #: Describes the pictures, with [V] for the subject; empty is the prompt it was trained for, or "a photo of [V]".
     prompt: str = ""
-    #: Describes what is not to be in the pictures.
+    #: Describes what is not to be in the pictures, where the model reads such a prompt.
     negative_prompt: str = ""
     #: Generates so many pictures.
     count: int = 4
@@ -35,34 +37,31 @@ class Generate:
     seed: int = 0
     #: Takes so many sampling steps.
     steps: int = 25
-    #: Sets the scale of classifier-free guidance.
-    guidance_scale: float = 7.5
+    #: Sets the scale of guidance; none is 7.5 for Stable Diffusion 1.x, 2.x and SDXL, and others' own.
+    guidance_scale: float | None = None
     #: Sets the side of the pictures in pixels; none is the model's own.
     size: int | None = None
     #: Computes there: cuda, cpu or mps; none takes CUDA if there is one.
     device: str | None = None
 
     def run(self) -> None:
-        from ..files.in_pipeline import check_length
         from ..models.diffusers.loading import chosen_device
 
         for name in ("count", "steps"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         pipeline, prompt = self._loaded(chosen_device(self.device))
-        for text in (prompt, self.negative_prompt):
-            check_length(pipeline, text)
+        options = self._checked_options(pipeline, prompt)
         self.out.mkdir(parents=True, exist_ok=True)
         paths = free_paths(self.out, self.file.stem, self.count)
         for number, path in enumerate(paths):
             picture = pipeline(
-                prompt,
-                negative_prompt=self.negative_prompt,
+                prompt=prompt,
                 generator=torch.Generator().manual_seed(self.seed + number),
                 num_inference_steps=self.steps,
-                guidance_scale=self.guidance_scale,
                 height=self.size,
                 width=self.size,
+                **options,
             ).images[0]
             picture.save(path)
             print(path)
@@ -74,27 +73,73 @@ class Generate:
 
     def _with_lora(self, device: torch.device):
         from ..files.in_pipeline import load_file_into
+        from ..models.diffusers.flow import architecture_of
 
         trained = load_lora_file(self.file)
         check_known("prompt", self.prompt, [subject.placeholder for subject in trained.info.subjects])
         if self.prompt:
             trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
         pipeline = self._pipeline(device)
-        return pipeline, load_file_into(pipeline, trained)
+        architecture = architecture_of(pipeline)
+        if architecture is None:
+            return pipeline, load_file_into(pipeline, trained)
+        return pipeline, load_into_transformer(pipeline, architecture, trained)
 
     def _with_word(self, family: str, device: torch.device):
         from ..files.in_pipeline import load_word_into
+        from ..models.diffusers.flow import architecture_of
+        from ..models.diffusers.flow_text import no_words
 
         prompt = self.prompt or "a photo of [V]"
         check_known("prompt", prompt, ["[V]"])
         word = load_embedding(self.file)
         pipeline = self._pipeline(device)
+        if architecture := architecture_of(pipeline):
+            raise no_words(architecture)
         return pipeline, load_word_into(pipeline, word, family, prompt)
 
     def _pipeline(self, device: torch.device):
         from ..models.diffusers.loading import load_pipeline
 
         return load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
+
+    def _checked_options(self, pipeline, prompt: str) -> dict:
+        """What pipelines call differently. Raises an error for what the pipeline would not read, or not to its end."""
+        from ..files import in_pipeline
+        from ..models.diffusers import flow_text
+        from ..models.diffusers.flow import architecture_of
+
+        architecture = architecture_of(pipeline)
+        if architecture is None:
+            for text in (prompt, self.negative_prompt):
+                in_pipeline.check_length(pipeline, text)
+            scale = UNET_GUIDANCE if self.guidance_scale is None else self.guidance_scale
+            return {"negative_prompt": self.negative_prompt, "guidance_scale": scale}
+        for text in (prompt, self.negative_prompt):
+            flow_text.check_length(pipeline, architecture, text)
+        options = {} if self.guidance_scale is None else {architecture.guidance_option: self.guidance_scale}
+        if architecture.reads_negative_prompt:
+            return {**options, "negative_prompt": self.negative_prompt}
+        if self.negative_prompt:
+            raise SettingError(f"negative_prompt is given, but {architecture.family.title} reads none. Leave it out.")
+        return options
+
+
+def load_into_transformer(pipeline, architecture, trained: LoraFile) -> str:
+    """Put a file's LoRA on a pipeline with a transformer; returns the prompt to draw.
+
+    Raises ModelError for a file of another family, PromptError for one whose subjects are learned words.
+    """
+    from ..models.diffusers.flow_lora import load_lora
+    from ..models.diffusers.flow_text import no_words
+
+    info, family = trained.info, architecture.family.name
+    if info.family != family:
+        raise ModelError(f"the file was made for {info.family}, and the model is {family}. Use one of its family.")
+    if trained.words:
+        raise no_words(architecture)
+    load_lora(pipeline, architecture, trained.lora)
+    return substitute(info.target_prompt, {subject.placeholder: subject.text for subject in info.subjects})
 
 
 def free_paths(folder: Path, name: str, count: int) -> list[Path]:

@@ -25,7 +25,7 @@ from .options import AlignmentOptions, PersonalizationOptions, read_images, read
 class Train:
     """Train PALP on your own model and photos. Stopped with Ctrl-C, it keeps what it has learned; --resume goes on."""
 
-    #: Loads this model: a diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
+    #: Loads this model: a diffusers folder, or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
     model: Path
     #: Learns from these photos, or one folder of them.
     images: tuple[Path, ...]
@@ -37,6 +37,8 @@ class Train:
     masks: tuple[Path, ...] = ()
     #: Starts from a word learned before, a .safetensors file, in place of the class word.
     initial_embedding: Path | None = None
+    #: Stands before the class word in prompts where no word is learned; empty means a rare text.
+    trigger: str = ""
     #: Describes the photos neutrally; empty means "a photo of [V]".
     personalization_prompt: str = ""
     #: Writes the file, its loss chart and, while unfinished, the training's state into this folder.
@@ -61,6 +63,7 @@ class Train:
             personalization_prompt=self.personalization_prompt,
             masks=read_masks(self.masks),
             initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
+            trigger=self.trigger,
         )
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(Personalization(backbone, [subject], self.target_prompt, config))

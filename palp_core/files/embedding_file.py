@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import FileError
 from ..models.backbone import Backbone, WordVectors
 from ..models.families import Family
-from .metadata import WORD_KEY, model_spec, read_description, to_json
-from .safetensors_file import claimed, read_metadata, read_tensors, save_tensors
+from .checks import FLOATS, Layout, Source, check_word
+from .description import check_model, checked_fields, read_description
+from .metadata import WORD_KEY, model_spec, to_json
+from .names import printable
+from .reading import opened
+from .safetensors_file import Content, save_new, save_tensors
 
 SINGLE = "emb_params"
 SDXL_KEYS = ("clip_l", "clip_g")
@@ -68,44 +71,47 @@ def load_embedding(path: str | Path) -> Embedding:
             f"{path.name} is of a kind that may hold program code, and is not opened. Save it again as .safetensors: "
             "the help page of Textual Inversion Train has the lines of Python that do it."
         )
-    tensors, _ = read_tensors(path)
-    vectors = {  # copies: what safetensors gives keeps the file open, which Windows then does not let be replaced
-        key: rows.to(torch.float32, copy=True).reshape(-1, rows.shape[-1])
-        for key, rows in _words(path.name, tensors).items()
+    with opened(path) as file:
+        parts = _word(file.source, file.layouts)
+        check_word(file.source, path.stem, parts, file.layouts)
+        tensors = file.tensors(parts.values())
+    return Embedding(path.name, {encoder: _rows(tensors[key]) for encoder, key in parts.items()})
+
+
+def _rows(vectors: Tensor) -> Tensor:
+    """(N, C), float32; sd-concepts-library has one vector as (C,)."""
+    return vectors.float().reshape(-1, vectors.shape[-1])
+
+
+def _word(source: Source, layouts: Mapping[str, Layout]) -> dict[str, str]:
+    """The word of a file, whatever its layout: our key -> the file's."""
+    keys = _unbundled(source, list(layouts))
+    fitting = {
+        ours: key for ours, key in keys.items() if len(layouts[key].shape) in (1, 2) and layouts[key].dtype in FLOATS
     }
-    counts = {len(rows) for rows in vectors.values()}
-    if len(counts) > 1 or 0 in counts or not all(torch.isfinite(rows).all() for rows in vectors.values()):
-        raise FileError(f"{path.name} holds no usable vectors. Copy or download it again.")
-    return Embedding(path.name, vectors)
-
-
-def _words(file_name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vectors of a file, whatever their layout, under our keys."""
-    tensors = _unbundled(file_name, tensors)
-    fitting = {key: tensor for key, tensor in tensors.items() if tensor.ndim in (1, 2) and tensor.is_floating_point()}
     if all(key in fitting for key in SDXL_KEYS):
         return {key: fitting[key] for key in SDXL_KEYS}
     for key in (SINGLE, A1111_KEY):
         if key in fitting:
             return {SINGLE: fitting[key]}
-    if len(tensors) == len(fitting) == 1:  # sd-concepts-library: the placeholder itself is the key
+    if len(keys) == len(fitting) == 1:  # sd-concepts-library: the placeholder itself is the key
         return {SINGLE: next(iter(fitting.values()))}
-    keys = ", ".join(list(tensors)[:4])
+    some = printable(", ".join(list(keys)[:4]))
     raise FileError(
-        f"{file_name} is not an embedding: it holds {len(tensors)} tensors ({keys}). Choose a textual inversion file."
+        f"{source.name} is not an embedding: it holds {len(keys)} tensors ({some}). Choose a textual inversion file."
     )
 
 
-def _unbundled(file_name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The word inside a LoRA file; another file's tensors as they are."""
-    matches = [(BUNDLED.fullmatch(key), tensor) for key, tensor in tensors.items()]
-    bundled = [(match["name"], match["key"], tensor) for match, tensor in matches if match]
-    names = sorted({name for name, _, _ in bundled})
+def _unbundled(source: Source, keys: list[str]) -> dict[str, str]:
+    """The parts of the word inside a LoRA file, else all of the file's tensors: the end of a key -> the key."""
+    bundled = [match for key in keys if (match := BUNDLED.fullmatch(key))]
+    names = sorted({match["name"] for match in bundled})
     if len(names) > 1:
         raise FileError(
-            f"{file_name} holds several words ({', '.join(names)}). Choose a file with one, to know which is meant."
+            f"{source.name} holds several words ({printable(', '.join(names))}). Choose a file with one, to know which "
+            "is meant."
         )
-    return {key: tensor for _, key, tensor in bundled} or tensors
+    return {match["key"]: match[0] for match in bundled} or {key: key for key in keys}
 
 
 def save_embedding(
@@ -127,10 +133,12 @@ def save_embedding(
     if overwrite:
         save_tensors(target, tensors, describe(name))
         return target
+
+    def written(target: Path) -> Content:
+        return tensors, describe(target.stem)
+
     numbered = (folder / f"{name}_{number}.safetensors" for number in count(2))
-    with claimed(chain([target], numbered)) as target:
-        save_tensors(target, tensors, describe(target.stem))
-    return target
+    return save_new(chain([target], numbered), written)
 
 
 def word_metadata(info: dict, family: Family, resolution: int, name: str) -> dict[str, str]:
@@ -148,7 +156,28 @@ def word_metadata(info: dict, family: Family, resolution: int, name: str) -> dic
     return {WORD_KEY: to_json(info), **spec}
 
 
+@dataclass(frozen=True)
+class WordInfo:
+    """What one of our files says of its word, stored as JSON under the metadata key `palp_embedding`."""
+
+    version: str
+    family: str
+    prediction: str
+    initial_word: str | None
+    initial_embedding: str | None
+    kind: str
+    vectors: int
+    images: int
+    steps: int
+    settings: dict
+
+
 def described_word(path: str | Path) -> dict | None:
     """Return what one of our files says of its word; None for any other file. Raises FileError where damaged."""
-    path = Path(path)
-    return read_description(read_metadata(path), WORD_KEY, path.name)
+    with opened(Path(path)) as file:
+        found = read_description(file.source, file.metadata, WORD_KEY)
+    if found is None:
+        return None
+    info = checked_fields(file.source, WordInfo, found)
+    check_model(file.source, info["family"], info["prediction"])
+    return info

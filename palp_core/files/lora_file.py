@@ -6,7 +6,8 @@ ComfyUI reads it: `string_to_param.*` for one text encoder, `clip_l` and `clip_g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -16,11 +17,17 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..models.families import FAMILIES, Family
-from .metadata import LORA_KEY, damaged, kohya, model_spec, read_description, to_json
-from .safetensors_file import claimed, read_tensors, save_tensors
+from ..models.prompts import PLACEHOLDER
+from .checks import UP, Layout, Source, check_alphas, check_lora, check_word
+from .description import MOST_PROMPT, check_model, checked_fields, damaged, read_description
+from .metadata import LORA_KEY, kohya, model_spec, to_json
+from .names import is_of_letters, printable
+from .reading import opened
+from .safetensors_file import Content, save_new
 
 SINGLE_ENCODER_KEY = "string_to_param.*"
 SAVED_DTYPE = torch.float16
+MOST_SUBJECTS = 100
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,15 @@ class SubjectInfo:
 
     placeholder: str
     class_word: str
-    embedding: str  # NAME in `embedding:NAME`
+    embedding: str  # NAME in `embedding:NAME`; empty where no word was learned
     personalization_prompt: str
     images: int
+    text: str = ""  # what stands for it in prompts where no word was learned: "ohwx cat"
+
+    @property
+    def spelled(self) -> str:
+        """Spell it as it is typed in ComfyUI."""
+        return self.text or f"embedding:{self.embedding}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class LoraInfo:
     alpha: float
     target_prompt: str
     clean_prompt: str
-    prompt: str  # the target prompt as a user types it: with embedding:NAME
+    prompt: str  # the target prompt as a user types it: with embedding:NAME, or the text
     steps: int
     subjects: tuple[SubjectInfo, ...]
     settings: dict = field(default_factory=dict)
@@ -60,9 +73,14 @@ class LoraFile:
     info: LoraInfo
 
     @property
+    def names(self) -> list[str]:
+        """The projections of the denoiser that it changes, by their kohya names."""
+        return [key.removesuffix(UP) for key in self.lora if key.endswith(UP)]
+
+    @property
     def projections(self) -> int:
         """How many projections of the denoiser it changes."""
-        return sum(key.endswith(".lora_up.weight") for key in self.lora)
+        return len(self.names)
 
 
 def save_lora_file(content: Callable[[str], LoraFile], folder: str | Path, name: str) -> Path:
@@ -73,10 +91,12 @@ def save_lora_file(content: Callable[[str], LoraFile], folder: str | Path, name:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with claimed(_numbered(folder, name)) as target:
+
+    def written(target: Path) -> Content:
         file = content(target.stem)
-        save_tensors(target, _tensors(file), _metadata(file, target.stem))
-    return target
+        return _tensors(file), _metadata(file, target.stem)
+
+    return save_new(_numbered(folder, name), written)
 
 
 def _numbered(folder: Path, name: str) -> Iterator[Path]:
@@ -87,14 +107,14 @@ def _tensors(content: LoraFile) -> dict[str, Tensor]:
     tensors = dict(content.lora)
     for name, word in content.words.items():
         for encoder, vectors in word.items():
-            key = encoder if len(word) > 1 else SINGLE_ENCODER_KEY
-            tensors[f"bundle_emb.{name}.{key}"] = vectors
+            tensors[_word_key(name, encoder if len(word) > 1 else SINGLE_ENCODER_KEY)] = vectors
     return {key: tensor.to(SAVED_DTYPE) for key, tensor in tensors.items()}
 
 
 def _metadata(content: LoraFile, title: str) -> dict[str, str]:
     """Ours under one key, and the fields in which other tools look for trigger words and settings."""
     info, family, resolution = content.info, FAMILIES[content.info.family], content.info.settings["resolution"]
+    words = [subject.text or subject.embedding for subject in info.subjects]
     spec = model_spec(
         family,
         info.prediction,
@@ -102,49 +122,92 @@ def _metadata(content: LoraFile, title: str) -> dict[str, str]:
         title,
         f"PALP personalization for: {info.target_prompt}",
         resolution,
-        ", ".join(content.words),
+        ", ".join(words),
         f"ComfyUI: {info.prompt}",
     )
-    images = {subject.embedding: subject.images for subject in info.subjects}
+    images = {subject.text or subject.embedding: subject.images for subject in info.subjects}
     trained = kohya(
         family, title, info.rank, info.alpha, info.steps, info.settings, resolution, images, comment=info.prompt
     )
-    return {LORA_KEY: to_json(asdict(info)), "trained_words": to_json(list(content.words)), **spec, **trained}
+    return {LORA_KEY: to_json(asdict(info)), "trained_words": to_json(words), **spec, **trained}
 
 
 def load_lora_file(path: str | Path) -> LoraFile:
-    """Read a file of ours. Raises FileError when it is corrupt, or was made by something else."""
-    path = Path(path)
-    tensors, metadata = read_tensors(path)
-    found = read_description(metadata, LORA_KEY, path.name)
-    if found is None:
-        raise FileError(f"{path.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it.")
-    try:
-        info = _info(found)
-        words = _words(tensors, info)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise damaged(path.name, error) from error
-    return LoraFile({k: v for k, v in tensors.items() if not k.startswith("bundle_emb.")}, words, info)
+    """Read a file of ours. Raises FileError when it is damaged, or was made by something else."""
+    with opened(Path(path)) as file:
+        source = file.source
+        found = read_description(source, file.metadata, LORA_KEY)
+        if found is None:
+            raise FileError(
+                f"{source.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it."
+            )
+        info = _info(source, found)
+        words = _word_parts(info)
+        projections = _check_layouts(source, file.layouts, info, words)
+        tensors = file.tensors()
+    check_alphas(source, tensors, projections)
+    learned = {word: {e: tensors.pop(key).float() for e, key in parts.items()} for word, parts in words.items()}
+    return LoraFile(tensors, learned, info)
 
 
-def _info(found: dict) -> LoraInfo:
-    """Fields that a later version added are passed over."""
-    known = {k: v for k, v in found.items() if k in LoraInfo.__dataclass_fields__}
-    subject_fields = SubjectInfo.__dataclass_fields__
-    subjects = tuple(SubjectInfo(**{k: v for k, v in s.items() if k in subject_fields}) for s in known["subjects"])
-    return LoraInfo(**{**known, "subjects": subjects})
+def _info(source: Source, found: dict) -> LoraInfo:
+    """What the description says, each field of its kind and as long as it may be."""
+    subjects = found.get("subjects")
+    if not isinstance(subjects, list) or not 1 <= len(subjects) <= MOST_SUBJECTS:
+        raise damaged(source, f"subjects is to be a list of 1 to {MOST_SUBJECTS}")
+    subjects = tuple(SubjectInfo(**checked_fields(source, SubjectInfo, subject)) for subject in subjects)
+    longer = sum(len(s.embedding + s.text) for s in subjects)  # which stand in the prompt for a few letters
+    fields = checked_fields(source, LoraInfo, found, MOST_PROMPT + longer)
+    info = LoraInfo(**{**fields, "subjects": subjects})
+    check_model(source, info.family, info.prediction)
+    if info.rank < 1:
+        raise damaged(source, "rank is 0")
+    if len(info.target_prompt) > MOST_PROMPT:
+        raise damaged(source, f"target_prompt has {len(info.target_prompt)} letters, and may have {MOST_PROMPT}")
+    for subject in subjects:
+        _check_subject(source, subject, info)
+    return info
 
 
-def _word_keys(family: Family) -> dict[str, str]:
+def _check_subject(source: Source, subject: SubjectInfo, info: LoraInfo) -> None:
+    name = subject.embedding
+    if not PLACEHOLDER.fullmatch(subject.placeholder):
+        raise damaged(source, f"placeholder '{printable(subject.placeholder)}' is no name in square brackets")
+    if subject.text:
+        if name or subject.text not in info.prompt:
+            raise damaged(source, f"prompt does not hold '{printable(subject.text)}'")
+        return
+    if not is_of_letters(name):
+        raise damaged(source, f"embedding '{printable(name)}' is no name")
+    if [other.embedding for other in info.subjects].count(name) > 1:
+        raise damaged(source, f"two subjects have the word {printable(name)}")
+    if not re.search(rf"embedding:{re.escape(name)}(?![\w-])", info.prompt):
+        raise damaged(source, f"prompt does not hold embedding:{printable(name)}")
+
+
+def _check_layouts(source: Source, layouts: Mapping[str, Layout], info: LoraInfo, words: dict) -> list[str]:
+    """Raise FileError where the LoRA or a word is not whole, or something is beside them; returns the projections."""
+    for word, parts in words.items():
+        check_word(source, word, parts, layouts)
+    keys = {key for parts in words.values() for key in parts.values()}
+    return check_lora(source, {key: layout for key, layout in layouts.items() if key not in keys}, info.rank)
+
+
+def _word_parts(info: LoraInfo) -> dict[str, dict[str, str]]:
+    """Word -> encoder -> key of its vectors."""
+    return {
+        s.embedding: {encoder: _word_key(s.embedding, key) for encoder, key in _key_ends(FAMILIES[info.family]).items()}
+        for s in info.subjects
+        if s.embedding
+    }
+
+
+def _key_ends(family: Family) -> dict[str, str]:
     """Encoder -> the last part of its key."""
     if len(family.encoders) == 1:
         return {family.encoders[0]: SINGLE_ENCODER_KEY}
     return {encoder: encoder for encoder in family.encoders}
 
 
-def _words(tensors: dict[str, Tensor], info: LoraInfo) -> dict[str, dict[str, Tensor]]:
-    keys = _word_keys(FAMILIES[info.family])
-    return {
-        s.embedding: {encoder: tensors[f"bundle_emb.{s.embedding}.{key}"].float() for encoder, key in keys.items()}
-        for s in info.subjects
-    }
+def _word_key(name: str, end: str) -> str:
+    return f"bundle_emb.{name}.{end}"

@@ -6,7 +6,6 @@ import json
 from datetime import datetime, timezone
 from typing import Literal
 
-from ..errors import FileError
 from ..models.families import Family
 
 #: Under which a LoRA file describes itself, as JSON.
@@ -17,21 +16,6 @@ WORD_KEY = "palp_embedding"
 
 def to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def read_description(metadata: dict[str, str], key: str, file_name: str) -> dict | None:
-    """Return what a file says of itself under a key; None where it says nothing. Raises FileError where damaged."""
-    if key not in metadata:
-        return None
-    try:
-        return json.loads(metadata[key])
-    except json.JSONDecodeError as error:
-        raise damaged(file_name, error) from error
-
-
-def damaged(file_name: str, error: Exception) -> FileError:
-    """Make the error for a file whose description of itself cannot be understood."""
-    return FileError(f"the description inside {file_name} is damaged ({error!r}). Copy or download it again.")
 
 
 def model_spec(

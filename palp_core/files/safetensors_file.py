@@ -1,52 +1,96 @@
-"""Files of tensors that are never half written, and names that are held until they are."""
+"""Files of tensors that are there whole or not at all, and names that are looked at before a long run."""
 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
+from time import sleep
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError
 from .names import check_file_name
+from .reading import CHECKSUM, checksum
+
+MOMENTS = (0.02, 0.1, 0.5, 1.0)  # seconds between the tries to replace a file that another process has open
+
+Content = tuple[Mapping[str, Tensor], dict[str, str]]
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a .safetensors file, which replaces an earlier one at once and whole."""
-    partial = _partial(file)
+    with _written(file.parent, tensors, metadata or {}) as written:
+        _replace(written, file)
+
+
+def save_new(files: Iterable[Path], content: Callable[[Path], Content]) -> Path:
+    """Write the first of these files that is not there yet, whole, and without ever replacing one; returns its path.
+
+    content: the path -> tensors and metadata, which may hold its name.
+    """
+    for file in files:
+        if file.exists():
+            continue
+        with _written(file.parent, *content(file)) as written:
+            if _claimed(written, file):
+                return file
+    raise FileExistsError("none of the names is free.")
+
+
+@contextmanager
+def _written(folder: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[Path]:
+    """A file with this content under a name that no other process has, which is gone in the end."""
+    written = folder / f".{os.getpid()}_{token_hex(8)}.part"
+    saved = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata)
-        partial.replace(file)
+        written.touch(exist_ok=False)
+        permissions = written.stat().st_mode  # of any new file; safetensors makes one that nobody else may read
+        save_file(saved, written, {**metadata, CHECKSUM: checksum(saved, metadata)})
+        written.chmod(permissions)
+        yield written
     finally:
-        partial.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file's tensors, on the CPU, and its metadata. Raises FileError where it is damaged or not there."""
+def _replace(written: Path, file: Path) -> None:
+    """Windows refuses while another process reads the file, or replaces it: that lasts for a moment."""
+    for pause in MOMENTS:
+        try:
+            return os.replace(written, file)
+        except PermissionError:
+            sleep(pause)
+    os.replace(written, file)
+
+
+def _claimed(written: Path, file: Path) -> bool:
+    """Give what is written its final name, unless another process was quicker. There is no moment between."""
     try:
-        with safe_open(path, "pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+        os.link(written, file)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links, as FAT: the name is taken first, by an empty file
+        return _claimed_without_links(written, file)
+    return True
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read a file's metadata alone. Raises FileError where it is damaged or not there."""
+def _claimed_without_links(written: Path, file: Path) -> bool:
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> FileError:
-    """Make the error for a .safetensors file that is damaged, cut off or not there."""
-    return FileError(f"{path.name} cannot be read ({error}). Copy or download it again.")
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    try:
+        _replace(written, file)
+    except BaseException:
+        file.unlink()
+        raise
+    return True
 
 
 def first_writable_folder(folders: Iterable[str | Path]) -> Path:
@@ -76,30 +120,6 @@ def reserve(folder: str | Path, name: str, overwrite: bool, argument: str = "nam
             "overwrite on."
         )
     return name
-
-
-@contextmanager
-def claimed(files: Iterable[Path]) -> Iterator[Path]:
-    """Hold the first of the paths that is free against other runs, by the temporary file of `save_tensors`."""
-    file = next(file for file in files if _claim(file))
-    try:
-        yield file
-    finally:
-        _partial(file).unlink(missing_ok=True)
-
-
-def _claim(file: Path) -> bool:
-    try:
-        _partial(file).touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    if taken := file.exists():  # looked at after the claim, so that a run that ends now is seen
-        _partial(file).unlink()
-    return not taken
-
-
-def _partial(file: Path) -> Path:
-    return file.with_name(f"{file.name}.part")
 
 
 def save_somewhere(save: Callable[[Path], Path], folders: Sequence[Path]) -> Path:

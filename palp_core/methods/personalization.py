@@ -12,23 +12,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 
-from ..errors import PromptError
+from ..errors import PromptError, SettingError
 from ..models.attention import with_conditioning
-from ..models.backbone import Backbone
+from ..models.backbone import Backbone, Conditioning, LearnedWords
+from ..models.families import Family
 from ..models.lora import attached_lora
 from ..models.memory import recomputed_in_backward
-from ..models.prompts import find_placeholders
+from ..models.prompts import find_placeholders, substitute
 from ..settings import setting
 from ..training.config import TrainingConfig
 from ..training.data import Example, encode_examples
 from .alignment import AlignmentConfig
 from .personalization_learner import FixedPrompts, PersonalizationLearner
 from .scores import PromptName
-from .subject_region import subject_region
-from .subjects import Subject, check_subjects, initial_vectors, with_class_words
+from .subject_region import subject_region, whole
+from .subjects import Subject, check_subjects, initial_vectors, trigger_texts, with_class_words
+
+SubjectWord = Literal["auto", "learned", "text"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ class PersonalizationConfig(TrainingConfig):
         high=256,
         step=1,
     )
+    subject_word: SubjectWord = setting(
+        "auto",
+        "Learns a word for the subject, or lets a rare text before the class word stand for it; auto is what suits "
+        "the model: a text where its text encoder is a large one, which then is not needed while training.",
+    )
     clean_prompt: str = setting(
         "",
         "Describes the scene for the base model, in class words; empty takes the target prompt with class words.",
@@ -81,6 +90,29 @@ class PersonalizationConfig(TrainingConfig):
                 f"clean_prompt {self.clean_prompt!r} holds a placeholder. It is read by the base model: "
                 "use class words."
             )
+
+
+def uses_texts(family: Family, config: PersonalizationConfig) -> bool:
+    """Say whether a text stands for the subject. Raises SettingError where a word is asked for, and none can be."""
+    if config.subject_word == "learned" and family.subject_words == "text":
+        raise SettingError(
+            f"subject_word is learned, but the text encoder of {family.title} is a language model: what it makes of a "
+            "word depends on all words before it, and ComfyUI reads no learned words there. Choose auto or text."
+        )
+    if config.subject_word == "auto":
+        return family.subject_words != "learned"
+    return config.subject_word == "text"
+
+
+def check_guidance(backbone: Backbone, alignment: AlignmentConfig) -> None:
+    """Raise SettingError for settings that mean nothing to a model of this kind."""
+    if backbone.family.guidance == "distilled" and alignment.needs("null"):
+        raise SettingError(
+            f"score {alignment.score.name} looks at the empty prompt, which guidance-distilled models such as "
+            f"{backbone.family.title} never learned. Choose delta."
+        )
+    if backbone.prediction.name == "flow" and alignment.weight > 0 and not alignment.rescale:
+        raise SettingError("rescale is off, but the noise level of a flow has no bound. Switch it on.")
 
 
 class Personalization:
@@ -97,12 +129,17 @@ class Personalization:
         self.resolution = config.resolution_for(backbone)
         check_subjects(subjects, target_prompt)
         self.clean_prompt = config.clean_prompt.strip() or with_class_words(target_prompt, subjects)
-        self.initial = {p: initial_vectors(backbone, subject) for p, subject in self.subjects.items()}
+        #: What stands for each subject in prompts, where no word is learned.
+        self.texts = trigger_texts(subjects) if uses_texts(backbone.family, config) else {}
+        check_guidance(backbone, config.alignment)
+        learned = {} if self.texts else self.subjects
+        self.initial = {p: initial_vectors(backbone, subject) for p, subject in learned.items()}
         with torch.no_grad():
             for prompt in self._prompts():
-                backbone.encode_prompt(prompt, self.initial)  # raises where one is too long
+                self.encode(prompt)  # raises where one is too long
             self._check_negative_prompt()
-        unmasked = [s for s in subjects if config.alignment.needs_region and not s.masks]
+        looks = config.alignment.needs_region and backbone.family.attention != "unseen"
+        unmasked = [s for s in subjects if looks and not s.masks]
         self._class_tokens = {s.placeholder: self._class_word_positions(s) for s in unmasked}
 
     @property
@@ -129,6 +166,15 @@ class Personalization:
                 "another score."
             ) from error
 
+    @property
+    def learns_words(self) -> bool:
+        """Whether the text encoders are needed in every step."""
+        return bool(self.initial) and self.config.embedding_learning_rate > 0
+
+    def encode(self, prompt: str, words: LearnedWords | None = None) -> Conditioning:
+        """Encode a prompt that names subjects. words: as they are now, by default as they were at the start."""
+        return self.backbone.encode_prompt(substitute(prompt, self.texts), words or self.initial)
+
     def class_photo(self, subject: Subject) -> str:
         """Return its photo's prompt without the subject: c_P."""
         return with_class_words(subject.personalization_prompt, list(self.subjects.values()))
@@ -150,7 +196,7 @@ class Personalization:
         examples = {p: encode_examples(backbone, s.images, s.masks, self.resolution) for p, s in self.subjects.items()}
         fixed = self._encode_fixed_prompts()
         with (
-            backbone.training(config.embedding_learning_rate > 0),
+            backbone.training(self.learns_words),
             attached_lora(backbone, config.rank, config.seed) as lora,
             recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
         ):
@@ -164,7 +210,8 @@ class Personalization:
 
         def located(placeholder: str) -> list[Example]:
             if placeholder not in self._class_tokens:
-                return [e._replace(region=e.mask) for e in examples[placeholder]]
+                masked = [(e, whole(e.latents) if e.mask is None else e.mask) for e in examples[placeholder]]
+                return [example._replace(region=mask) for example, mask in masked]
             tokens = self._class_tokens[placeholder]
             prompted = with_conditioning(self.backbone, fixed.class_photo[placeholder], tokens)
             attended = partial(subject_region, prompted, levels=self.backbone.levels, random=random)
@@ -182,8 +229,8 @@ class Personalization:
         class_photo, personal = {}, {}
         if self._reads_class_photos:
             class_photo = {p: encode(self.class_photo(s), {}) for p, s in self.subjects.items()}
-        if self.config.embedding_learning_rate == 0:
+        if not self.learns_words:
             learned = [s.personalization_prompt for s in self.subjects.values()]
-            personal = {p: encode(p, self.initial) for p in (self.target_prompt, *learned)}
+            personal = {p: self.encode(p) for p in (self.target_prompt, *learned)}
         shared = {name: encode(text, {}) for name, text in texts.items() if alignment.needs(name)}
         return FixedPrompts(shared, class_photo, personal)

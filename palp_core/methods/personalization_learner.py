@@ -57,7 +57,7 @@ class PersonalizationLearner:
             placeholder: {e: nn.Parameter(v.to(device, torch.float32, copy=True)) for e, v in word.items()}
             for placeholder, word in method.initial.items()
         }
-        self.learns_words = self.config.embedding_learning_rate > 0
+        self.learns_words = method.learns_words
         groups = [{"params": lora.parameters(), "lr": self.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.learns_words:
             vectors = [v for word in self.words.values() for v in word.values()]
@@ -70,7 +70,7 @@ class PersonalizationLearner:
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
         photo = self._encode(self.method.subjects[placeholder].personalization_prompt)
-        denoised = self.backbone.denoise(x, sigma, photo.expand(len(x)))
+        denoised = self.backbone.denoise(x, sigma, [photo])
         weight = self.backbone.prediction.loss_weight(sigma)
         denoising = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
         measured = {"sigma": sigma.mean(), "denoising_loss": denoising}
@@ -79,7 +79,7 @@ class PersonalizationLearner:
             # This loss's activations go before those of the target prompt come.
             self.optimizer.backward(denoising)
             loss, prompts["target"] = 0, self._encode(self.method.target_prompt)
-            denoised = self.backbone.denoise(x, sigma, prompts["target"].expand(len(x)))
+            denoised = self.backbone.denoise(x, sigma, [prompts["target"]])
         elif alignment.needs("target"):
             prompts["target"] = self._encode(self.method.target_prompt)
         if alignment.weight > 0:
@@ -87,7 +87,7 @@ class PersonalizationLearner:
             sample = NoisySample(x, noise, sigma, prediction, weight * sigma**2, batch.region)
             delta = self._difference(sample, placeholder, prompts)
             loss = loss + alignment_loss(delta, sample, alignment)
-            measured["score_gap"] = delta.square().mean().sqrt()
+            measured["score_gap"] = (per_sample(sample.weight, delta) * delta.square()).mean().sqrt()
         self.optimizer.backward(loss)
         numbers = self.optimizer.step(self.done + 1, measured)
         self.done += 1
@@ -117,7 +117,7 @@ class PersonalizationLearner:
         """With the words as they are now."""
         if not self.learns_words:
             return self.fixed.personal[prompt]
-        return self.backbone.encode_prompt(prompt, self.words)
+        return self.method.encode(prompt, self.words)
 
     def _draw_batch(self) -> tuple[str, Batch]:
         """A subject, and a batch of its images of one size."""

@@ -17,7 +17,7 @@ from ..files.lora_file import LoraFile, LoraInfo, SubjectInfo, save_lora_file
 from ..files.names import check_file_name
 from ..files.safetensors_file import save_somewhere
 from ..models.backbone import Backbone
-from ..models.prompts import embedding_prompt
+from ..models.prompts import embedding_prompt, substitute
 from ..training.config import TrainingConfig
 from ..training.loop import Training
 from ..version import __version__
@@ -58,9 +58,11 @@ def _with_steps(run: Training, name: str) -> str:
 
 def describe(method: Personalization, weights: Weights, name: str) -> LoraFile:
     """Return the content of the file called `name` for what a personalization has learned."""
-    names = _embedding_names(name, list(method.subjects))
+    names, texts = _embedding_names(name, list(method.initial)), method.texts
     subjects = tuple(
-        SubjectInfo(p, s.class_word.strip(), names[p], s.personalization_prompt, len(s.images))
+        SubjectInfo(
+            p, s.class_word.strip(), names.get(p, ""), s.personalization_prompt, len(s.images), texts.get(p, "")
+        )
         for p, s in method.subjects.items()
     )
     info = LoraInfo(
@@ -71,7 +73,7 @@ def describe(method: Personalization, weights: Weights, name: str) -> LoraFile:
         alpha=float(method.config.rank),
         target_prompt=method.target_prompt,
         clean_prompt=method.clean_prompt,
-        prompt=embedding_prompt(method.target_prompt, names),
+        prompt=substitute(embedding_prompt(method.target_prompt, names), texts),
         steps=weights.steps,
         subjects=subjects,
         settings=_settings(method),
@@ -118,7 +120,7 @@ def described_config(config: TrainingConfig) -> dict:
 
 def personalization_identity(method: Personalization) -> str:
     """Return model, photos, prompts and settings of a personalization in a few letters."""
-    tensors, texts = [], [method.target_prompt, method.clean_prompt]
+    tensors, texts = [], [method.target_prompt, method.clean_prompt, *method.texts.values()]
     for subject in method.subjects.values():
         texts += [subject.placeholder, subject.class_word, subject.personalization_prompt]
         learned = subject.initial_embedding.vectors.values() if subject.initial_embedding else ()
@@ -135,12 +137,13 @@ def word_identity(method: TextualInversion) -> str:
 
 
 def _identity(backbone: Backbone, config: TrainingConfig, texts: list[str], tensors: Iterable[Tensor]) -> str:
-    """Of all that the result depends on.
+    """Of all that the result depends on; another version of PALP may keep another state.
 
     The number of steps and what only saves memory are left out: both may be others when a training goes on.
     """
     settings = described_config(replace(config, steps=1, gradient_checkpointing=False))
-    digest = sha256(json.dumps([settings, texts, backbone.prediction.name, str(backbone.compute_dtype)]).encode())
+    kind = [__version__, backbone.prediction.name, str(backbone.compute_dtype)]
+    digest = sha256(json.dumps([settings, texts, *kind]).encode())
     some = torch.cat([p.detach().flatten()[:4].float() for p in backbone.denoiser.parameters()])
     for tensor in (some.cpu(), *tensors):
         digest.update(tensor.numpy().tobytes())
@@ -150,10 +153,17 @@ def _identity(backbone: Backbone, config: TrainingConfig, texts: list[str], tens
 def keep_unfinished(run: Training, save: Callable[[Path], Path], folders: Sequence[Path]) -> str:
     """Save what a training that ended early has learned, if anything, in the first folder that takes it; says where.
 
-    Raises OSError where none of the folders can be written to.
+    It is what is left to do after a fault, which must be told: where it fails too, as on a full disk, it says so.
     """
+    if run.lost is not None:
+        return f"What was learned could not be copied from the model: {run.lost}"
     if run.result is None or run.result.steps == 0:
         return "No step was completed, so nothing was saved."
-    path = save_somewhere(save, folders)
+    try:
+        path = save_somewhere(save, folders)
+    except OSError as error:  # whose text says what could not be saved, and why
+        return str(error)
+    except Exception as error:
+        return f"What was learned could not be saved: {error}"
     where = path.name if path.parent == folders[0] else path
     return f"What was learned in {run.result.steps} steps is kept in {where}."

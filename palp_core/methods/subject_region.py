@@ -13,7 +13,6 @@ from ..models.attention import (
     hot,
     is_decoder,
     mean_map,
-    recorded_attention,
     word_maps,
 )
 from ..models.noise import NoiseLevels
@@ -24,18 +23,24 @@ DRAWS = 8
 THRESHOLD = 0.4
 
 
+def whole(latents: Tensor) -> Tensor:
+    """Count every place of latents (1, C, ..., h, w) as subject: (1, 1, ..., h, w)."""
+    return torch.ones_like(latents[:, :1])
+
+
 @torch.no_grad()
 def subject_region(prompted: PromptedDenoiser, latents: Tensor, levels: NoiseLevels, random: torch.Generator) -> Tensor:
-    """(1, 1, h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
+    """(1, 1, ..., h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
 
     prompted: the base model with a prompt for the photo and the word's places in it. latents: of the photo,
-    (1, C, h, w), float32. levels: the model's.
+    (1, C, ..., h, w), float32. levels: the model's.
     """
     sigma = levels.at(REGION_LEVEL).view(1).to(latents)
-    heat = torch.zeros_like(latents[:, 0])
+    size = tuple(latents.shape[-2:])
+    heat = latents.new_zeros(1, *size)
     for _ in range(DRAWS):
         noise = torch.randn(latents.shape, generator=random).to(latents)
-        with recorded_attention(prompted.network, prompted.tokens, only=is_decoder) as layers:
+        with prompted.recorded(only=is_decoder) as layers:
             prompted.denoise(latents + sigma * noise, sigma)
-        heat += mean_map(list(word_maps(layers).values()), tuple(heat.shape[-2:])).to(heat)
-    return hot(heat, THRESHOLD) if contrast(heat) > FLAT else torch.ones_like(heat)[:, None]
+        heat += mean_map(list(word_maps(layers).values()), size).to(heat)
+    return hot(heat, THRESHOLD).view_as(latents[:, :1]) if contrast(heat) > FLAT else whole(latents)

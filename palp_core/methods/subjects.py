@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..errors import PromptError
 from ..files.embedding_file import Embedding, fitting_vectors
+from ..files.lora_file import MOST_SUBJECTS
 from ..models.backbone import Backbone
-from ..models.prompts import check_known, check_placeholder, find_placeholders, substitute
+from ..models.prompts import MOST_LETTERS, check_known, check_placeholder, find_placeholders, substitute
 from ..training.data import check_images_and_masks
+
+#: Texts that mean nothing to a model; the first is what most trainers take.
+TRIGGERS = ("ohwx", "zxcq", "vbnk", "wqpr", "jxdz", "kfqy", "mzvw", "xhqj")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Subject:
     masks: tuple[Tensor, ...] = ()
     #: A word learned before, to start from in place of the class word's embedding.
     initial_embedding: Embedding | None = None
+    #: A rare text that stands before the class word where no word is learned; empty for one of TRIGGERS.
+    trigger: str = ""
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder)
@@ -51,11 +58,14 @@ class Subject:
 def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
     """Raise PromptError where subjects and target prompt do not fit together; needs no model."""
     names = [subject.placeholder for subject in subjects]
-    if not names:
-        raise PromptError("there are no subjects. Give one, with its photos.")
+    if not 1 <= len(names) <= MOST_SUBJECTS:
+        raise PromptError(f"there are {len(names)} subjects; there can be 1 to {MOST_SUBJECTS}.")
     for name in names:
         if names.count(name) > 1:
             raise PromptError(f"placeholder {name} belongs to two subjects. Give each its own, such as [V] and [V2].")
+    for what, text in _texts(subjects, target_prompt):
+        if len(text) > MOST_LETTERS:
+            raise PromptError(f"{what} has {len(text)} letters; {MOST_LETTERS} are the most. Shorten it.")
     if not find_placeholders(target_prompt):
         raise PromptError(
             f"target_prompt {target_prompt!r} has no placeholder. Name the subject in it, for example "
@@ -69,6 +79,32 @@ def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
                 f"target_prompt {target_prompt!r} does not name the subject {subject.placeholder}. Put it into the "
                 "prompt, or remove the subject."
             )
+
+
+def _texts(subjects: list[Subject], target_prompt: str) -> Iterator[tuple[str, str]]:
+    """What a user has written, each with its name."""
+    yield "target_prompt", target_prompt
+    for subject in subjects:
+        for field in ("class_word", "personalization_prompt", "trigger"):
+            yield f"{field} of {subject.placeholder}", getattr(subject, field)
+
+
+def trigger_texts(subjects: list[Subject]) -> dict[str, str]:
+    """Say what stands for each subject where no word is learned: placeholder -> "ohwx cat".
+
+    Raises PromptError where two subjects have the same, or there are more than there are rare texts.
+    """
+    given = {subject.trigger.strip() for subject in subjects}
+    rare = iter([trigger for trigger in TRIGGERS if trigger not in given])
+    texts = {s.placeholder: f"{s.trigger.strip() or next(rare, '')} {s.class_word.strip()}" for s in subjects}
+    for placeholder, text in texts.items():
+        if list(texts.values()).count(text) > 1 or text.startswith(" "):
+            raise PromptError(f"trigger of {placeholder} is missing, or another subject's. Give each subject its own.")
+        if find_placeholders(text):
+            raise PromptError(
+                f"trigger of {placeholder} holds square brackets. Use a rare word, such as {TRIGGERS[0]}."
+            )
+    return texts
 
 
 def with_class_words(prompt: str, subjects: list[Subject]) -> str:

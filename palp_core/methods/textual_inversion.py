@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models.backbone import Backbone, Conditioning, concatenate
+from ..models.backbone import Backbone, Conditioning
 from ..models.memory import recomputed_in_backward
 from ..models.noise import per_sample
 from ..settings import setting
@@ -126,8 +126,8 @@ class TextualInversionLearner:
         examples = draw_batch(self.examples, self.config.batch_size, self.random)
         x0, mask, _ = stack_batch(examples, self.backbone.device)
         sigma, noise = draw_noise(self.backbone.levels, x0, self.random)
-        cond = self._encode(self._texts(examples))
-        denoised = self.backbone.denoise(x0 + per_sample(sigma, x0) * noise, sigma, cond)
+        conds = self._encode(self._texts(examples))
+        denoised = self.backbone.denoise(x0 + per_sample(sigma, x0) * noise, sigma, conds)
         denoising = loss = denoising_loss(denoised, x0, self.backbone.prediction.loss_weight(sigma), mask)
         measured = {"sigma": sigma.mean(), "denoising_loss": denoising}
         if self.config.regularization > 0:
@@ -147,12 +147,11 @@ class TextualInversionLearner:
         templates = self.concept.templates or TEMPLATES[self.concept.kind]
         return [templates[random_index(len(templates), self.random)]] * len(examples)
 
-    def _encode(self, texts: list[str]) -> Conditioning:
+    def _encode(self, texts: list[str]) -> list[Conditioning]:
+        """One for all samples, or one for each."""
         words = {WORD: self.vectors}
         encoded = {text: self.backbone.encode_prompt(text.replace(SLOT, WORD), words) for text in dict.fromkeys(texts)}
-        if len(encoded) == 1:
-            return encoded[texts[0]].expand(len(texts))
-        return concatenate([encoded[text] for text in texts])
+        return [encoded[text] for text in texts] if len(encoded) > 1 else list(encoded.values())
 
     def state(self) -> dict[str, Tensor]:
         vectors = {f"word.{encoder}": rows.detach().clone() for encoder, rows in self.vectors.items()}

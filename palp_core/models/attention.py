@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -20,21 +20,16 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .backbone import Backbone, Conditioning, LearnedWords
+from .joint_attention import PREFIX, JointLayout, recorded_joint_attention
+from .layer_attention import LayerAttention
 
 #: How the names of the modules on the way up begin, in diffusers and in the original code's layout.
-DECODER_PREFIXES = ("up_blocks.", "output_blocks.")
+DECODER_PREFIXES = ("up_blocks.", "output_blocks.", PREFIX)
 #: Share of the schedule at which a picture is looked at for where its subject is. In the toy world the place found
 #: hardly depends on it.
 REGION_LEVEL = 0.4
 FLAT = 1e-3  # contrast of a map that attends nowhere
 ODDEST_ASPECT = 1.3  # between a layer's grid and the latents', where rounding makes the difference
-
-
-class LayerAttention(NamedTuple):
-    """What one cross-attention layer did in one run of the network."""
-
-    maps: Tensor  # (R, K, h, w): the share of its attention that each place gives to each kept token
-    features: Tensor | None  # (R, h*w, C): what entered the queries, where it was asked for
 
 
 def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -48,8 +43,8 @@ def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
     }
     if not layers:
         raise ModelError(
-            f"model ({type(network).__name__}) has no text cross-attention to look at. Load a checkpoint of Stable "
-            "Diffusion 1.x, 2.x or SDXL."
+            f"model ({type(network).__name__}) has no text attention that can be looked at. Load a model of another "
+            "family."
         )
     return layers
 
@@ -63,7 +58,7 @@ def compiled_model() -> ModelError:
 
 
 def is_decoder(layer: str) -> bool:
-    """Whether a layer of this name lies on the network's way up."""
+    """Whether a layer of this name lies on the network's way up; a transformer's all count."""
     return layer.startswith(DECODER_PREFIXES)
 
 
@@ -75,15 +70,21 @@ def recorded_attention(
     repeats: int = 1,
     only: Callable[[str], bool] | None = None,
     keep_features: Callable[[str], bool] | None = None,
+    joint: JointLayout | None = None,
 ) -> Iterator[dict[str, LayerAttention]]:
     """Record one run of the network: the dict that is yielded holds its layers by name once the network has run.
 
     tokens: positions in the prompt whose maps are kept. rows: of the network's batch, (R,) int64; by default all.
     repeats: how many copies of the prompt stand one behind the other in the context. only: says by name which layers
-    are recorded; by default all. keep_features: says by name which layers' features are kept. Everything is
-    differentiable where the run is. Hooks are gone when the context ends.
+    are recorded; by default all. keep_features: says by name which layers' features are kept. joint: how a transformer
+    without cross-attention lays out its sequence. Everything is differentiable where the run is. Hooks are gone when
+    the context ends.
     Raises ModelError where the network has no cross-attention, or is compiled: at the end, if that shows only there.
     """
+    if joint is not None:
+        with recorded_joint_attention(network, joint, list(tokens), rows, keep_features is not None) as found:
+            yield found
+        return
     layers = {name: m for name, m in cross_attention_layers(network).items() if only is None or only(name)}
     recorder = _Recorder(list(tokens), rows, repeats, keep_features or (lambda _name: False))
     handles = [network.register_forward_pre_hook(recorder.note_size)]
@@ -198,8 +199,15 @@ class PromptedDenoiser(NamedTuple):
     """A model with a prompt, and where in the prompt the subject's word stands."""
 
     denoise: Callable[[Tensor, Tensor], Tensor]  # x (B, C, H, W), sigma (B,) -> D (B, C, H, W), differentiable in x
-    network: nn.Module  # holds the cross-attention layers
+    network: nn.Module  # holds the layers that attend to the prompt
     tokens: tuple[int, ...]
+    joint: JointLayout | None = None  # of a transformer without cross-attention
+
+    def recorded(
+        self, only: Callable[[str], bool] | None = None, keep_features: Callable[[str], bool] | None = None
+    ) -> AbstractContextManager[dict[str, LayerAttention]]:
+        """Record what attends to the word, as `recorded_attention` does."""
+        return recorded_attention(self.network, self.tokens, only=only, keep_features=keep_features, joint=self.joint)
 
 
 def prompted(backbone: Backbone, prompt: str, word: str, placeholders: LearnedWords | None = None) -> PromptedDenoiser:
@@ -214,6 +222,6 @@ def with_conditioning(backbone: Backbone, cond: Conditioning, tokens: tuple[int,
     """A backbone with an encoded prompt, batch of one."""
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return backbone.denoise(x, sigma, cond.expand(len(x)))
+        return backbone.denoise(x, sigma, [cond])
 
-    return PromptedDenoiser(denoise, backbone.denoiser, tokens)
+    return PromptedDenoiser(denoise, backbone.denoiser, tokens, backbone.joint)

@@ -8,19 +8,21 @@ eps, v or a flow is known only inside a backbone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .families import Family
+from .joint_attention import JointLayout
 from .noise import NoiseLevels, Prediction, per_sample
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
-#: One learned word: encoder name (clip_l, clip_g, clip_h) -> its vectors, (N, C) with N the number of vectors.
+#: One learned word: encoder name (clip_l, t5xxl, ...) -> its vectors, (N, C) with N the number of vectors.
 WordVectors = Mapping[str, Tensor]
 #: Learned words by placeholder, as it stands in a prompt.
 LearnedWords = Mapping[str, WordVectors]
@@ -28,31 +30,24 @@ LearnedWords = Mapping[str, WordVectors]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-class Conditioning(NamedTuple):
-    """What the text encoders say of one prompt, or of a batch of prompts."""
+@dataclass(frozen=True)
+class Conditioning:
+    """What the text encoders say of one prompt; what it holds is known to the backbone that made it alone."""
 
-    context: Tensor  # (B, T, C)
-    pooled: Tensor | None = None  # (B, P); SDXL only
-
-    def expand(self, batch: int) -> Conditioning:
-        """Repeat the conditioning of one prompt for `batch` samples; a view."""
-        pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
-        return Conditioning(self.context.expand(batch, -1, -1), pooled)
+    #: Tensors by name, each a batch of one. Their lengths may differ from prompt to prompt.
+    tensors: Mapping[str, Tensor]
 
     def detach(self) -> Conditioning:
-        return Conditioning(self.context.detach(), None if self.pooled is None else self.pooled.detach())
-
-
-def concatenate(conds: list[Conditioning]) -> Conditioning:
-    """Stack along the batch axis, so that several prompts share one call of the denoiser."""
-    pooled = None if conds[0].pooled is None else torch.cat([c.pooled for c in conds])
-    return Conditioning(torch.cat([c.context for c in conds]), pooled)
+        return Conditioning({name: tensor.detach() for name, tensor in self.tensors.items()})
 
 
 class Denoiser(Protocol):
-    """D(x; sigma, c). x: (B, C, H, W) in latent units; sigma: (B,); cond: batch B. Returns (B, C, H, W) float32."""
+    """D(x; sigma, c). x: (B, ...) in latent units; sigma: (B,). Returns (B, ...), float32.
 
-    def __call__(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor: ...
+    conds: as many prompts as divide the batch; each stands for as many samples in a row.
+    """
+
+    def __call__(self, x: Tensor, sigma: Tensor, conds: Sequence[Conditioning]) -> Tensor: ...
 
 
 class Backbone(ABC):
@@ -68,13 +63,12 @@ class Backbone(ABC):
     levels: NoiseLevels
     #: The network whose attention projections get LoRA.
     denoiser: nn.Module
+    #: How the network lays picture and prompt into one sequence; None where it has cross-attention.
+    joint: JointLayout | None = None
 
     @abstractmethod
-    def denoise(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        """Estimate x0. x: (B, C, H, W) in latent units; sigma: (B,); cond: batch B. Returns (B, C, H, W) float32.
-
-        Differentiable in x, the adapters and the conditioning.
-        """
+    def denoise(self, x: Tensor, sigma: Tensor, conds: Sequence[Conditioning]) -> Tensor:
+        """Estimate x0, as a `Denoiser` does. Differentiable in x, the adapters and the conditionings."""
 
     @abstractmethod
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:
@@ -92,11 +86,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_image(self, image: Tensor) -> Tensor:
-        """Encode (H, W, 3) in 0..1, sides multiples of the family's; (1, C, h, w), the mean of the posterior."""
+        """Encode (H, W, 3) in 0..1, sides multiples of the family's; (1, C, ..., h, w), the mean of the posterior."""
 
     @abstractmethod
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Decode (B, C, h, w) to pictures (B, H, W, 3) in 0..1, float32, on the CPU."""
+        """Decode (B, C, ..., h, w) to pictures (B, H, W, 3) in 0..1, float32, on the CPU."""
 
     @abstractmethod
     def word_vectors(self, word: str) -> dict[str, Tensor]:
@@ -107,8 +101,12 @@ class Backbone(ABC):
         """Return the whole table of each text encoder, not to be changed: encoder name -> (vocabulary, C)."""
 
     @abstractmethod
-    def kohya_name(self, module_name: str) -> str:
-        """Turn a projection's name inside the denoiser into its LoRA key without suffix (lora_unet_...)."""
+    def projections(self) -> dict[str, tuple[str, ...]]:
+        """Name what LoRA is attached to: key without suffix (lora_unet_...) -> modules of the denoiser.
+
+        Several modules are one projection where another program holds them as one: they share `lora_down`, and the
+        rows of `lora_up` are theirs one after the other.
+        """
 
     @abstractmethod
     def checkpointed_modules(self) -> list[nn.Module]:
@@ -128,10 +126,9 @@ class Backbone(ABC):
 
 
 def predict_noise(denoise: Denoiser, x: Tensor, sigma: Tensor, conds: list[Conditioning]) -> tuple[Tensor, ...]:
-    """Return eps_hat = (x - D)/sigma for each of several prompts, in one call of the denoiser; (B, C, H, W) each."""
-    batch, count = x.shape[0], len(conds)
-    cond = concatenate([c.expand(batch) for c in conds])
-    denoised = denoise(x.repeat(count, *[1] * (x.ndim - 1)), sigma.repeat(count), cond)  # (count*B, C, H, W)
+    """Return eps_hat = (x - D)/sigma for each of several prompts, in one call of the denoiser; (B, ...) each."""
+    count = len(conds)
+    denoised = denoise(x.repeat(count, *[1] * (x.ndim - 1)), sigma.repeat(count), conds)  # (count*B, ...)
     return tuple((x - part) / per_sample(sigma, x) for part in denoised.chunk(count))
 
 
@@ -139,7 +136,7 @@ P = TypeVar("P")
 
 
 def guided(predict: Callable[..., tuple[Tensor, ...]], null: P, prompt: P, scale: float) -> Tensor:
-    """Guide without a classifier: E^a(c) = (1 - a)*E(null) + a*E(c), PALP eq. 4. Returns (B, C, H, W).
+    """Guide without a classifier: E^a(c) = (1 - a)*E(null) + a*E(c), PALP eq. 4. Returns (B, ...).
 
     predict: any number of prompts -> a prediction for each. At a = 1 the null prompt is not evaluated.
     """
@@ -152,5 +149,5 @@ def guided(predict: Callable[..., tuple[Tensor, ...]], null: P, prompt: P, scale
 def guided_noise(
     denoise: Denoiser, x: Tensor, sigma: Tensor, null: Conditioning, cond: Conditioning, scale: float
 ) -> Tensor:
-    """Return the guided eps_hat of a denoiser, (B, C, H, W)."""
+    """Return the guided eps_hat of a denoiser, (B, ...)."""
     return guided(lambda *conds: predict_noise(denoise, x, sigma, list(conds)), null, cond, scale)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .noise import Timesteps
 
 
 @dataclass(frozen=True)
@@ -18,55 +21,184 @@ class Family:
     encoders: tuple[str, ...]
     #: What its members predict -> the side of the square pictures that they were trained on, pixels.
     native_resolutions: Mapping[str, int]
-    #: Whether the denoiser reads a pooled text embedding and the picture's size (arXiv 2307.01952, sec. 2.2).
-    pooled: bool
-    #: The layer of the text encoders that is read, counted from the end; -1 with the final norm, others without.
-    text_layer: int
-    #: Whether kohya names its blocks as the original code does, and not as diffusers does.
-    original_block_names: bool
     #: ModelSpec's name of the architecture; {size} is 512, or 768-v where the model predicts v.
     architecture: str
     #: What kohya's `ss_base_model_version` calls it.
     base_model_version: str
+    #: The attention projections that LoRA is attached to, by the names that ComfyUI gives them.
+    lora_targets: str
+    #: ComfyUI's class in comfy.model_base.
+    host_class: str
+    #: What ComfyUI's configuration of the network has to say, where the class has members of other families, too.
+    host_config: Mapping[str, object] = field(default_factory=dict)
     #: Sides of pictures are multiples of it: three halvings of the UNet on latents of 1/8 size.
     side_multiple: int = 64
-    #: The attention projections that LoRA is attached to: q, k, v and out of self- and cross-attention.
-    lora_targets: str = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+    #: Whether the denoiser reads a pooled text embedding and the picture's size (arXiv 2307.01952, sec. 2.2).
+    pooled: bool = False
+    #: The layer of CLIP that is read, counted from the end; -1 with the final norm, others without.
+    text_layer: int = -1
+    #: Whether kohya names its blocks as the original code does, and not as diffusers does.
+    original_block_names: bool = True
+    #: What stands for a subject in prompts: a learned word, a text, or a text unless a word is asked for.
+    subject_words: Literal["learned", "text", "either"] = "text"
+    #: Whether prompts are followed by classifier-free guidance, or guidance was distilled into the model, which then
+    #: has never seen a prompt beside the null prompt.
+    guidance: Literal["classifier-free", "distilled"] = "classifier-free"
+    #: How a training draws noise levels.
+    timesteps: Timesteps = "logit_normal"
+    #: Where text is attended to: in a UNet's layers of its own, in one sequence with the picture, or in a way that is
+    #: not looked at, so that a subject has to be found by masks.
+    attention: Literal["cross", "joint", "unseen"] = "joint"
+    #: Text encoder -> where in the conditioning its tokens begin; for joint attention.
+    text_starts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether the denoiser is a transformer, and not a UNet."""
+        return self.attention != "cross"
 
 
-SD1 = Family(
+def _unet(**special) -> Family:
+    """Stable Diffusion's UNets: q, k, v and out of self- and cross-attention."""
+    shared = {
+        "lora_targets": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
+        "subject_words": "learned",
+        "timesteps": "uniform",
+        "attention": "cross",
+    }
+    return Family(**shared, **special)
+
+
+def _flow(**special) -> Family:
+    """Rectified flows (arXiv 2210.02747) on transformers: latents of 1/8 size in patches of 2."""
+    return Family(native_resolutions={"flow": 1024}, side_multiple=32, **special)
+
+
+FLUX_TARGETS = r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]"
+
+SD1 = _unet(
     name="sd1",
     title="Stable Diffusion 1.x",
     encoders=("clip_l",),
     native_resolutions={"epsilon": 512, "v": 512},
-    pooled=False,
-    text_layer=-1,
     original_block_names=False,
     architecture="stable-diffusion-v1",
     base_model_version="sd_v1",
+    host_class="BaseModel",
 )
-SD2 = Family(
+SD2 = _unet(
     name="sd2",
     title="Stable Diffusion 2.x",
     encoders=("clip_h",),
     native_resolutions={"epsilon": 512, "v": 768},
-    pooled=False,
-    text_layer=-1,
     original_block_names=False,
     architecture="stable-diffusion-v2-{size}",
     base_model_version="sd_v2",
+    host_class="BaseModel",
 )
-SDXL = Family(
+SDXL = _unet(
     name="sdxl",
     title="SDXL",
     encoders=("clip_l", "clip_g"),
     native_resolutions={"epsilon": 1024, "v": 1024},
     pooled=True,
     text_layer=-2,
-    original_block_names=True,
     architecture="stable-diffusion-xl-v1-base",
     base_model_version="sdxl_base_v1-0",
+    host_class="SDXL",
+)
+SD3 = _flow(
+    name="sd3",
+    title="Stable Diffusion 3.5",
+    encoders=("clip_l", "clip_g", "t5xxl"),
+    architecture="stable-diffusion-3",
+    base_model_version="sd3",
+    lora_targets=r"joint_blocks\.\d+\.(context_block\.attn|x_block\.attn2?)\.(qkv|proj)",
+    text_starts={"clip_l": 0, "t5xxl": 77},
+    host_class="SD3",
+    subject_words="either",
+)
+FLUX = _flow(
+    name="flux",
+    title="FLUX.1 dev",
+    encoders=("clip_l", "t5xxl"),
+    architecture="flux-1-dev",
+    base_model_version="flux1",
+    lora_targets=FLUX_TARGETS,
+    host_class="Flux",
+    host_config={"guidance_embed": True},
+    text_starts={"t5xxl": 0},
+    subject_words="either",
+    guidance="distilled",
+)
+KLEIN = _flow(
+    name="flux2_klein",
+    title="FLUX.2 Klein",
+    encoders=("qwen3_4b", "qwen3_8b"),
+    architecture="flux-2-klein",
+    base_model_version="flux2_klein",
+    lora_targets=FLUX_TARGETS,
+    host_class="Flux2",
+    host_config={"guidance_embed": False},
+    text_starts={"qwen3_4b": 0, "qwen3_8b": 0},
+)
+CHROMA = _flow(
+    name="chroma",
+    title="Chroma",
+    encoders=("t5xxl",),
+    architecture="chroma",
+    base_model_version="chroma",
+    lora_targets=FLUX_TARGETS,
+    host_class="Chroma",
+    text_starts={"t5xxl": 0},
+    subject_words="either",
+)
+QWEN_IMAGE = _flow(
+    name="qwen_image",
+    title="Qwen-Image",
+    encoders=("qwen25_7b",),
+    architecture="qwen-image",
+    base_model_version="qwen_image",
+    lora_targets=(
+        r"transformer_blocks\.\d+\.attn\."
+        r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+    ),
+    host_class="QwenImage",
+    text_starts={"qwen25_7b": 0},
+)
+Z_IMAGE = _flow(
+    name="z_image",
+    title="Z-Image",
+    encoders=("qwen3_4b",),
+    architecture="z-image",
+    base_model_version="z_image",
+    lora_targets=r"(layers|noise_refiner|context_refiner)\.\d+\.attention\.(qkv|out)",
+    host_class="Lumina2",
+    host_config={"z_image_modulation": True},
+    text_starts={"qwen3_4b": 0},
+)
+KREA2 = _flow(
+    name="krea2",
+    title="Krea 2",
+    encoders=("qwen3vl_4b",),
+    architecture="krea-2",
+    base_model_version="krea2",
+    lora_targets=r"blocks\.\d+\.attn\.(wq|wk|wv|wo)",
+    host_class="Krea2",
+    attention="unseen",
+)
+ANIMA = _flow(
+    name="anima",
+    title="Anima",
+    encoders=("qwen3_06b",),
+    architecture="anima",
+    base_model_version="anima",
+    lora_targets=r"blocks\.\d+\.(self_attn|cross_attn)\.(q_proj|k_proj|v_proj|output_proj)",
+    host_class="Anima",
+    attention="unseen",
 )
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL)}
-SUPPORTED = "PALP works with Stable Diffusion 1.x, 2.x and SDXL text-to-image models"
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (SD1, SD2, SDXL, SD3, FLUX, KLEIN, CHROMA, QWEN_IMAGE, Z_IMAGE, KREA2, ANIMA)
+}
+SUPPORTED = f"PALP works with {', '.join(family.title for family in FAMILIES.values())}"

@@ -10,55 +10,61 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from .backbone import Backbone
+from .quantizers import broken_packages_hidden, packages_hidden
+
+with broken_packages_hidden():
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear, LoraLayer, LoraModel
 
 ADAPTER = "palp"
 
 
 class LoraAdapters:
-    """The adapters while they are attached. `layers`: kohya name -> peft layer."""
+    """The adapters while they are attached. `layers`: kohya name -> peft layers, which share their lora_down."""
 
-    def __init__(self, layers: dict[str, LoraLayer], alpha: float):
+    def __init__(self, layers: dict[str, list[LoraLayer]], alpha: float):
         self.layers = layers
         self.alpha = alpha
 
     def parameters(self) -> list[nn.Parameter]:
-        return [p for layer in self.layers.values() for p in (_down(layer), _up(layer))]
+        return [p for parts in self.layers.values() for p in (_down(parts[0]), *map(_up, parts))]
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The base model: inside, every projection is its base layer alone."""
         try:
-            for layer in self.layers.values():
+            for layer in chain(*self.layers.values()):
                 layer.enable_adapters(False)
             yield
         finally:
-            for layer in self.layers.values():
+            for layer in chain(*self.layers.values()):
                 layer.enable_adapters(True)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies on the CPU, float32: NAME.lora_down.weight (r, in), NAME.lora_up.weight (out, r), NAME.alpha ()."""
         state = {}
-        for name, layer in self.layers.items():
-            state[f"{name}.lora_down.weight"] = _copy(_down(layer))
-            state[f"{name}.lora_up.weight"] = _copy(_up(layer))
+        for name, parts in self.layers.items():
+            state[f"{name}.lora_down.weight"] = _copy(_down(parts[0]))
+            state[f"{name}.lora_up.weight"] = torch.cat([_copy(_up(part)) for part in parts])
             state[f"{name}.alpha"] = torch.tensor(float(self.alpha))
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """What `state_dict` gave; other keys are passed over. Raises KeyError where a projection is missing."""
-        for name, layer in self.layers.items():
-            _down(layer).copy_(state[f"{name}.lora_down.weight"])
-            _up(layer).copy_(state[f"{name}.lora_up.weight"])
+        for name, parts in self.layers.items():
+            _down(parts[0]).copy_(state[f"{name}.lora_down.weight"])
+            rows = state[f"{name}.lora_up.weight"].split([len(_up(part)) for part in parts])
+            for part, some in zip(parts, rows, strict=True):
+                _up(part).copy_(some)
 
 
 @contextmanager
@@ -69,19 +75,19 @@ def attached_lora(backbone: Backbone, rank: int, seed: int) -> Iterator[LoraAdap
     identity: A is Kaiming-uniform from the seed and the projection's name, B is zero. Raises ModelError when the
     denoiser has adapters already, or no projection that can carry one.
     """
-    denoiser, targets = backbone.denoiser, backbone.family.lora_targets
+    denoiser, names = backbone.denoiser, backbone.projections()
     if any(isinstance(module, LoraLayer) for module in denoiser.modules()):
         raise ModelError("the model already carries a peft adapter. Fuse or unload it before training another one.")
     flags = [(p, p.requires_grad) for p in denoiser.parameters()]
-    projections = {name: m for name, m in denoiser.named_modules() if re.fullmatch(targets, name)}
+    modules = {name: denoiser.get_submodule(name) for name in chain(*names.values())}
     try:
-        _attach(denoiser, targets, rank)
-        layers = {backbone.kohya_name(n): m for n, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
-        for name, layer in layers.items():
-            _initialise(name, layer, seed)
+        _attach(denoiser, modules, rank)
+        layers = {key: [denoiser.get_submodule(name) for name in parts] for key, parts in names.items()}
+        for key, parts in layers.items():
+            _initialise(key, parts, seed)
         yield LoraAdapters(layers, rank)
     finally:  # not peft's unload, which cannot undo an attach that failed half-way
-        for name, module in projections.items():
+        for name, module in modules.items():
             parent, _, child = name.rpartition(".")
             setattr(denoiser.get_submodule(parent), child, module)
         denoiser.__dict__.pop("peft_config", None)
@@ -89,24 +95,36 @@ def attached_lora(backbone: Backbone, rank: int, seed: int) -> Iterator[LoraAdap
             parameter.requires_grad_(flag)
 
 
-def _attach(denoiser: nn.Module, targets: str, rank: int) -> None:
+def _attach(denoiser: nn.Module, modules: Mapping[str, nn.Module], rank: int) -> None:
+    """Attach by full names. Linear layers that are no nn.Linear, as the host has for scaled fp8, are peft's to wrap."""
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules="|".join(map(re.escape, modules)))
+    foreign = {type(m) for m in modules.values() if not isinstance(m, nn.Linear) and hasattr(m, "in_features")}
+    config._register_custom_module(dict.fromkeys(foreign, Linear))
     try:
-        LoraModel(denoiser, LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), ADAPTER)
+        with packages_hidden(), _random_state_kept(modules):
+            LoraModel(denoiser, config, ADAPTER)
     except ValueError as error:
         raise ModelError(
-            f"LoRA cannot be attached to this model's attention ({error}). Use an unquantised checkpoint (fp32, fp16, "
-            "bf16, or plain fp8 weights) of Stable Diffusion 1.x, 2.x or SDXL."
+            f"LoRA cannot be attached to this model's attention ({error}). Use a checkpoint in fp32, fp16, bf16 or fp8."
         ) from error
 
 
-def _initialise(name: str, layer: LoraLayer, seed: int) -> None:
-    """As the LoRA paper (sec. 4.1) and peft do it, but from a generator of the layer's own."""
-    down, up = _down(layer), _up(layer)
+def _random_state_kept(modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+    """Torch's own random numbers, from which peft draws weights that are then replaced, are nobody's but the user's."""
+    devices = {p.device for module in modules.values() for p in module.parameters() if p.device.type == "cuda"}
+    return torch.random.fork_rng(sorted(devices, key=str))
+
+
+def _initialise(name: str, parts: list[LoraLayer], seed: int) -> None:
+    """As the LoRA paper (sec. 4.1) and peft do it, but from a generator of the projection's own."""
+    first = parts[0].lora_A[ADAPTER]
     generator = torch.Generator().manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
-    bound = 1 / math.sqrt(down.shape[1])
-    weight = torch.empty(down.shape).uniform_(-bound, bound, generator=generator)
-    down.data = weight.to(down.device)
-    up.data = torch.zeros(up.shape, device=up.device)
+    bound = 1 / math.sqrt(first.weight.shape[1])
+    weight = torch.empty(first.weight.shape).uniform_(-bound, bound, generator=generator)
+    first.weight.data = weight.to(first.weight.device)
+    for part in parts:
+        part.lora_A[ADAPTER] = first
+        _up(part).data = torch.zeros(_up(part).shape, device=_up(part).device)
 
 
 def _down(layer: LoraLayer) -> nn.Parameter:

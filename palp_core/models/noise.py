@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+#: Of noise in x_t of a flow; beyond it, x_t/(1 - s) holds the picture in its last digits alone.
+LARGEST_SHARE = 0.99995
 
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
@@ -23,11 +26,17 @@ def sample_mean(values: Tensor) -> Tensor:
     return values.flatten(1).mean(dim=1)
 
 
-class NoiseLevels:
-    """The noise levels that a model was trained on, ascending, (N,), in latent units."""
+Timesteps = Literal["uniform", "logit_normal"]
 
-    def __init__(self, sigmas: Tensor):
-        self.sigmas = sigmas
+
+class NoiseLevels:
+    """The noise levels that a model was trained on, ascending, (N,), in latent units.
+
+    timesteps: how a training draws them, uniform over the schedule or mostly from its middle.
+    """
+
+    def __init__(self, sigmas: Tensor, timesteps: Timesteps = "uniform"):
+        self.sigmas, self.timesteps = sigmas, timesteps
 
     def __len__(self) -> int:
         return len(self.sigmas)
@@ -37,8 +46,11 @@ class NoiseLevels:
         return self.sigmas[int(share * len(self))].float()
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
-        """Draw levels uniform over the schedule, (count,)."""
-        return self.sigmas[spread_timesteps(count, len(self), random).to(self.sigmas.device)]
+        """Draw levels for a training, (count,)."""
+        timesteps = spread_timesteps(count, len(self), random)
+        if self.timesteps == "logit_normal":
+            timesteps = logit_normal(timesteps, len(self))
+        return self.sigmas[timesteps.to(self.sigmas.device)]
 
     def nearest(self, sigma: Tensor) -> Tensor:
         """Return the index of the level that is nearest in log space. (B,) -> (B,) int64."""
@@ -67,6 +79,25 @@ def spread_timesteps(count: int, timesteps: int, random: torch.Generator) -> Ten
     """
     shift = torch.randint(timesteps, (1,), generator=random)
     return (torch.arange(count) * timesteps + shift) // count
+
+
+def logit_normal(uniform: Tensor, timesteps: int) -> Tensor:
+    """Turn uniform indices into such whose share of the schedule is the sigmoid of a normal variable.
+
+    Flow models were trained so (arXiv 2403.03206, sec. 3.1, mean 0 and deviation 1). What was one index from each of
+    several equal parts is one from each of several parts of equal probability. (N,) -> (N,) int64.
+    """
+    share = (uniform.double() + 0.5) / timesteps
+    return (torch.special.ndtri(share).sigmoid() * timesteps).long()
+
+
+def flow_levels(shares: Tensor, timesteps: Timesteps = "logit_normal") -> NoiseLevels:
+    """Make the levels s/(1 - s) of a flow's table of s, (N,) in 0..1, ascending.
+
+    Without s = 1, where nothing is left of x0.
+    """
+    shares = shares[shares < LARGEST_SHARE].double()
+    return NoiseLevels((shares / (1 - shares)).float(), timesteps)
 
 
 class Prediction(Protocol):

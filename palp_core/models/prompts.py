@@ -3,6 +3,7 @@
 A placeholder is a name in square brackets. What stands for it on its way:
 
     [V]               in the prompts of a training
+    ohwx cat          where no word is learned: a text that means nothing to the model, and the class word
     cat               its class word, in the clean prompt y_c of PALP (arXiv 2401.06105, sec. 4.3)
     {}                in the templates and captions of Textual Inversion
     start token       one for each of its vectors, in the text that a tokenizer splits (`mark_words`)
@@ -20,6 +21,8 @@ import torch
 
 from ..errors import PromptError
 
+#: Of a prompt; text encoders read far fewer.
+MOST_LETTERS = 2000
 PLACEHOLDER = re.compile(r"\[[A-Za-z]\w*\]")
 
 
@@ -51,7 +54,7 @@ def substitute(prompt: str, replacements: Mapping[str, str]) -> str:
 
 
 def embedding_prompt(prompt: str, names: Mapping[str, str]) -> str:
-    """The prompt with `embedding:NAME` for each placeholder, set apart by spaces where ComfyUI's parser needs them.
+    """The prompt with `embedding:NAME` for each placeholder that has one, set apart by spaces for ComfyUI's parser.
 
     ComfyUI finds `embedding:` at the start of a text or of a bracket, or after white space, and its name ends at white
     space, a comma or a bracket.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,10 +13,11 @@ from torch import Tensor
 from .loop import Step
 
 COLORS = ("#2f6fde", "#e4572e", "#3a9d5d", "#8e5bc0")
+WIDTH, HEIGHT = 960, 540  # pixels
 SMOOTHING_SHARE = 0.05  # of the run, to either side of a step, that its running mean covers
 
 
-def loss_chart(history: list[Step], width: int = 960, height: int = 540, title: str = "") -> Tensor:
+def loss_chart(history: list[Step], width: int = WIDTH, height: int = HEIGHT, title: str = "") -> Tensor:
     """Plot everything that the steps measured against their number. Returns (H, W, 3) in 0..1.
 
     The first loss has the left axis, all others share the right one. Single steps are faint, their running mean is
@@ -32,6 +35,15 @@ def loss_chart(history: list[Step], width: int = 960, height: int = 540, title: 
         lines += [_plotted(right, history, name, color) for name, color in colored]
     axes.legend(handles=lines, loc="upper right", frameon=False)
     return rendered(figure)
+
+
+def drawn_chart(history: list[Step]) -> Tensor:
+    """Plot the losses as `loss_chart` does; a white picture where that fails, for what it shows is saved elsewhere."""
+    try:
+        return loss_chart(history)
+    except Exception as error:
+        logging.warning("the loss chart could not be drawn: %s", error)
+        return torch.ones(HEIGHT, WIDTH, 3)
 
 
 def rendered(figure: Figure) -> Tensor:

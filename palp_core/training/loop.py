@@ -67,6 +67,8 @@ class Training(Generic[Result]):
         self.method = method
         #: What was learned, once the iteration has ended, was closed or has failed.
         self.result: Result | None = None
+        #: Why there is no result of a training that has failed: a second fault, as of a device that is lost.
+        self.lost: Exception | None = None
         self._learner: Learner[Result] | None = None
 
     @property
@@ -91,6 +93,20 @@ class Training(Generic[Result]):
             try:
                 while learner.done < self.method.config.steps:
                     yield learner.step()
-            finally:
+            except GeneratorExit:  # closed by whoever iterates: no fault
                 self.result = learner.result()
+                raise
+            except BaseException:
+                self._rescue(learner)
+                raise
+            else:
+                self.result = learner.result()
+            finally:
                 self._learner = None
+
+    def _rescue(self, learner: Learner[Result]) -> None:
+        """Copy what was learned before a fault, or note why that fails: the first fault is the one to be told."""
+        try:
+            self.result = learner.result()
+        except Exception as error:
+            self.lost = error

@@ -80,7 +80,7 @@ def sample(denoise, cond, x: torch.Tensor, sigmas: list[float], guide: PickAndDr
         levels = torch.full((len(x),), sigma)
         with torch.no_grad():
             x = guide(x, levels) if guide else x
-            denoised = denoise(x, levels, cond.expand(len(x)))
+            denoised = denoise(x, levels, [cond])
         x = x + (x - denoised) / sigma * (following - sigma)
     return x
 
@@ -355,7 +355,7 @@ def test_hooks_are_gone_after_an_error(backbone):
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backbone.denoiser.modules())
 
     def fail(x, sigma):
-        backbone.denoise(x, sigma, backbone.encode_prompt(PROMPT, {}))
+        backbone.denoise(x, sigma, [backbone.encode_prompt(PROMPT, {})])
         raise RuntimeError("no memory left")
 
     before = hooks()

@@ -46,7 +46,7 @@ def noise_of(backbone, x, sigma, cond, scale=1.0, null=None):
     for i in range(len(x)):
         estimates = []
         for c in [cond] if scale == 1.0 else [null, cond]:
-            denoised = backbone.denoise(x[i : i + 1], sigma[i : i + 1], c)
+            denoised = backbone.denoise(x[i : i + 1], sigma[i : i + 1], [c])
             estimates.append((x[i : i + 1] - denoised) / sigma[i])
         rows.append(estimates[0] if scale == 1.0 else (1 - scale) * estimates[0] + scale * estimates[1])
     return torch.cat(rows)
@@ -64,7 +64,7 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
     with attached_lora(backbone, rank=4, seed=0) as lora:
         for parameter in lora.parameters():  # away from zero, so that the two models differ
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-        prediction = (x - backbone.denoise(x, SIGMA, personal.expand(3))) / column
+        prediction = (x - backbone.denoise(x, SIGMA, [personal])) / column
         sample = NoisySample(x, noise, SIGMA, prediction, weight=backbone.prediction.loss_weight(SIGMA) * SIGMA**2)
         named = {"null": null, "clean": clean, "photo": personal}
         delta = difference(config.score, backbone.denoise, lora.disabled, sample, noise, **named)
@@ -126,8 +126,8 @@ def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
 
         def recorded(prompt, words, encode=encode, graded=graded):
             cond = encode(prompt, words)
-            if cond.context.requires_grad:
-                cond.context.register_hook(lambda gradient: graded.append(prompt))
+            if cond.tensors["context"].requires_grad:
+                cond.tensors["context"].register_hook(lambda gradient: graded.append(prompt))
             return cond
 
         backbone.encode_prompt = recorded
@@ -154,7 +154,7 @@ def test_a_model_of_v_is_moved_by_the_same_formula_in_its_own_prediction(v_backb
     with attached_lora(backbone, rank=4, seed=0) as lora:
         for parameter in lora.parameters():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-        denoised = backbone.denoise(x, SIGMA, personal.expand(3))
+        denoised = backbone.denoise(x, SIGMA, [personal])
         e = (x - denoised) / column
         sample = NoisySample(x, noise, SIGMA, e, weight=backbone.prediction.loss_weight(SIGMA) * SIGMA**2)
         named = {"null": null, "clean": clean, "photo": personal}
@@ -193,12 +193,13 @@ def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(sco
         def __exit__(self, *args):
             active["mean"] = learned
 
-    def denoise(x, sigma, cond):
-        shift = cond.context.mean(dim=(1, 2)).view(-1, 1, 1, 1)  # what the prompt adds: 0 for the null prompt
-        return gaussian(active["mean"] + shift)(x, sigma, cond)
+    def denoise(x, sigma, conds):
+        added = torch.stack([cond.tensors["shift"] for cond in conds])  # by the prompt: 0 for the null prompt
+        shift = added.repeat_interleave(len(x) // len(conds)).view(-1, 1, 1, 1)
+        return gaussian(active["mean"] + shift)(x, sigma, conds)
 
-    cond = Conditioning(torch.zeros(1, 1, 1))
-    prompts = {"null": cond, "clean": cond, "photo": cond, "negative": Conditioning(torch.full((1, 1, 1), 5.0))}
+    cond = Conditioning({"shift": torch.tensor(0.0)})
+    prompts = {"null": cond, "clean": cond, "photo": cond, "negative": Conditioning({"shift": torch.tensor(5.0)})}
     config = AlignmentConfig(1.0, score)
     levels = NoiseLevels(torch.full((10,), 2.0))  # above the sample's: nfsd takes its form for small noise
     generator = torch.Generator().manual_seed(0)
@@ -207,7 +208,7 @@ def test_a_step_on_the_alignment_alone_moves_the_estimate_towards_the_prompt(sco
         noise = torch.randn(64, 1, 2, 2, generator=generator)
         sigma = torch.full((64,), 1.0)
         x = 3.0 + noise
-        sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, cond)) / 1.0, weight=torch.ones(64))
+        sample = NoisySample(x, noise, sigma, prediction=(x - denoise(x, sigma, [cond])) / 1.0, weight=torch.ones(64))
         delta = difference(score, denoise, Pretrained, sample, noise, levels, **prompts)
         (gradient,) = torch.autograd.grad(alignment_loss(delta, sample, config), [learned])
         with torch.no_grad():

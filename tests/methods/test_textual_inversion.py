@@ -119,9 +119,9 @@ def test_it_is_the_plain_recipe(backbone, tmp_path):
 def test_only_the_words_path_carries_gradients(backbone):
     denoise, seen = backbone.denoise, []
 
-    def watched(x, sigma, cond):
-        seen.append((x.requires_grad, cond.context.requires_grad))
-        return denoise(x, sigma, cond)
+    def watched(x, sigma, conds):
+        seen.append((x.requires_grad, conds[0].tensors["context"].requires_grad))
+        return denoise(x, sigma, conds)
 
     run = Training(TextualInversion(backbone, letter(), CONFIG))
     backbone.denoise = watched

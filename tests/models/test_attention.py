@@ -17,7 +17,6 @@ from palp_core.models.attention import (
     recorded_attention,
     token_shares,
 )
-from palp_core.models.backbone import concatenate
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.prompts import find_tokens
 
@@ -60,16 +59,16 @@ def latents(*shape: int) -> torch.Tensor:
 
 def test_maps_are_the_scores_of_the_network(backbone):
     x, sigma = latents(2, 4, 8, 12), torch.tensor([3.0, 3.0])
-    cond = backbone.encode_prompt(PROMPT, {}).expand(2)
+    cond = backbone.encode_prompt(PROMPT, {})
     tokens = backbone.token_positions(PROMPT, "cat", {})
     with torch.no_grad(), recorded_attention(backbone.denoiser, tokens, keep_features=is_decoder) as layers:
-        backbone.denoise(x, sigma, cond)
+        backbone.denoise(x, sigma, [cond])
     own = backbone.denoiser.attn_processors
     spies = {f"{name}.processor": Scores() for name in cross_attention_layers(backbone.denoiser)}
     backbone.denoiser.set_attn_processor({**own, **spies})
     try:
         with torch.no_grad():
-            backbone.denoise(x, sigma, cond)
+            backbone.denoise(x, sigma, [cond])
     finally:
         backbone.denoiser.set_attn_processor(own)
     assert layers.keys() == {name.removesuffix(".processor") for name in spies}
@@ -83,13 +82,13 @@ def test_maps_are_the_scores_of_the_network(backbone):
 def test_chosen_rows_only(backbone):
     """The conditional half of a CFG batch gives the same maps as a run of its own."""
     x, sigma = latents(2, 4, 8, 8), torch.tensor([1.0, 1.0])
-    null, cond = (backbone.encode_prompt(p, {}).expand(2) for p in ("", PROMPT))
+    null, cond = (backbone.encode_prompt(p, {}) for p in ("", PROMPT))
     tokens = backbone.token_positions(PROMPT, "cat", {})
     with torch.no_grad():
         with recorded_attention(backbone.denoiser, tokens) as alone:
-            backbone.denoise(x, sigma, cond)
+            backbone.denoise(x, sigma, [cond])
         with recorded_attention(backbone.denoiser, tokens, rows=torch.tensor([2, 3])) as chosen:
-            backbone.denoise(torch.cat([x, x]), torch.cat([sigma, sigma]), concatenate([null, cond]))
+            backbone.denoise(torch.cat([x, x]), torch.cat([sigma, sigma]), [null, cond])
     for name in alone:
         torch.testing.assert_close(chosen[name].maps, alone[name].maps)
 
@@ -104,7 +103,7 @@ def test_maps_are_differentiable_in_the_latents(backbone):
     x = latents(1, 4, 8, 8).requires_grad_()
     cond = backbone.encode_prompt(PROMPT, {})
     with recorded_attention(backbone.denoiser, (2,)) as layers:
-        backbone.denoise(x, torch.tensor([1.0]), cond)
+        backbone.denoise(x, torch.tensor([1.0]), [cond])
     (gradient,) = torch.autograd.grad(sum(layer.maps.square().sum() for layer in layers.values()), x)
     assert gradient.abs().max() > 0
 
@@ -113,9 +112,9 @@ def test_hooks_are_gone_and_the_result_is_the_same(backbone):
     x, sigma, cond = latents(1, 4, 8, 8), torch.tensor([1.0]), backbone.encode_prompt(PROMPT, {})
     before = hooks(backbone.denoiser)
     with torch.no_grad():
-        plain = backbone.denoise(x, sigma, cond)
+        plain = backbone.denoise(x, sigma, [cond])
         with recorded_attention(backbone.denoiser, (1,)):
-            recorded = backbone.denoise(x, sigma, cond)
+            recorded = backbone.denoise(x, sigma, [cond])
     assert torch.equal(plain, recorded)
     with pytest.raises(RuntimeError, match="stop"), recorded_attention(backbone.denoiser, (1,)):
         raise RuntimeError("stop")
@@ -133,7 +132,7 @@ def test_a_network_that_passes_by_its_layers_is_named(backbone):
 def test_a_network_without_text_attention_is_named():
     with pytest.raises(ValueError, match="model is compiled"), recorded_attention(torch.compile(nn.Linear(1, 1)), (1,)):
         pass
-    with pytest.raises(ValueError, match=r"model \(Linear\) has no text cross-attention"):
+    with pytest.raises(ValueError, match=r"model \(Linear\) has no text attention"):
         cross_attention_layers(torch.nn.Linear(1, 1))
 
 
@@ -166,12 +165,12 @@ def test_vectors_among_the_tokens_are_found():
 
 
 def test_heat_is_the_mean_over_steps_layers_and_copies(backbone):
-    sigma, cond = torch.tensor([1.0, 1.0]), backbone.encode_prompt(PROMPT, {}).expand(2)
+    sigma, cond = torch.tensor([1.0, 1.0]), backbone.encode_prompt(PROMPT, {})
     tokens = backbone.token_positions(PROMPT, PROMPT, {})
     heat, wanted = HeatMaps(), 0
     for step in range(2):
         with torch.no_grad(), recorded_attention(backbone.denoiser, tokens) as layers:
-            backbone.denoise(latents(2, 4, 8, 12) + step, sigma, cond)
+            backbone.denoise(latents(2, 4, 8, 12) + step, sigma, [cond])
         heat.add(layers, (8, 12), batch=2)
         parts = [torch.nn.functional.interpolate(y.maps, (8, 12), mode="bilinear") for y in layers.values()]
         wanted = wanted + torch.stack(parts).mean(0) / 2
@@ -205,7 +204,7 @@ def test_a_word_of_the_background_is_found_against_the_things_in_it():
 def test_only_the_layers_that_are_asked_for_are_recorded(backbone):
     cond = backbone.encode_prompt(PROMPT, {})
     with torch.no_grad(), recorded_attention(backbone.denoiser, (1,), only=is_decoder) as layers:
-        backbone.denoise(latents(1, 4, 8, 8), torch.ones(1), cond)
+        backbone.denoise(latents(1, 4, 8, 8), torch.ones(1), [cond])
     assert layers and all(name.startswith("up_blocks.") for name in layers)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from PIL import Image
 
 from devtools import host_models
 from devtools.comfy_server import ComfyServer
+from devtools.host_transformers import other_model, tiny_clip, tiny_model
 from devtools.random_models import tiny_pipeline
 from palp_core.methods.heatmap import HeatMaps
 from palp_core.models.attention import is_decoder, recorded_attention
@@ -85,7 +84,7 @@ def test_only_the_rows_of_the_prompt_are_recorded(parts):
     cond = backbone.encode_prompt(PROMPT, {})
     for x, sigma in seen:
         with torch.no_grad(), recorded_attention(backbone.denoiser, recording.tokens, only=is_decoder) as layers:
-            backbone.denoise(x, sigma, cond.expand(2))
+            backbone.denoise(x, sigma, [cond])
         heat.add(layers, (8, 12), batch=2)
     assert len(seen) == 3
     torch.testing.assert_close(recording.maps(PICTURES), heat.maps, rtol=1e-3, atol=1e-6)
@@ -169,19 +168,13 @@ def test_a_model_that_shrinks_inside_is_recorded(parts):
     assert recording.maps(PICTURES).shape[-2:] == (16, 24)
 
 
-def test_a_model_without_text_cross_attention_is_named(parts):
-    """A diffusion transformer, which joins text and picture in one sequence."""
-    import comfy.ldm.flux.model
-    import comfy.ops
+def test_a_model_whose_text_attention_cannot_be_seen_is_named(parts):
     from palp_pack.nodes.attention import RecordAttention
 
-    sizes = {"in_channels": 4, "out_channels": 4, "vec_in_dim": 8, "context_in_dim": 8, "hidden_size": 16}
-    sizes |= {"mlp_ratio": 2.0, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 6, 6]}
-    sizes |= {"theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": []}
-    flux = comfy.ldm.flux.model.Flux(operations=comfy.ops.disable_weight_init, **sizes)
-    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=flux))
-    with pytest.raises(ValueError, match=r"model \(Flux\) has no text cross-attention"):
-        RecordAttention.execute(model, parts[1], PROMPT)
+    with pytest.raises(ValueError, match=r"model is of the family Lumina2\. PALP works with"):
+        RecordAttention.execute(other_model(), parts[1], PROMPT)
+    with pytest.raises(ValueError, match=r"model \(Anima\) has no text attention that can be looked at"):
+        RecordAttention.execute(tiny_model("anima"), tiny_clip("anima"), PROMPT)
 
 
 def graph(checkpoint: str, batch: int = 1, width: int = 64, recorded: bool = True, **widgets) -> dict:

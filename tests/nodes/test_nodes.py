@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from devtools.comfy_server import ComfyServer
 from devtools.graphs import personalize_graph
+from devtools.random_files import PROJECTIONS, random_lora_file, rewrite
 from palp_core import load_lora_file
 
 pytestmark = pytest.mark.host
@@ -61,7 +63,9 @@ def test_foreign_and_corrupt_files_are_named_by_the_loader(server, sd15_checkpoi
     loras = server.base_directory / "models/loras"
     save_file({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, loras / "foreign.safetensors")
     (loras / "corrupt.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{not json}")
-    for name, message in (("foreign", "was not made by PALP"), ("corrupt", "cannot be read")):
+    rewrite(random_lora_file(loras, "nan"), lambda tensors, _: tensors[f"{PROJECTIONS[0]}.alpha"].fill_(math.nan))
+    cases = (("foreign", "was not made by PALP"), ("corrupt", "cannot be read"), ("nan_00001", ".alpha holds values"))
+    for name, message in cases:
         prompt = personalize_graph(sd15_checkpoint)
         inputs = {"model": ["1", 0], "clip": ["1", 1], "lora_name": f"{name}.safetensors", "strength": 1.0}
         prompt["10"] = {"class_type": "PALP_LoadLora", "inputs": inputs}

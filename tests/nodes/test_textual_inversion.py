@@ -220,10 +220,12 @@ def test_a_name_from_another_node_does_not_train_again(server, sd15_checkpoint):
 
 
 def test_what_could_not_be_saved_in_its_folder_replaces_nothing_elsewhere(server, sd15_checkpoint):
-    (server.base_directory / "models/embeddings/full.safetensors.part").mkdir()  # where the file would be written
+    blocked = server.base_directory / "models/embeddings/full.safetensors"
+    blocked.mkdir()  # where the file would be
     for seed in (1, 2):
         result = server.queue(word_graph(sd15_checkpoint, name="full", seed=seed, overwrite=True))
         assert "could not be written to. What was learned is kept in" in result.error["exception_message"]
+    blocked.rmdir()
     first, second = ((server.base_directory / "output" / f"full{n}.safetensors").read_bytes() for n in ("", "_2"))
     assert first != second
 

@@ -27,7 +27,6 @@ from ...models.attention import (
     LayerAttention,
     PromptedDenoiser,
     is_decoder,
-    recorded_attention,
     word_maps,
 )
 from ...models.noise import NoiseLevels, per_sample, sample_mean
@@ -179,9 +178,8 @@ class PickAndDraw:
         self, x: Tensor, sigma: Tensor, palette: dict[str, Tensor] | None, templates: dict[str, Tensor] | None
     ) -> Tensor:
         x = x.detach().clone().requires_grad_()
-        network, tokens = self.generation.network, self.generation.tokens
         only = is_decoder if templates is None else None  # the encoder's maps are of use to draw alone
-        with recorded_attention(network, tokens, only=only, keep_features=is_decoder) as layers:
+        with self.generation.recorded(only=only, keep_features=is_decoder) as layers:
             self.generation.denoise(x, sigma)
         pick = draw = x.new_zeros(len(x), dtype=torch.float32)
         if palette is not None:
@@ -203,7 +201,7 @@ class PickAndDraw:
 
     @torch.no_grad()
     def _template_maps(self, x: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-        with recorded_attention(self.template.network, self.template.tokens) as layers:
+        with self.template.recorded() as layers:
             self.template.denoise(x, sigma)
         return word_maps(layers)
 
@@ -225,8 +223,7 @@ class PickAndDraw:
         return self._palettes[level]
 
     def _look_at_reference(self, sigma: Tensor) -> dict[str, LayerAttention]:
-        network, tokens = self.reference.network, self.reference.tokens
-        with recorded_attention(network, tokens, only=is_decoder, keep_features=is_decoder) as layers:
+        with self.reference.recorded(only=is_decoder, keep_features=is_decoder) as layers:
             self.reference.denoise(self.trajectory.at(sigma), sigma)
         return layers
 

@@ -36,7 +36,7 @@ class TextEncoders:
         with placed(self.device, self.modules()):
             outputs = [self._encode(name, prompt, words) for name in self.family.encoders]
         context = torch.cat([context for context, _ in outputs], dim=-1)
-        return Conditioning(context, outputs[-1][1] if self.family.pooled else None)
+        return Conditioning({"context": context, **({"pooled": outputs[-1][1]} if self.family.pooled else {})})
 
     def _encode(self, name: str, prompt: str, words: LearnedWords) -> tuple[Tensor, Tensor]:
         _, encoder = self.parts(name)

@@ -158,15 +158,15 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
     with torch.no_grad():
         cond = backbone.encode_prompt("a cat", {})
         x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
-        untouched = backbone.denoise(x, sigma, cond)
+        untouched = backbone.denoise(x, sigma, [cond])
         with attached_lora(backbone, 4, seed=0) as lora:
-            for name, layer in lora.layers.items():
+            for name, (layer,) in lora.layers.items():
                 layer.lora_A["palp"].weight.data = run.result.lora[f"{name}.lora_down.weight"].to(x)
                 layer.lora_B["palp"].weight.data = run.result.lora[f"{name}.lora_up.weight"].to(x)
-            trained = backbone.denoise(x, sigma, cond)
+            trained = backbone.denoise(x, sigma, [cond])
         patched, _ = comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)
         comfy.model_management.load_models_gpu([patched])
-        loaded = ComfyBackbone(patched, clip, vae).denoise(x, sigma, cond)
+        loaded = ComfyBackbone(patched, clip, vae).denoise(x, sigma, [cond])
     effect = (trained - untouched).norm()
     assert effect > 1e-3 and (loaded - trained).norm() < 0.01 * effect  # the file is fp16
 
@@ -229,9 +229,9 @@ def test_models_that_cannot_be_trained_are_named(make):
 
     model, clip, vae = make()
     xl_model, xl_clip, _ = make("sdxl")
-    with pytest.raises(ValueError, match="MODEL and CLIP of the same checkpoint"):
+    with pytest.raises(ValueError, match="MODEL and CLIP of the same family"):
         ComfyBackbone(model, xl_clip, vae)
-    with pytest.raises(ValueError, match="MODEL and CLIP of the same checkpoint"):
+    with pytest.raises(ValueError, match="MODEL and CLIP of the same family"):
         ComfyBackbone(xl_model, clip, vae)
 
     class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
@@ -243,7 +243,7 @@ def test_models_that_cannot_be_trained_are_named(make):
         ComfyBackbone(flow, clip, vae)
     with_t5 = make()[1]  # as in Flux and SD 3
     with_t5.cond_stage_model.add_module("t5xxl", copy.deepcopy(with_t5.cond_stage_model.clip_l))
-    with pytest.raises(ValueError, match="MODEL and CLIP of the same checkpoint"):
+    with pytest.raises(ValueError, match="MODEL and CLIP of the same family"):
         ComfyBackbone(model, with_t5, vae)
     with pytest.raises(ValueError, match="clip is missing"):
         ComfyBackbone(model, None, vae)

@@ -1,0 +1,73 @@
+"""What a folder or a checkpoint says of itself when it is loaded, and models that cannot be used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from safetensors.torch import save_file
+
+from devtools.random_flow_models import PIPELINES, tiny_flow_pipeline
+from devtools.random_models import tiny_pipeline
+from palp_core.errors import ModelError
+from palp_core.models.diffusers import loading
+from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.diffusers.loading import load_pipeline, pipeline_family
+
+SDXL_KEYS = ("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.1.model.ln_final.weight")
+
+
+@pytest.mark.parametrize("family", list(PIPELINES))
+def test_folders_of_transformers_are_loaded_as_their_family(tmp_path, family):
+    tiny_flow_pipeline(family, tmp_path / "made").save_pretrained(tmp_path / "model")
+    pipeline = load_pipeline(tmp_path / "model", torch.bfloat16)
+    assert pipeline_family(pipeline).name == family
+    assert DiffusersBackbone(pipeline, device="cpu").compute_dtype == torch.bfloat16
+
+
+@pytest.fixture
+def loaded(monkeypatch, tmp_path):
+    """Loader of a checkpoint of SDXL that holds some keys more; its weights are made on the spot."""
+
+    def load(*markers: str):
+        file = tmp_path / "model.safetensors"
+        save_file({**{key: torch.zeros(1) for key in SDXL_KEYS}, **{key: torch.tensor([]) for key in markers}}, file)
+        pipeline = tiny_pipeline("sdxl", tmp_path)
+        pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+        monkeypatch.setattr(loading, "_configuration", lambda _path: "unused")
+        monkeypatch.setattr(StableDiffusionXLPipeline, "from_single_file", lambda *_, **__: pipeline)
+        return DiffusersBackbone(load_pipeline(file), device="cpu")
+
+    return load
+
+
+def test_a_checkpoint_of_sdxl_predicts_what_its_keys_say(loaded):
+    plain, velocity, zero_snr = loaded(), loaded("v_pred"), loaded("v_pred", "ztsnr")
+    assert [b.prediction.name for b in (plain, velocity, zero_snr)] == ["epsilon", "v", "v"]
+    torch.testing.assert_close(velocity.levels.sigmas, plain.levels.sigmas)
+    assert plain.levels.sigmas[-1] < 20 and zero_snr.levels.sigmas[-1] > 4000
+    assert zero_snr.pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert loaded("ztsnr").prediction.name == "epsilon"
+
+
+def test_a_checkpoint_of_another_family_is_refused(tmp_path):
+    file = tmp_path / "flux.safetensors"
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, file)
+    with pytest.raises(ModelError, match=r"is no checkpoint of .* Give other models as a folder"):
+        load_pipeline(file)
+
+
+def test_a_folder_of_another_pipeline_is_refused(tmp_path):
+    from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
+
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (32,)}
+    DDPMPipeline(UNet2DModel(sample_size=8, **blocks), DDIMScheduler()).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"holds a DDPMPipeline; .*FLUX.1 dev.*Z-Image"):
+        load_pipeline(tmp_path / "model")
+
+
+def test_a_scheduler_without_discrete_levels_is_named(tmp_path):
+    pipeline = tiny_pipeline("sdxl", tmp_path)
+    pipeline.scheduler = EDMEulerScheduler()
+    with pytest.raises(ModelError, match=r"scheduler \(EDMEulerScheduler\) has no discrete noise levels"):
+        DiffusersBackbone(pipeline, device="cpu")

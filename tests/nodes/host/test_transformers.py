@@ -1,0 +1,355 @@
+"""The host's flow-matching transformers: trained in place, right gradients, left as found, and back from the file."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from devtools.comfy_server import find_comfyui
+from devtools.host_transformers import (
+    QUANTIZED,
+    TinyVae,
+    families_of,
+    other_model,
+    quantized_model,
+    tiny_clip,
+    tiny_model,
+)
+from devtools.random_models import pictures
+from palp_core.models.families import FAMILIES
+
+pytestmark = pytest.mark.host
+
+FAMILY_NAMES = families_of(find_comfyui())
+PROMPT = "a sketch of [V] in Paris at night"
+WEIGHTS = ["bf16", "fp8", "scaled fp8", "inference"]
+
+
+@cache
+def text_encoder(family: str):
+    """Loaded once, because nothing may change it."""
+    return tiny_clip(family)
+
+
+@pytest.fixture(params=FAMILY_NAMES)
+def family(request, host) -> str:
+    return request.param
+
+
+def make_backbone(family: str, model=None):
+    from palp_pack.nodes.host.backbone import ComfyBackbone
+
+    return ComfyBackbone(model or tiny_model(family), text_encoder(family), TinyVae(family))
+
+
+def personalization(backbone, score=None, weight=0.25, **changes):
+    from palp_pack.palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
+    from palp_pack.palp_core.methods.scores import Delta
+    from palp_pack.palp_core.training.loop import Training
+
+    alignment = AlignmentConfig(weight, score or Delta())
+    settings = {"steps": 2, "rank": 4, "resolution": 64, "learning_rate": 1e-2, "batch_size": 2, **changes}
+    config = PersonalizationConfig(alignment=alignment, **settings)
+    return Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], PROMPT, config))
+
+
+def noisy(backbone) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        shape = backbone.encode_image(pictures((64, 64))[0]).shape[1:]
+    sigma = torch.tensor([0.7, 6.0])
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    return noise * (1 + sigma).view(-1, *[1] * len(shape)), sigma
+
+
+def encoded(backbone, *prompts: str) -> list:
+    with torch.no_grad():
+        return [backbone.encode_prompt(prompt, {}) for prompt in prompts]
+
+
+def fingerprint(backbone) -> dict:
+    import comfy.model_management
+
+    model = backbone.patcher.model
+    found = {k: v.clone() for k, v in model.state_dict().items()}
+    for name, module in model.named_modules():
+        hooks = (len(module._forward_hooks), len(module._forward_pre_hooks))
+        attributes = tuple(key for key in ("forward", "peft_config") if key in module.__dict__)
+        found[f"{name} module"] = (type(module), module.training, hooks, attributes)
+    found["flags"] = [p.requires_grad for p in model.parameters()]
+    found["in_training"] = getattr(comfy.model_management, "in_training", False)
+    return found
+
+
+def assert_same(before: dict, after: dict) -> None:
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert torch.equal(value, after[key]) if torch.is_tensor(value) else value == after[key], key
+
+
+def test_from_photo_to_file_and_back(family, tmp_path):
+    """The file gives what was trained, by Load PALP LoRA and by the host's own loader, with all of its keys."""
+    import comfy.sd
+    from palp_pack.nodes.host.lora import apply_lora_file
+    from palp_pack.palp_core.files.lora_file import load_lora_file
+    from palp_pack.palp_core.methods.result import save_run
+    from palp_pack.palp_core.models.lora import attached_lora
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    backbone = make_backbone(family)
+    before = fingerprint(backbone)
+    run = personalization(backbone)
+    losses = [step.losses for step in run.steps()]
+    assert all(value > 0 for step in losses for value in step.values())
+    assert_same(before, fingerprint(backbone))
+    path = save_run(run, tmp_path, "cat")
+
+    x, sigma = noisy(backbone)
+    (cond,) = encoded(backbone, "a sketch of ohwx cat in Paris at night")
+    with torch.no_grad():
+        base = backbone.denoise(x, sigma, [cond])
+        with backbone.training(False), attached_lora(backbone, 4, 0) as lora:
+            lora.load_state_dict({k: v.half().float() for k, v in run.result.lora.items()})
+            trained = backbone.denoise(x, sigma, [cond])
+    assert (trained - base).abs().max() > 1e-3
+
+    file = load_lora_file(path)
+    assert file.info.prompt == "a sketch of ohwx cat in Paris at night" and file.words == {}
+    with safe_open(path, "pt") as opened:
+        assert opened.metadata()["modelspec.trigger_phrase"] == "ohwx cat"
+    ours, _, left_out = apply_lora_file(backbone.patcher, backbone.clip, file, 1.0)
+    assert left_out == []
+    stock, _ = comfy.sd.load_lora_for_models(backbone.patcher, None, load_file(path), 1.0, 0.0)
+    assert len(stock.patches) == len(backbone.projections()) == file.projections
+    for patched in (ours, stock):
+        with torch.no_grad():
+            loaded = loaded_denoised(family, patched, x, sigma, cond)
+        assert (loaded - trained).abs().max() < 1e-4 * trained.abs().max()
+
+
+def loaded_denoised(family: str, patched, x, sigma, cond) -> torch.Tensor:
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([patched])
+    try:
+        return make_backbone(family, patched).denoise(x, sigma, [cond])
+    finally:
+        patched.detach()
+
+
+def gradients(backbone, checkpointing: bool) -> list[torch.Tensor]:
+    from palp_pack.palp_core.models.backbone import predict_noise
+    from palp_pack.palp_core.models.lora import attached_lora
+    from palp_pack.palp_core.models.memory import recomputed_in_backward
+
+    x, sigma = noisy(backbone)
+    conds = encoded(backbone, "a cat", "a sketch of an ohwx cat in Paris at night in the rain")
+    blocks = backbone.checkpointed_modules() if checkpointing else []
+    with backbone.training(False), attached_lora(backbone, 4, 0) as lora, recomputed_in_backward(blocks):
+        for number, parameter in enumerate(lora.parameters()):
+            parameter.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(number))
+        sum(e.square().mean() for e in predict_noise(backbone.denoise, x, sigma, conds)).backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in lora.parameters()]
+
+
+def test_checkpointed_gradients_are_the_plain_ones(family):
+    plain, checkpointed = (gradients(make_backbone(family), how) for how in (False, True))
+    assert sum(g.abs().max() > 0 for g in plain) > 0.8 * len(plain)
+    for some, others in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(some, others, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_those_of_finite_differences(family):
+    """Along the gradient itself the loss rises by its squared norm."""
+    from palp_pack.palp_core.models.lora import attached_lora
+
+    backbone = make_backbone(family)
+    x, sigma = noisy(backbone)
+    conds = encoded(backbone, "a sketch of an ohwx cat in Paris")
+    with backbone.training(False), attached_lora(backbone, 4, 0) as lora:
+        parameters = lora.parameters()
+        for number, parameter in enumerate(parameters):
+            parameter.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(number))
+
+        def loss() -> torch.Tensor:
+            return backbone.denoise(x, sigma, conds).square().mean()
+
+        loss().backward()
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        square = sum(g.double().square().sum() for g in found).item()
+        step = 2e-3 / square**0.5
+        sides = []
+        with torch.no_grad():
+            for sign in (1, -2):
+                for parameter, gradient in zip(parameters, found, strict=True):
+                    parameter += sign * step * gradient
+                sides.append(loss().double().item())
+    assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(square, rel=2e-2)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_weights_as_users_have_them(host, name, weights):
+    """bf16, fp8 and scaled fp8 train, and so does what was loaded in inference mode; nothing of the model changes."""
+    model = quantized_model(name, weights)
+    backbone = make_backbone(name, model)
+    before = fingerprint(backbone)
+    run = personalization(backbone, gradient_checkpointing=True)
+    assert all(step.losses["denoising_loss"] > 0 for step in run.steps())
+    assert any(v.abs().max() > 0 for k, v in run.result.lora.items() if k.endswith("lora_up.weight"))
+    after = fingerprint(backbone)
+    assert before.keys() == after.keys()
+    assert all(before[key] == after[key] for key in before if not torch.is_tensor(before[key]))
+    for key, value in before.items():
+        if torch.is_tensor(value):
+            assert torch.equal(as_bytes(value), as_bytes(after[key])), key
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    plain = tensor.dequantize() if type(tensor) not in (torch.Tensor, torch.nn.Parameter) else tensor
+    return plain.detach().contiguous().view(torch.uint8) if plain.ndim else plain.detach().clone()
+
+
+@pytest.mark.parametrize("ending", ["closed", "error", "cancel"])
+def test_put_back_after_a_run_that_ends_early(family, ending):
+    import comfy.model_management
+
+    backbone = make_backbone(family)
+    before = fingerprint(backbone)
+    run = personalization(backbone, gradient_checkpointing=True)
+    steps = run.steps()
+    next(steps)
+    if ending == "closed":
+        steps.close()
+    elif ending == "cancel":
+        comfy.model_management.interrupt_current_processing()
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            next(steps)
+    else:
+        backbone.model.apply_model = None
+        with pytest.raises(TypeError):
+            next(steps)
+        del backbone.model.apply_model
+    assert_same(before, fingerprint(backbone))
+    assert run.result.steps == 1
+
+
+def test_several_prompts_in_one_call_are_those_prompts_one_by_one(family):
+    """Whether or not their lengths let them share a call of the network."""
+    backbone = make_backbone(family)
+    x, sigma = noisy(backbone)
+    conds = encoded(backbone, "a cat", "a cat", "a sketch of an ohwx cat in Paris at night in the rain")
+    with torch.no_grad():
+        together = backbone.denoise(torch.cat([x, x, x]), sigma.repeat(3), conds)
+        alone = torch.cat([backbone.denoise(x, sigma, [cond]) for cond in conds])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_levels_are_the_hosts_and_the_estimate_is_its_own(family):
+    backbone = make_backbone(family)
+    table = backbone.patcher.get_model_object("model_sampling").sigmas
+    shares = backbone.levels.sigmas / (1 + backbone.levels.sigmas)
+    torch.testing.assert_close(shares, table[: len(shares)].float(), rtol=1e-5, atol=1e-6)
+    assert len(table) - len(shares) <= 5
+    drawn = backbone.levels.sample(1000, torch.Generator().manual_seed(0))
+    places = torch.searchsorted(backbone.levels.sigmas, drawn).float() / len(backbone.levels)
+    assert places.mean() == pytest.approx(0.5, abs=0.01)
+    assert (places < 0.25).float().mean() == pytest.approx(0.136, abs=0.02)  # logit-normal; uniform has .25
+
+
+@pytest.mark.parametrize("score", ["palp", "plain"])
+@pytest.mark.parametrize("name", ["z_image", "flux2_klein"])
+def test_other_scores_train_too(host, name, score):
+    from palp_pack.palp_core.methods.scores import Palp
+
+    run = personalization(make_backbone(name), Palp(), 0.25 if score == "palp" else 0.0)
+    assert [set(step.losses) for step in run.steps()] == [
+        {"denoising_loss", "score_gap"} if score == "palp" else {"denoising_loss"}
+    ] * 2
+
+
+# --- what is refused ---
+
+
+def test_guidance_distilled_models_have_no_null_prompt(host):
+    from palp_pack.palp_core.methods.scores import Palp
+
+    with pytest.raises(ValueError, match=r"FLUX\.1 dev never learned. Choose delta"):
+        personalization(make_backbone("flux"), Palp())
+
+
+def test_step_distilled_models_are_refused(host):
+    with pytest.raises(ValueError, match=r"FluxSchnell, distilled to a few steps.*Train on the base model"):
+        make_backbone("schnell")
+
+
+def test_other_families_are_refused_by_name(host):
+    with pytest.raises(ValueError, match=r"model is of the family Lumina2\. PALP works with .*Z-Image"):
+        make_backbone("z_image", other_model())
+
+
+def test_a_text_encoder_of_another_family_is_refused(host):
+    from palp_pack.nodes.host.backbone import ComfyBackbone
+
+    with pytest.raises(ValueError, match="does not belong to model"):
+        ComfyBackbone(tiny_model("z_image"), text_encoder("chroma"), TinyVae("z_image"))
+
+
+def test_a_vae_of_another_family_is_refused(host):
+    from palp_pack.nodes.host.backbone import ComfyBackbone
+
+    backbone = ComfyBackbone(tiny_model("z_image"), text_encoder("z_image"), TinyVae("qwen_image"))
+    with pytest.raises(ValueError, match="vae makes latents of shape"):
+        backbone.encode_image(pictures((64, 64))[0])
+
+
+def test_language_models_learn_no_words(host):
+    with pytest.raises(ValueError, match="text encoder of Z-Image is a language model"):
+        personalization(make_backbone("z_image"), subject_word="learned")
+
+
+# --- what the prompt's words attend to ---
+
+
+LOCATED = [name for name in FAMILY_NAMES if FAMILIES[name].attention == "joint"]
+
+
+@pytest.mark.parametrize("name", LOCATED)
+def test_words_are_found_in_the_conditioning(host, name):
+    """Where the tokens of a word stand, the conditioning of another word differs first."""
+    backbone = make_backbone(name)
+    positions = backbone.token_positions("a photo of a cat in Paris", "cat", {})
+    cat, dog = encoded(backbone, "a photo of a cat in Paris", "a photo of a dog in Paris")
+    texts = [cond.tensors["cross_attn"][0] for cond in (cat, dog)]
+    changed = (texts[0] - texts[1]).abs().amax(dim=-1) > 1e-6
+    if name in ("flux", "chroma"):  # T5 reads in both directions, so that all rows change: most where the word is
+        differences = (texts[0] - texts[1]).norm(dim=-1)
+        assert int(differences.argmax()) in positions
+    else:  # others read from left to right
+        assert int(changed.nonzero()[0, 0]) == min(positions)
+    with pytest.raises(ValueError, match="the word 'horse' is not in the prompt"):
+        backbone.token_positions("a photo of a cat", "horse", {})
+
+
+@pytest.mark.parametrize("name", LOCATED)
+def test_recorded_maps_are_the_networks_own_attention(host, name):
+    """Each place's shares over all of the prompt's tokens sum to 1, and depend on the prompt."""
+    from palp_pack.palp_core.models.attention import with_conditioning
+
+    backbone = make_backbone(name)
+    x, sigma = noisy(backbone)
+    (cond,) = encoded(backbone, "a photo of a cat in Paris")
+    tokens = tuple(range(cond.tensors["cross_attn"].shape[1]))
+    prompted = with_conditioning(backbone, cond, tokens)
+    with torch.no_grad(), prompted.recorded(keep_features=lambda _: True) as layers:
+        prompted.denoise(x, sigma)
+    assert len(layers) >= 2
+    for layer in layers.values():
+        batch, count, height, width = layer.maps.shape
+        assert (batch, count) == (2, len(tokens)) and height == width == x.shape[-1] // backbone.joint.patch
+        total = layer.maps.sum(dim=1)
+        padded = backbone.joint.multiple > 1  # which takes a share, too
+        assert (total <= 1 + 1e-4).all() if padded else torch.allclose(total, torch.ones_like(total), atol=1e-4)
+        assert layer.features.shape[:2] == (2, height * width)

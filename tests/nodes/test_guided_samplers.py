@@ -1,0 +1,94 @@
+"""Pick-and-Draw moves every sampler of the host alike: its step on an analytic denoiser, and where that leads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from devtools import host_models
+from devtools.random_models import tiny_pipeline
+
+pytestmark = pytest.mark.host
+
+SHAPE = (1, 4, 8, 8)
+STEPS = 12
+#: What draws random numbers while it samples; the same seed does not give the same numbers for other latents.
+RANDOM = ("ancestral", "sde", "ddpm", "lcm", "_a", "er_sde", "sa_solver", "seeds")
+
+
+@pytest.fixture(scope="module")
+def parts(host, comfyui_path, tmp_path_factory):
+    make_tokenizer = host_models.host_tokenizer(comfyui_path)
+    pipeline = tiny_pipeline("sd1", tmp_path_factory.mktemp("tiny"), make_tokenizer=make_tokenizer)
+    return host_models.host_parts(pipeline, "sd1")
+
+
+class Constant:
+    """Stands for the guidance: a step of .02 of the latents' deviation, always along the same direction."""
+
+    history, warning = ("",), ""
+
+    def __init__(self, direction: torch.Tensor):
+        self.direction = direction
+
+    def covers(self, sigma: float) -> bool:
+        return sigma > 1.0
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return x + 0.02 * (1 + sigma**2).sqrt().view(-1, 1, 1, 1) * self.direction
+
+
+def gaussian(x: torch.Tensor, sigma: torch.Tensor, **_kwargs) -> torch.Tensor:
+    """D for data of mean .5 and deviation .7."""
+    square = (sigma**2).view(-1, 1, 1, 1)
+    return (square * 0.5 + 0.49 * x) / (square + 0.49)
+
+
+def shift(parts, sampler: str, monkeypatch) -> float:
+    """How far the guided sample lies from the unguided one, along the guidance's direction."""
+    import comfy.sample
+    from palp_pack.nodes.host.backbone import ComfyBackbone
+    from palp_pack.nodes.host.guided_sampling import GuidanceSource, GuidedSampling, guided_model
+    from palp_pack.palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
+
+    model, clip, vae = parts
+    direction = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr(GuidedSampling, "_prepare", lambda self, guider: Constant(direction))
+    monkeypatch.setattr(model.model, "apply_model", gaussian)
+    source = GuidanceSource(
+        ComfyBackbone(model, clip, vae), None, None, None, torch.zeros(SHAPE), None, PickAndDrawConfig(), None
+    )
+    samples = []
+    with torch.inference_mode():
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize("a cat"))
+        for patched in (model, guided_model(source, [])):
+            latents, noise = torch.zeros(SHAPE), torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+            torch.manual_seed(0)
+            samples.append(
+                comfy.sample.sample(
+                    patched, noise, STEPS, 1.0, sampler, "normal", positive, positive, latents, seed=3
+                ).clone()
+            )
+    moved = model.model.process_latent_in(samples[1]) - model.model.process_latent_in(samples[0])
+    assert torch.isfinite(moved).all()
+    return ((moved * direction).sum() / direction.square().sum()).item()
+
+
+def test_every_sampler_moves_as_eulers_method_does(parts, monkeypatch):
+    """Some hand the model a copy of their latents, some look twice in a step: none may lose the step or turn it."""
+    import comfy.samplers
+
+    eulers = shift(parts, "euler", monkeypatch)
+    assert eulers > 0.01
+    moved = {name: shift(parts, name, monkeypatch) / eulers for name in comfy.samplers.SAMPLER_NAMES}
+    assert min(moved.values()) > 0, {name: round(value, 2) for name, value in moved.items() if value <= 0}
+    weak = {name: round(value, 2) for name, value in moved.items() if value < 0.5}
+    assert not {name for name in weak if not any(part in name for part in RANDOM)}, weak
+
+
+def test_a_level_between_two_belongs_to_the_step_from_the_higher_one(host):
+    from palp_pack.nodes.host.guided_sampling import next_ratio
+
+    levels = [10.0, 4.0, 1.0, 0.0]
+    assert [next_ratio(levels, level) for level in (10.0, 7.0, 4.0, 1.0)] == [0.4, 0.4, 0.25, 0.0]
+    assert next_ratio([1.0, 0.9999, 0.5], 1.0) < 1
