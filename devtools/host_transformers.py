@@ -276,14 +276,23 @@ def families_of(comfyui: Path | None) -> list[str]:
     return [name for name in supported if f"class {TINY[name].kind}(" in text]
 
 
-def tiny_model(family: str, dtype: torch.dtype = torch.float32, operations: object = None, seed: int = 0):
-    """Make the host's MODEL. dtype: of the weights. operations: the host's layers, by default the plain ones."""
+def tiny_model(
+    family: str,
+    dtype: torch.dtype = torch.float32,
+    operations: object = None,
+    seed: int = 0,
+    sizes: Mapping[str, object] | None = None,
+):
+    """Make the host's MODEL.
+
+    dtype: of the weights. operations: the host's layers, by default the plain ones. sizes: others than the tiny ones.
+    """
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
 
     tiny = TINY[family]
-    config = getattr(comfy.supported_models, tiny.kind)(dict(tiny.network))
+    config = getattr(comfy.supported_models, tiny.kind)({**tiny.network, **(sizes or {})})
     manual = None if dtype in (torch.float32, torch.bfloat16) else torch.bfloat16
     config.set_inference_dtype(dtype, manual)
     if operations is not None:
@@ -292,6 +301,35 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32, operations: obje
     randomize(model.diffusion_model, seed)
     device = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+#: What makes a family's tiny model wide enough for its steps' times to mean something on a CPU.
+NARROW: dict[str, dict] = {
+    FLUX.name: {"hidden_size": 512, "num_heads": 8, "axes_dim": [16, 24, 24], "depth": 3, "depth_single_blocks": 6},
+    KLEIN.name: {"hidden_size": 512, "num_heads": 8, "axes_dim": [16] * 4, "depth": 3, "depth_single_blocks": 6},
+    CHROMA.name: {"hidden_size": 512, "num_heads": 8, "axes_dim": [16, 24, 24], "depth": 3, "depth_single_blocks": 6}
+    | {"out_dim": 512},
+    SD3.name: {
+        "depth": 8,
+        "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 512}},
+    },
+    QWEN_IMAGE.name: {"num_layers": 6, "attention_head_dim": 64, "num_attention_heads": 8}
+    | {"axes_dims_rope": (16, 24, 24)},
+    Z_IMAGE.name: {"dim": 768, "n_heads": 8, "n_kv_heads": 8, "n_layers": 6, "axes_dims": [32, 32, 32]},
+    KREA2.name: {"features": 768, "heads": 8, "kvheads": 4, "layers": 6},
+    ANIMA.name: {"model_channels": 768, "num_heads": 6, "num_blocks": 6},
+}
+
+
+def sized_model(family: str, device: str):
+    """Make the host's MODEL as a cost benchmark wants it: narrow on a CPU, in full size and bf16 on CUDA."""
+    if device != "cuda":
+        return tiny_model(family, sizes=NARROW[family])
+    from .memory_table import MEMBERS
+
+    sizes = next(member.sizes for member in MEMBERS if member.family == family)
+    own = {"context_in_dim", "cap_feat_dim", "joint_attention_dim", "txtdim", "vec_in_dim"}  # of tiny text encoders
+    return tiny_model(family, torch.bfloat16, sizes={k: v for k, v in sizes.items() if k not in own})
 
 
 def tiny_clip(family: str, seed: int = 2):

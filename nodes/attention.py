@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..palp_core.methods.heatmap import overlay, word_heat, word_share
+from ..palp_core.models.prompts import check_prompt
 from .host.attention_recording import AttentionRecording, recorded_model
 from .host.reader import PromptReader
 from .host.session import show_text
@@ -48,6 +49,7 @@ class RecordAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt):
+        check_prompt("prompt", prompt)
         reader = PromptReader(model, clip)
         prompt = spelled_out(clip.tokenizer, prompt)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))

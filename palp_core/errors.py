@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+MOST_QUOTED = 80  # letters
 OUT_OF_MEMORY = "Out of memory. Switch on gradient_checkpointing, then lower batch_size, then resolution."
+
+
+def printable(text: str, most: int = 100) -> str:
+    """A text of any letters and any length, as an error can show it in its line."""
+    text = text if len(text) <= most else f"{text[:most]}..."
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def quoted(text: str) -> str:
+    """What a user wrote, as an error repeats it: enough of it to know it again."""
+    return f"'{printable(text, MOST_QUOTED)}'"
 
 
 class PalpError(ValueError):

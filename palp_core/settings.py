@@ -9,7 +9,7 @@ import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
-from .errors import SettingError
+from .errors import SettingError, printable
 
 KEY = "setting"
 
@@ -74,7 +74,8 @@ def check_settings(config: Any) -> None:
     for found in (f for f in fields(config) if KEY in f.metadata):
         value, known, choices = getattr(config, found.name), found.metadata[KEY], get_args(hints[found.name])
         if choices and value not in choices:
-            raise SettingError(f"{found.name} is {value!r}; it must be one of {', '.join(map(str, choices))}.")
+            allowed = ", ".join(map(str, choices))
+            raise SettingError(f"{found.name} is {printable(repr(value))}; it must be one of {allowed}.")
         if known.low is not None and not known.allows(value):
             raise SettingError(f"{found.name} is {value}; {known.wanted}.")
 

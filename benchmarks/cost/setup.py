@@ -17,8 +17,12 @@ import torch
 
 from devtools.random_models import Architecture, random_pipeline
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.families import FAMILIES as PALP_FAMILIES
 
 FAMILIES = {"sd15": "sd1", "sdxl": "sdxl"}
+
+#: Measured on ComfyUI's own networks.
+TRANSFORMERS = tuple(name for name, family in PALP_FAMILIES.items() if family.is_transformer)
 
 SMALL_TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -58,7 +62,7 @@ def cost_arguments(description: str, batch_size: int, rounds: int) -> argparse.A
     """Offer the options that all costs have."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--family", default="sd15", choices=tuple(FAMILIES))
+    parser.add_argument("--family", default="sd15", choices=(*FAMILIES, *TRANSFORMERS))
     parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument(
         "--resolution", type=int, help="Sets the side of pictures, pixels; by default the family's own, 256 on a CPU."
@@ -71,7 +75,7 @@ def cost_arguments(description: str, batch_size: int, rounds: int) -> argparse.A
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Read the command line."""
     args = parser.parse_args()
-    own = {"sd15": 512, "sdxl": 1024}[args.family]
+    own = 512 if args.family == "sd15" else 1024
     args.resolution = args.resolution or (own if args.device == "cuda" else 256)
     return args
 

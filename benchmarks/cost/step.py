@@ -1,6 +1,7 @@
 """What prompt alignment costs: time and peak memory of a plain LoRA step and of a PALP step, side by side.
 
-    python -m benchmarks.cost.step [--device cuda --family sdxl] [--json PATH]
+    python -m benchmarks.cost step [--device cuda --family sdxl] [--json PATH]
+    python -m benchmarks.cost step --family z_image      on ComfyUI's network, beside its own Train LoRA
 
 Weights are random: cost does not depend on them. The kinds of step take turns in one process on the same model.
 On a CPU the model has Stable Diffusion's architecture at a fraction of its width; on CUDA it has full size.
@@ -17,7 +18,7 @@ from devtools.random_models import pictures
 from palp_core import AlignmentConfig, Palp, Personalization, PersonalizationConfig, Subject, Training
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 
-from .setup import cost_arguments, keep, parsed, random_backbone, setting, timed
+from .setup import FAMILIES, cost_arguments, keep, parsed, random_backbone, setting, timed
 
 KINDS = {
     "plain": AlignmentConfig(weight=0),
@@ -101,6 +102,11 @@ def main() -> None:
     parser = cost_arguments(__doc__, batch_size=PersonalizationConfig.batch_size, rounds=3)
     parser.add_argument("--steps", type=int, default=4, help="Times this many steps of each kind in each round.")
     args = parsed(parser)
+    if args.family not in FAMILIES:  # one of ComfyUI's transformers
+        from . import host_step
+
+        host_step.run(args)
+        return
     found = summary(measure(random_backbone(args), args))
     found["setting"] = setting(args)
     print(found["setting"])

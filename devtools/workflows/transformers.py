@@ -46,7 +46,7 @@ def klein() -> Workflow:
 
 def _personalize(title: str, files: Files, encoder_type: str, latent: str, sampling: dict, advice: str) -> Workflow:
     nodes = {
-        "note": node("MarkdownNote", (0, 60), {"": _note(title, files, advice)}, (330, 560), "Which files, and where"),
+        "note": node("MarkdownNote", (0, 60), {"text": _note(title, files, advice)}, (330, 560), "Which files, and where"),
         **_loaders(files, encoder_type),
         "photo": photo("cat.png", (390, 500)),
         "palp": node("PALP_Personalize", (800, 60), {"file_name": "my_cat"}, (400, 520)),

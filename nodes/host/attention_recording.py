@@ -45,18 +45,18 @@ class AttentionRecording:
         finally:
             self.heat.to("cpu")
 
-    def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
+    def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, options=None, **kwargs):
         """Around each evaluation of the model; rows with another prompt, and parts of the picture, are passed over."""
         matches = (matching_rows(c_crossattn, context) for context in self.contexts)
         rows, repeats = max(matches, key=lambda match: len(match[0]))
         if len(rows) == 0 or tuple(x.shape[-2:]) != self._size:
-            return executor(x, t, c_concat, c_crossattn, *args, **kwargs)
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         network = executor.class_obj.diffusion_model
         if self.joint is not None:
-            kwargs = {**kwargs, "transformer_options": plain_attention(kwargs.get("transformer_options", {}))}
+            options = plain_attention(options or {})
         recorded = recorded_attention(network, self.tokens, rows, repeats, only=is_decoder, joint=self.joint)
         with recorded as layers:
-            output = executor(x, t, c_concat, c_crossattn, *args, **kwargs)
+            output = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         self.heat.add(layers, self._size, self._batch)
         return output
 

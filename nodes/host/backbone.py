@@ -15,7 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ...palp_core.errors import ModelError, PromptError
+from ...palp_core.errors import ModelError, PromptError, quoted
 from ...palp_core.models.backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision
 from ...palp_core.models.memory import frozen
 from ...palp_core.models.prompts import too_long, unknown_word
@@ -27,6 +27,7 @@ from .gradients import (
     differentiable_transformer,
     make_differentiable,
 )
+from .lora import check_lora_is_in_weights
 from .text import LearnedWordsTokenizer, encoder_key, sequence_positions, token_positions, token_table
 
 #: More than any card has: the host then moves every other model off it.
@@ -41,10 +42,13 @@ class ComfyBackbone(Backbone):
     def __init__(self, model, clip, vae, precision: Precision = "auto"):
         if vae is None:
             raise ModelError("vae is missing: the checkpoint has none. Load one, and connect it.")
+        check_lora_is_in_weights("model", model)
+        if clip is not None:
+            check_lora_is_in_weights("clip", clip.patcher)
         self.vae = vae
         self._given_model, self._given_clip = model, clip
         self.family = family_of(model, clip)
-        self.prediction = prediction_of(model)
+        self.prediction = prediction_of(model, self.family)
         self.native_resolution = native_resolution(model, self.family, self.prediction)
         self.patcher = _with_precision(without_dynamic_memory(model), precision)
         self.device = self.patcher.load_device
@@ -145,7 +149,7 @@ class ComfyBackbone(Backbone):
             tokenizer = getattr(self.clip.tokenizer, name)
             row = [token for token, *_ in tokens[encoder_key(name)][0][1:]]
             if not all(isinstance(token, int) for token in row):
-                raise PromptError(f"the word {word!r} names an embedding. Use a plain word that the model knows.")
+                raise PromptError(f"the word {quoted(word)} names an embedding. Use a plain word that the model knows.")
             numbers = torch.tensor(row[: row.index(tokenizer.end_token)])
             if len(numbers) == 0:  # a small vocabulary has the end token for what it does not know
                 raise unknown_word(word)

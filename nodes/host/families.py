@@ -66,19 +66,19 @@ def _belongs(encoder, family: Family, config: dict) -> bool:
     return sum(widths) == config.get("context_dim")
 
 
-def prediction_of(model) -> Prediction:
-    """Return what a MODEL predicts. Raises ModelError for a way of sampling that is not known."""
+def prediction_of(model, family: Family) -> Prediction:
+    """Return what a MODEL predicts. Raises ModelError for a way of sampling that is not its family's."""
     sampling = model.get_model_object("model_sampling")
     discrete = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
     kinds = {comfy.model_sampling.EPS: "epsilon", comfy.model_sampling.V_PREDICTION: "v"} if discrete else {}
     if getattr(sampling, "noise_scale", 1.0) == 1.0:
         kinds[comfy.model_sampling.CONST] = "flow"
     for kind, name in kinds.items():
-        if type(sampling).calculate_denoised is kind.calculate_denoised:
+        if type(sampling).calculate_denoised is kind.calculate_denoised and name in family.native_resolutions:
             return PREDICTIONS[name]
     raise ModelError(
-        "model samples in a way that PALP does not know (neither eps- nor v-prediction on discrete noise levels, nor a "
-        "flow). Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
+        f"model samples in a way that PALP does not know for {family.title} (neither eps- nor v-prediction on discrete "
+        "noise levels, nor a flow). Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
     )
 
 

@@ -38,7 +38,7 @@ def make_differentiable(module: nn.Module, device: torch.device) -> None:
                 if id(tensor) not in clones:
                     clone = tensor.detach().clone()
                     is_parameter = isinstance(tensor, nn.Parameter)
-                    clones[id(tensor)] = nn.Parameter(clone, requires_grad=False) if is_parameter else clone
+                    clones[id(tensor)] = nn.Parameter(clone, tensor.requires_grad) if is_parameter else clone
                 tensors[name] = clones[id(tensor)]
 
 

@@ -13,16 +13,24 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...palp_core.errors import ModelError, PromptError
+from ...palp_core.errors import ModelError, PromptError, quoted
 from ...palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
 from ...palp_core.models.attention import PromptedDenoiser, with_conditioning
 from ...palp_core.models.backbone import Conditioning
 from ...palp_core.models.noise import LARGEST_SHARE, per_sample
-from ...palp_core.training.data import check_image, check_mask, latent_mask, resize_to_cover, training_size
+from ...palp_core.models.prompts import check_prompt
+from ...palp_core.training.data import (
+    check_image,
+    check_mask,
+    encoded_image,
+    latent_mask,
+    resize_to_cover,
+    training_size,
+)
 from .backbone import ComfyBackbone
-from .compat import is_out_of_memory
+from .compat import is_out_of_memory, out_of_memory
 from .gradients import make_differentiable
-from .lora import base_weights, merges, with_weights
+from .lora import base_weights, check_lora_is_in_weights, merges, with_weights
 from .session import show_text
 from .text import spelled_out, spelled_word
 
@@ -123,6 +131,7 @@ class GuidedSampling:
                 "the sampler's model is another copy than the one that Pick-and-Draw Guidance patched. Connect the "
                 "node's MODEL to the sampler without nodes that copy models between them."
             )
+        check_lora_is_in_weights("the sampler's model", guider.model_patcher)
         make_differentiable(guider.inner_model, source.backbone.device)
         generation, reference = (
             with_conditioning(source.backbone, cond, prompt.tokens)
@@ -206,7 +215,7 @@ def _out_of_memory_named() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise RuntimeError(OUT_OF_MEMORY) from error
+        raise out_of_memory(OUT_OF_MEMORY) from error
 
 
 def read_prompts(
@@ -218,6 +227,9 @@ def read_prompts(
     reference_prompt: str,
 ) -> Prompts:
     """Raises PromptError where a prompt does not hold its word. find: prompt, word -> places of the word's tokens."""
+    named = {"prompt": prompt, "subject_word": subject_word, "class_word": class_word}
+    for name, text in {**named, "reference_prompt": reference_prompt}.items():
+        check_prompt(name, text)
     text, word = spelled_out(tokenizer, prompt), spelled_word(tokenizer, subject_word)
     if word.startswith("embedding:") and not class_word.strip():
         raise PromptError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
@@ -230,7 +242,8 @@ def read_prompts(
     generation, plain = found(text, word), class_prompt(text, word, class_word)
     if plain == text and class_word != word:
         raise PromptError(
-            f"subject_word {word!r} is in the prompt {text!r} by its tokens, but not as it is written. Write it alike."
+            f"subject_word {quoted(word)} is in the prompt {quoted(text)} by its tokens, but not as it is written. "
+            "Write it alike."
         )
     return Prompts(generation, found(reference, word), found(plain, class_word))
 
@@ -270,7 +283,7 @@ def reference_latents(
         raise PromptError(f"mask holds {len(mask)} masks; connect the one that belongs to the reference picture.")
     picture = check_image("image", image[0])
     size = training_size(*picture.shape[:2], resolution or backbone.native_resolution, backbone.family.side_multiple)
-    latents = backbone.encode_image(resize_to_cover(picture, size))
+    latents = encoded_image(backbone, "image", resize_to_cover(picture, size))
     if mask is None:
         return latents, None
     return latents, latent_mask(check_mask("mask", mask[0], picture), size, latents)
@@ -278,6 +291,7 @@ def reference_latents(
 
 def template_backbone(base_model, model, clip, vae) -> ComfyBackbone | None:
     """For a base model with weights of its own; None where it shares the model's and differs in its LoRA only."""
+    check_lora_is_in_weights("base_model", base_model)
     if base_model.is_clone(model):
         return None
     try:

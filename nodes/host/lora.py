@@ -18,6 +18,9 @@ from ...palp_core.files.checks import DOWN, UP
 from ...palp_core.files.lora_file import LoraFile
 from .text import check_clip, clip_with_words, token_table
 
+#: Under which the host's loaders keep a LoRA that they do not put into the weights.
+BYPASS = "bypass_lora"
+
 
 def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
     """Clones of MODEL, with the LoRA at this strength, and of CLIP, which knows the file's words as `embedding:NAME`.
@@ -76,6 +79,15 @@ def _check_encoders(clip, file: LoraFile) -> None:
                     f"clip does not fit: the file holds words for {encoder} of width {vectors.shape[-1]} "
                     f"({file.info.family}). Connect the CLIP of a checkpoint of that family."
                 )
+
+
+def check_lora_is_in_weights(name: str, patcher) -> None:
+    """Raise ModelError for a LoRA that the host computes beside the weights, which nothing can be trained through."""
+    if patcher.get_injections(BYPASS):
+        raise ModelError(
+            f"{name} has a LoRA of the node Load LoRA (Bypass), which is neither trained through nor left out. Use "
+            "ComfyUI's Load LoRA in its place."
+        )
 
 
 def base_weights(patcher, base_patches: Mapping[str, list]) -> dict[str, Tensor]:

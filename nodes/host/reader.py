@@ -42,4 +42,5 @@ class PromptReader:
 
 def has_cross_attention(model) -> bool:
     """Whether the host's MODEL is a UNet that attends to the prompt in layers of its own."""
-    return any(name.endswith(".attn2") for name, _ in model.model.diffusion_model.named_modules())
+    network = model.model.diffusion_model
+    return any(name.endswith(".attn2") and hasattr(module, "to_q") for name, module in network.named_modules())

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from ...palp_core.errors import ModelError, PromptError
+from ...palp_core.errors import ModelError, PromptError, quoted
 from ...palp_core.models.backbone import LearnedWords
 from ...palp_core.models.families import Family
 from ...palp_core.models.prompts import (
@@ -55,7 +55,7 @@ class LearnedWordsTokenizer:
         marker = encoder.tokenizer.bos_token
         if marker in text:
             raise PromptError(
-                f"the prompt {text!r} holds {marker}, which cannot stand beside a learned word. Remove it."
+                f"the prompt {quoted(text)} holds {marker}, which cannot stand beside a learned word. Remove it."
             )
         warn_of_words_that_the_host_misses(text, self.pattern)
         marked, found = mark_words(text, counts, self.pattern, marker)
@@ -83,9 +83,9 @@ def warn_of_words_that_the_host_misses(text: str, pattern: re.Pattern) -> None:
         before, after = text[: match.start()], text[match.end() :]
         if match[0].startswith("embedding:") and not (HOST_BEFORE.search(before) and HOST_AFTER.match(after)):
             logging.warning(
-                "ComfyUI itself would not find the word in %r: put white space before %s, and white space or a comma "
+                "ComfyUI itself would not find the word in %s: put white space before %s, and white space or a comma "
                 "and white space after it.",
-                text,
+                quoted(text),
                 match[0],
             )
 
@@ -126,8 +126,8 @@ def spelled_out(tokenizer, text: str) -> str:
         elif names:
             known = " or ".join(f"embedding:{name}" for name in names)
             raise PromptError(
-                f"{placeholder} in {text!r} may stand for more than one thing. Write {known} for the subject, and no "
-                "other square brackets."
+                f"{placeholder} in {quoted(text)} may stand for more than one thing. Write {known} for the subject, "
+                "and no other square brackets."
             )
     return embedding_prompt(text, found)
 

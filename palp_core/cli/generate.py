@@ -12,7 +12,7 @@ import tyro
 from ..errors import ModelError, SettingError
 from ..files.embedding_file import described_word, load_embedding
 from ..files.lora_file import LoraFile, load_lora_file
-from ..models.prompts import check_known, substitute
+from ..models.prompts import check_known, check_prompt, substitute
 
 UNET_GUIDANCE = 7.5
 
@@ -50,6 +50,8 @@ class Generate:
         for name in ("count", "steps"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name in ("prompt", "negative_prompt"):
+            check_prompt(name, getattr(self, name))
         pipeline, prompt = self._loaded(chosen_device(self.device))
         options = self._checked_options(pipeline, prompt)
         self.out.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from unicodedata import category, normalize
 
-from ..errors import FileError
+from ..errors import FileError, printable
 
 MOST_LETTERS = 100
 MOST_BYTES = 200  # of the 255 that file systems allow: a number, the steps and a suffix come behind
@@ -48,9 +48,3 @@ def is_of_letters(name: str) -> bool:
     return starts and all(
         kind[0] in "LN" or kind in ("Mn", "Mc") or letter in "_-" for letter, kind in zip(name, kinds, strict=True)
     )
-
-
-def printable(text: str, most: int = 100) -> str:
-    """A text of any letters and any length, as an error can show it in its line."""
-    text = text if len(text) <= most else f"{text[:most]}..."
-    return text if text.isprintable() else ascii(text)[1:-1]

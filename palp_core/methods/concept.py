@@ -9,9 +9,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
+from ..errors import SettingError, printable, quoted
 from ..files.embedding_file import Embedding, fitting_vectors
 from ..models.backbone import Backbone, WordVectors
+from ..models.prompts import check_prompt
 from ..training.data import check_images_and_masks
 from .templates import SLOT, Kind
 
@@ -44,7 +45,8 @@ class Concept:
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "masks", masks)
         if self.kind not in get_args(Kind):
-            raise SettingError(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}.")
+            raise SettingError(f"kind is {printable(repr(self.kind))}; it must be one of {', '.join(get_args(Kind))}.")
+        check_prompt("initial_word", self.initial_word)
         if not self.initial_word.strip() and self.initial_embedding is None:
             raise SettingError("initial_word is empty. Say coarsely what the pictures show, for example: cat.")
         if self.captions and len(self.captions) != len(self.images):
@@ -54,8 +56,11 @@ class Concept:
             )
         for name in ("templates", "captions"):
             for text in getattr(self, name):
+                check_prompt(name, text)
                 if SLOT not in text:
-                    raise SettingError(f"{name}: {text!r} has no {SLOT}. Write {SLOT} where the learned word stands.")
+                    raise SettingError(
+                        f"{name}: {quoted(text)} has no {SLOT}. Write {SLOT} where the learned word stands."
+                    )
 
 
 def start_vectors(backbone: Backbone, concept: Concept, count: int, seed: int) -> dict[str, Tensor]:
@@ -91,8 +96,8 @@ def check_single(word: str, rows: Tensor) -> Tensor:
     """The embedding (1, C) of a word that is one token. Raises SettingError where it is several."""
     if len(rows) != 1:
         raise SettingError(
-            f"initial_word {word!r} is {len(rows)} tokens to the text encoder, which does not know it as one word. Use "
-            "a common single word, such as cat, toy, man or painting."
+            f"initial_word {quoted(word)} is {len(rows)} tokens to the text encoder, which does not know it as one "
+            "word. Use a common single word, such as cat, toy, man or painting."
         )
     return rows
 

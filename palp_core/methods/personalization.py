@@ -16,13 +16,13 @@ from typing import Literal
 
 import torch
 
-from ..errors import PromptError, SettingError
+from ..errors import PromptError, SettingError, quoted
 from ..models.attention import with_conditioning
 from ..models.backbone import Backbone, Conditioning, LearnedWords
 from ..models.families import Family
 from ..models.lora import attached_lora
 from ..models.memory import recomputed_in_backward
-from ..models.prompts import find_placeholders, substitute
+from ..models.prompts import check_prompt, find_placeholders, substitute
 from ..settings import setting
 from ..training.config import TrainingConfig
 from ..training.data import Example, encode_examples
@@ -85,9 +85,12 @@ class PersonalizationConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_prompt("clean_prompt", self.clean_prompt)
+        if self.alignment.needs("negative"):
+            check_prompt("negative_prompt", self.alignment.score.negative_prompt)
         if find_placeholders(self.clean_prompt):
             raise PromptError(
-                f"clean_prompt {self.clean_prompt!r} holds a placeholder. It is read by the base model: "
+                f"clean_prompt {quoted(self.clean_prompt)} holds a placeholder. It is read by the base model: "
                 "use class words."
             )
 
@@ -185,7 +188,7 @@ class Personalization:
             return self.backbone.token_positions(self.class_photo(subject), subject.class_word.strip(), {})
         except PromptError as error:
             raise PromptError(
-                f"personalization_prompt {subject.personalization_prompt!r} joins {subject.placeholder} to other "
+                f"personalization_prompt {quoted(subject.personalization_prompt)} joins {subject.placeholder} to other "
                 "letters. Let it stand as a word of its own, or give masks of the subject."
             ) from error
 
@@ -193,7 +196,9 @@ class Personalization:
     def learning(self) -> Iterator[PersonalizationLearner]:
         """Make the model ready and give the learner; at the end the model is as it was found."""
         config, backbone = self.config, self.backbone
-        examples = {p: encode_examples(backbone, s.images, s.masks, self.resolution) for p, s in self.subjects.items()}
+        examples = {
+            p: encode_examples(backbone, p, s.images, s.masks, self.resolution) for p, s in self.subjects.items()
+        }
         fixed = self._encode_fixed_prompts()
         with (
             backbone.training(self.learns_words),

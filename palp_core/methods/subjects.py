@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import PromptError
+from ..errors import PromptError, quoted
 from ..files.embedding_file import Embedding, fitting_vectors
 from ..files.lora_file import MOST_SUBJECTS
 from ..models.backbone import Backbone
-from ..models.prompts import MOST_LETTERS, check_known, check_placeholder, find_placeholders, substitute
+from ..models.prompts import check_known, check_placeholder, check_prompt, find_placeholders, substitute
 from ..training.data import check_images_and_masks
 
 #: Texts that mean nothing to a model; the first is what most trainers take.
@@ -42,14 +42,14 @@ class Subject:
         if not self.class_word.strip():
             raise PromptError(f"class_word of {self.placeholder} is empty. Say what the subject is, for example: cat.")
         if find_placeholders(self.class_word):
-            raise PromptError(f"class_word {self.class_word!r} holds a placeholder. Use a word the model knows.")
+            raise PromptError(f"class_word {quoted(self.class_word)} holds a placeholder. Use a word the model knows.")
         images, masks = check_images_and_masks(self.placeholder, self.images, self.masks)
         if not self.personalization_prompt.strip():
             object.__setattr__(self, "personalization_prompt", f"a photo of {self.placeholder}")
         if self.placeholder not in find_placeholders(self.personalization_prompt):
             raise PromptError(
-                f"personalization_prompt {self.personalization_prompt!r} does not name its subject {self.placeholder}. "
-                f'Write for example "a photo of {self.placeholder}".'
+                f"personalization_prompt {quoted(self.personalization_prompt)} does not name its subject "
+                f'{self.placeholder}. Write for example "a photo of {self.placeholder}".'
             )
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "masks", masks)
@@ -64,11 +64,10 @@ def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
         if names.count(name) > 1:
             raise PromptError(f"placeholder {name} belongs to two subjects. Give each its own, such as [V] and [V2].")
     for what, text in _texts(subjects, target_prompt):
-        if len(text) > MOST_LETTERS:
-            raise PromptError(f"{what} has {len(text)} letters; {MOST_LETTERS} are the most. Shorten it.")
+        check_prompt(what, text)
     if not find_placeholders(target_prompt):
         raise PromptError(
-            f"target_prompt {target_prompt!r} has no placeholder. Name the subject in it, for example "
+            f"target_prompt {quoted(target_prompt)} has no placeholder. Name the subject in it, for example "
             f'"a sketch of {names[0]} in Paris".'
         )
     check_known("target_prompt", target_prompt, names)
@@ -76,8 +75,8 @@ def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
         check_known(f"personalization_prompt of {subject.placeholder}", subject.personalization_prompt, names)
         if subject.placeholder not in find_placeholders(target_prompt):
             raise PromptError(
-                f"target_prompt {target_prompt!r} does not name the subject {subject.placeholder}. Put it into the "
-                "prompt, or remove the subject."
+                f"target_prompt {quoted(target_prompt)} does not name the subject {subject.placeholder}. Put it into "
+                "the prompt, or remove the subject."
             )
 
 

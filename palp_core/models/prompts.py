@@ -19,10 +19,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from ..errors import PromptError
+from ..errors import PromptError, printable, quoted
 
 #: Of a prompt; text encoders read far fewer.
 MOST_LETTERS = 2000
+#: Of a word in ComfyUI's syntax, (word:1.2), where it is more or less than none; 1.5 is a strong one.
+LARGEST_WEIGHT = 100.0
+WEIGHT = re.compile(r":([^():]+)\)")
+#: What a tokenizer reads as no text: the end of the prompt, for example.
+CONTROL_TOKEN = re.compile(r"<\|\w+\|>|</?s>")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PLACEHOLDER = re.compile(r"\[[A-Za-z]\w*\]")
 
 
@@ -34,7 +40,31 @@ def find_placeholders(prompt: str) -> list[str]:
 def check_placeholder(placeholder: str) -> None:
     """Raise PromptError unless the text is a name in square brackets."""
     if not PLACEHOLDER.fullmatch(placeholder):
-        raise PromptError(f"placeholder {placeholder!r} must be a name in square brackets, such as [V] or [V2].")
+        raise PromptError(f"placeholder {quoted(placeholder)} must be a name in square brackets, such as [V] or [V2].")
+
+
+def check_prompt(name: str, text: str) -> None:
+    """Raise PromptError for a text called `name` that no text encoder can read as it is meant."""
+    if len(text) > MOST_LETTERS:
+        raise PromptError(f"{name} has {len(text)} letters; {MOST_LETTERS} are the most. Shorten it.")
+    if found := LONE_SURROGATE.search(text):
+        raise PromptError(f"{name} holds half a letter ({printable(found[0])}), as of a damaged file. Type it anew.")
+    if found := CONTROL_TOKEN.search(text):
+        raise PromptError(f"{name} holds {found[0]}, by which text encoders mark the end of a text. Remove it.")
+    for weight in WEIGHT.findall(text):
+        if not _is_usable(weight):
+            raise PromptError(
+                f"{name} has a word of weight {printable(weight.strip())}, with which no model can compute. Write a "
+                "number near 1: (word:1.2)."
+            )
+
+
+def _is_usable(weight: str) -> bool:
+    """Whether ComfyUI would read a weight that models can compute with, or none at all."""
+    try:
+        return abs(float(weight)) <= LARGEST_WEIGHT
+    except ValueError:
+        return True
 
 
 def check_known(name: str, prompt: str, known: Iterable[str]) -> None:
@@ -43,7 +73,7 @@ def check_known(name: str, prompt: str, known: Iterable[str]) -> None:
     for found in find_placeholders(prompt):
         if found not in known:
             raise PromptError(
-                f"{name} uses {found}, but no subject has this placeholder (there are: {', '.join(known)}). "
+                f"{name} uses {printable(found)}, but no subject has this placeholder (there are: {', '.join(known)}). "
                 f"Add a subject with placeholder {found}, or correct the prompt."
             )
 
@@ -98,13 +128,15 @@ def vector_numbers(words: list[str], counts: Mapping[str, int]) -> list[int]:
 
 def unknown_word(word: str) -> PromptError:
     """The error for a word that the text encoder's vocabulary does not have."""
-    return PromptError(f"the text encoder does not know the word {word!r}. Use a common word that the model knows.")
+    return PromptError(
+        f"the text encoder does not know the word {quoted(word)}. Use a common word that the model knows."
+    )
 
 
 def too_long(prompt: str, tokens: int, limit: int) -> PromptError:
     """The error for a prompt of which the text encoder would lose the end."""
     return PromptError(
-        f"the prompt {prompt!r} has {tokens} tokens, but the text encoder keeps {limit}. Shorten it by at least "
+        f"the prompt {quoted(prompt)} has {tokens} tokens, but the text encoder keeps {limit}. Shorten it by at least "
         f"{tokens - limit} tokens (a token is a short word or a part of a longer one)."
     )
 
@@ -119,8 +151,8 @@ def find_tokens(tokens: Sequence, wanted: Sequence) -> list[int]:
 def word_not_found(word: str, prompt: str) -> PromptError:
     """The error for a word whose attention is asked for, but which the prompt does not hold."""
     return PromptError(
-        f"the word {word!r} is not in the prompt {prompt!r}. Write it as it stands there, a whole word or several in a "
-        "row; a learned word is spelled embedding:NAME."
+        f"the word {quoted(word)} is not in the prompt {quoted(prompt)}. Write it as it stands there, a whole word or "
+        "several in a row; a learned word is spelled embedding:NAME."
     )
 
 

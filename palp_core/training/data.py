@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ImageError
+from ..errors import ImageError, ModelError
 from ..models.backbone import Backbone
 
 SMALLEST_SIDE = 16
@@ -100,15 +100,29 @@ class Example(NamedTuple):
     region: Tensor | None = None  # (1, 1, h, w) in 0..1, where the subject is; None where nobody asks
 
 
+def encoded_image(backbone: Backbone, name: str, image: Tensor) -> Tensor:
+    """Encode a checked image (H, W, 3), called `name`, whose sides are multiples of the family's; (1, C, ..., h, w).
+
+    Raises ModelError where the VAE overflows, as some do in half precision.
+    """
+    latents = backbone.encode_image(image)
+    if not torch.isfinite(latents).all():
+        raise ModelError(
+            f"the VAE makes values of {name} that are not finite (NaN or infinite). Compute it in fp32: start ComfyUI "
+            "with --fp32-vae, or palp with --precision fp32. Or take another VAE."
+        )
+    return latents
+
+
 @torch.no_grad()
 def encode_examples(
-    backbone: Backbone, images: tuple[Tensor, ...], masks: tuple[Tensor, ...], resolution: int
+    backbone: Backbone, owner: str, images: tuple[Tensor, ...], masks: tuple[Tensor, ...], resolution: int
 ) -> list[Example]:
-    """Latents and masks of images (H, W, 3), once for all steps. masks: (H, W), one for each image, or none at all."""
+    """Latents and masks of images (H, W, 3) of the owner, once for all steps. masks: (H, W), one for each, or none."""
     examples = []
     for number, image in enumerate(images):
         size = training_size(*image.shape[:2], resolution, backbone.family.side_multiple)
-        latents = backbone.encode_image(resize_to_cover(image, size))
+        latents = encoded_image(backbone, f"image {number + 1} of {owner}", resize_to_cover(image, size))
         mask = latent_mask(masks[number], size, latents) if masks else None
         examples.append(Example(number, latents, mask))
     return examples

@@ -197,7 +197,8 @@ class PickAndDraw:
                 "or fp32 (ComfyUI: --bf16-unet or --fp32-unet)."
             )
         places = subject_places(layers, templates or {}, tuple(x.shape[-2:]), self.config.threshold)
-        return descended(x.detach(), sigma, gradient * places, self.config.step_size)
+        where = places.view(len(x), *[1] * (x.ndim - 3), *places.shape[-2:])
+        return descended(x.detach(), sigma, gradient * where, self.config.step_size)
 
     @torch.no_grad()
     def _template_maps(self, x: Tensor, sigma: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,20 @@
+"""Runs a cost benchmark: `python -m benchmarks.cost step|guidance|word [options]`."""
+
+from __future__ import annotations
+
+import sys
+
+from . import guidance, step, word
+
+COMMANDS = {"step": step.main, "guidance": guidance.main, "word": word.main}
+
+
+def main() -> None:
+    """Hand the options that follow to the benchmark that was named."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        sys.exit(f"usage: python -m benchmarks.cost {{{','.join(COMMANDS)}}} [options]")
+    COMMANDS[sys.argv.pop(1)]()
+
+
+if __name__ == "__main__":
+    main()
