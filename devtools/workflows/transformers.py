@@ -46,11 +46,13 @@ def klein() -> Workflow:
 
 def _personalize(title: str, files: Files, encoder_type: str, latent: str, sampling: dict, advice: str) -> Workflow:
     nodes = {
-        "note": node("MarkdownNote", (0, 60), {"text": _note(title, files, advice)}, (330, 560), "Which files, and where"),
+        "note": node(
+            "MarkdownNote", (0, 60), {"text": _note(title, files, advice)}, (330, 560), "Which files, and where"
+        ),
         **_loaders(files, encoder_type),
         "photo": photo("cat.png", (390, 500)),
         "palp": node("PALP_Personalize", (800, 60), {"file_name": "my_cat"}, (400, 520)),
-        "options": node("PALP_Options", (800, 640), {"gradient_checkpointing": True}, (400, 500)),
+        "options": node("PALP_Options", (800, 640), {"gradient_checkpointing": True, "batch_size": 1}, (400, 500)),
         "positive": node("CLIPTextEncode", (1260, 60), size=(330, 90), title="The target prompt"),
         "negative": node("CLIPTextEncode", (1260, 210), {"text": ""}, (330, 110), "Negative prompt"),
         "latent": node(latent, (1260, 380), {"width": 1024, "height": 1024}, (330, 110)),
@@ -113,7 +115,7 @@ In place of `[V]` the model reads `ohwx cat`: a text that means nothing to it, a
 of PALP Personalize is spelled so; write it in your own prompts, too.
 
 The text encoder leaves the card before training. With gradient_checkpointing and the bf16 file, training at 1024
-pixels takes about 14 GB; see the help page for less."""
+pixels takes about 16 GB; see the help page for less."""
 KLEIN_NOTE = """Take the base model (`base` in its name): what is learned on it can be used on the distilled Klein with
 **Load PALP LoRA**.
 
@@ -121,4 +123,4 @@ In place of `[V]` the model reads `ohwx cat`: a text that means nothing to it, a
 of PALP Personalize is spelled so; write it in your own prompts, too.
 
 The text encoder leaves the card before training. With gradient_checkpointing and the bf16 file, training at 1024
-pixels takes about 10 GB; see the help page for less."""
+pixels takes about 11 GB; see the help page for less."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 SMALL_PARTS = REPO / "devtools/small_parts.py"
+TINY_LOADER = REPO / "devtools/tiny_loader.py"
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,7 @@ def host(comfyui_path: Path) -> None:
 @pytest.fixture(scope="session")
 def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The server's --base-directory: this pack in custom_nodes/ with one for speed, two photos of a cat in input/."""
-    packs = {PACK_FOLDER: REPO, SMALL_PARTS.name: SMALL_PARTS}
+    packs = {PACK_FOLDER: REPO, SMALL_PARTS.name: SMALL_PARTS, TINY_LOADER.name: TINY_LOADER}
     path = make_base_directory(tmp_path_factory.mktemp("comfyui"), packs)
     _write_photos(path / "input")
     yield path

@@ -98,6 +98,39 @@ def test_from_photos_to_a_picture_and_the_same_picture_from_the_file(browser_pag
     assert (picture(server, weak) != first).any()
 
 
+def on_tiny_model(prompt: dict, family: str) -> dict:
+    """A template's prompt with one tiny random model in the place of its three files."""
+    outputs = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
+    loaders = {key: outputs[node["class_type"]] for key, node in prompt.items() if node["class_type"] in outputs}
+    assert len(loaders) == 3
+    changed = {key: node for key, node in prompt.items() if key not in loaders}
+    for node in changed.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in loaders:
+                node["inputs"][name] = ["tiny", loaders[value[0]]]
+    return {**changed, "tiny": {"class_type": "TinyTransformerLoader", "inputs": {"family": family}}}
+
+
+@pytest.mark.parametrize(("name", "family"), [("palp_z_image", "z_image"), ("palp_flux2_klein", "flux2_klein")])
+def test_from_photos_to_a_picture_on_a_transformer(browser_page, server, name, family):
+    """Their templates in the page, with a tiny model of the host's own class; the text stands for the subject."""
+    latent = "EmptySD3LatentImage" if family == "z_image" else "EmptyFlux2LatentImage"
+    chosen = {
+        "LoadImage": {"image": "cat.png"},
+        "PALP_Personalize": {"steps": 2, "file_name": family},
+        latent: {"width": 64, "height": 64},
+    }
+    prompt = on_tiny_model(shipped(browser_page, name, **chosen), family)
+    result = server.queue(prompt, timeout=600).require_success()
+    file = load_lora_file(server.base_directory / f"models/loras/{family}_00001.safetensors")
+    assert file.info.prompt == "a sketch of ohwx cat in Paris at night" and file.info.family == family
+    assert picture(server, result).std() > 5
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    offered = [model for node in workflow["nodes"] for model in node.get("properties", {}).get("models", [])]
+    assert [model["directory"] for model in offered] == ["diffusion_models", "text_encoders", "vae"]
+    assert all(model["url"].endswith(model["name"]) for model in offered)
+
+
 def test_two_subjects_in_one_picture(browser_page, server, sd15_checkpoint):
     chosen = {
         "CheckpointLoaderSimple": {"ckpt_name": sd15_checkpoint},
