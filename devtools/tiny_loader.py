@@ -8,7 +8,7 @@ DEVTOOLS = Path(__file__).resolve().parent
 
 
 def _host_transformers():
-    """Our module beside this file; the repository's root must stay off the path, where it would hide ComfyUI's nodes."""
+    """Our module beside this file; the repository's root must stay off the path, or it would hide ComfyUI's nodes."""
     if "devtools" not in sys.modules:
         spec = importlib.util.spec_from_file_location("devtools", DEVTOOLS / "__init__.py")
         sys.modules["devtools"] = importlib.util.module_from_spec(spec)
@@ -24,7 +24,7 @@ class TinyTransformerLoader:
     CATEGORY = "tests"
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls):  # noqa: N802 - the host's name for it
         return {"required": {"family": ("STRING", {"default": "z_image"})}}
 
     def load(self, family: str) -> tuple:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from palp_core.models.noise import PREDICTIONS, NoiseLevels, per_sample, sample_mean
+from palp_core.models.noise import PREDICTIONS, NoiseLevels, flow_levels, per_sample, sample_mean
 
 SIGMA = torch.tensor([0.1, 1.0, 20.0])
 
@@ -63,3 +63,19 @@ def test_samples_of_a_batch_come_from_all_parts_of_the_schedule():
     drawn = torch.stack([levels.sample(4, random) for _ in range(100)])
     assert drawn.min() == 1 and drawn.max() == 100
     assert ((drawn[:, 1:] - drawn[:, :-1]) == 25).all()
+
+
+def test_flows_draw_most_levels_from_the_middle_of_their_schedule():
+    """The share of the schedule is the sigmoid of a normal variable, and a batch still has one of each stratum."""
+    shares = torch.arange(1, 1001) / 1000
+    levels = flow_levels(shares)
+    assert len(levels) == 999 and levels.sigmas[499].item() == pytest.approx(1.0)  # s = .5; s = 1 is left out
+    random = torch.Generator().manual_seed(0)
+    drawn = torch.cat([levels.sample(4, random) for _ in range(500)])
+    share = drawn / (1 + drawn)
+    logit = (share / (1 - share)).log()
+    assert logit.mean().abs() < 0.02 and logit.std() == pytest.approx(1.0, abs=0.03)
+    batch = levels.sample(4, random).sort().values
+    borders = torch.tensor([-0.6745, 0.0, 0.6745]).sigmoid()  # quartiles
+    assert torch.equal(torch.bucketize(batch / (1 + batch), borders), torch.arange(4))
+    assert (drawn >= levels.sigmas[0]).all() and torch.isfinite(drawn).all()
