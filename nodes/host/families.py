@@ -77,8 +77,8 @@ def prediction_of(model, family: Family) -> Prediction:
         if type(sampling).calculate_denoised is kind.calculate_denoised and name in family.native_resolutions:
             return PREDICTIONS[name]
     raise ModelError(
-        f"model samples in a way that PALP does not know for {family.title} (neither eps- nor v-prediction on discrete "
-        "noise levels, nor a flow). Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
+        f"model samples in a way that PALP does not know of {family.title} (neither eps- nor v-prediction on discrete "
+        "levels, nor a flow). Connect the checkpoint's MODEL before nodes such as ModelSamplingContinuousEDM or LCM."
     )
 
 

@@ -74,7 +74,7 @@ def test_flows_draw_most_levels_from_the_middle_of_their_schedule():
     drawn = torch.cat([levels.sample(4, random) for _ in range(500)])
     share = drawn / (1 + drawn)
     logit = (share / (1 - share)).log()
-    assert logit.mean().abs() < 0.02 and logit.std() == pytest.approx(1.0, abs=0.03)
+    assert logit.mean().abs() < 0.05 and logit.std() == pytest.approx(1.0, abs=0.03)
     batch = levels.sample(4, random).sort().values
     borders = torch.tensor([-0.6745, 0.0, 0.6745]).sigmoid()  # quartiles
     assert torch.equal(torch.bucketize(batch / (1 + batch), borders), torch.arange(4))
