@@ -48,6 +48,7 @@ class Run:
     label: str = ""
     #: Other settings of the alignment branch; none for the method's.
     weight: float | None = None
+    push: float | None = None
     alpha: float | None = None
     beta: float | None = None
     #: Steps of a word alone, each number a training of its own; none for the method's.
@@ -87,7 +88,7 @@ class Run:
         return [changed(method, self._changes())] if reads_prompt(method) else [method]
 
     def _changes(self) -> dict[str, float]:
-        return _given(self, "weight", "alpha", "beta")
+        return _given(self, "weight", "push", "alpha", "beta")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ STEPS = 200
 #: What suits this small model, for both trainings.
 OPTIONS = {
     "score": ALIGNMENT.score.name,
-    "score.alpha": ALIGNMENT.score.alpha,
-    "score.beta": ALIGNMENT.score.beta,
+    "score.push": ALIGNMENT.score.push,
     "learning_rate": 2e-3,
     "embedding_learning_rate": 2e-3,
     "rank": 16,

@@ -52,9 +52,11 @@ class AlignmentOptions(_AlignmentOptions):
     #: Measures the model's distance from the prompt in this way: delta is ours, palp the paper's, sds and nfsd are what
     #: the paper compares with.
     score: Literal[tuple(SCORES)] = AlignmentConfig().score.name
-    #: Guides the base model by this scale; none is the score's own.
+    #: Asks for this share more of what tells the scene from the photo, with score delta; none is the score's own.
+    push: float | None = None
+    #: Guides the base model by this scale, with score palp, sds or nfsd; none is the score's own.
     alpha: float | None = None
-    #: Guides the personalized model by this scale; none is the score's own.
+    #: Guides the personalized model by this scale, with score palp; none is the score's own.
     beta: float | None = None
     #: Names what pictures are to move away from, with score nfsd; none for the paper's.
     negative_prompt: str | None = None

@@ -44,9 +44,9 @@ class AlignmentConfig:
     """How the target prompt is kept alive while the subject is learned."""
 
     weight: float = setting(
-        0.25,
+        0.5,
         "Sets how strongly the prompt is kept; 0 is plain textual inversion with LoRA, and faster.",
-        usual="0.1 to 0.5",
+        usual="0.25 to 1; with score palp 0.1 to 0.5",
         low=0,
         high=10,
         step=0.05,

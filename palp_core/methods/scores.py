@@ -116,8 +116,11 @@ class Delta(_Checked):
     eps_hat(x_t, y), y being the target prompt with [V]. c_P is y_P with the class word; m is 1 where in the photo the
     subject is and 0 elsewhere, so that what was learned of the photo's surroundings is not kept:
 
-        Delta = beta*(E_pre(x_hat, y_c) + m*(E_theta(x_hat, y_P) - E_pre(x_hat, c_P)) - E_theta(x_hat, y))
-                + (alpha - beta)*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P))
+        Delta = E_pre(x_hat, y_c) + m*(E_theta(x_hat, y_P) - E_pre(x_hat, c_P)) - E_theta(x_hat, y)
+                + push*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P))
+
+    No null prompt is looked at, so that no scale of guidance is in it: what it asks for does not depend on the scale at
+    which the model draws.
     """
 
     name = "delta"
@@ -125,14 +128,20 @@ class Delta(_Checked):
     prompts = frozenset({"clean", "class_photo", "target", "photo"})
     needs_region = True
 
-    alpha: float = _alpha(9.5, "from the photo's prompt towards the target prompt")
-    beta: float = _beta(7.5, "More keeps the prompt more strictly.")
+    push: float = setting(
+        0.25,
+        "Asks for this share more of what tells the scene from the photo; more keeps more prompt and less subject.",
+        usual="0 to 0.5",
+        low=0,
+        high=10,
+        step=0.05,
+    )
 
     def difference(self, views: Views) -> Tensor:
         clean, class_photo = views.base("clean", "class_photo")
         target, photo = views.personalized("target", "photo")
         likeness, change = photo - class_photo, clean - class_photo
-        return self.beta * (clean + views.region * likeness - target) + (self.alpha - self.beta) * change
+        return clean + views.region * likeness - target + self.push * change
 
 
 @dataclass(frozen=True)

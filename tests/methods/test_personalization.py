@@ -162,7 +162,7 @@ def test_methods_compare_on_the_same_samples(backbone):
         {"noise": "fresh"},
         {"rescale": False},
         {"weight": 0.0},
-        {"score": Delta(beta=1.0)},
+        {"score": Delta(push=1.0)},
     ],
     ids=str,
 )
@@ -217,7 +217,7 @@ def test_several_subjects_are_drawn_and_learned(backbone):
 @pytest.mark.parametrize("seed", [0, 1])  # each draws another of the two subjects
 def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, word_rate, seed):
     """Denoising under the drawn subject's own y_P, plus -weight * mean(Delta * e) under y, with its own c_P."""
-    alignment = AlignmentConfig(0.7, Delta(3.0, 2.0))
+    alignment = AlignmentConfig(0.7, Delta(0.5))
     config = configured(embedding_learning_rate=word_rate, batch_size=1, alignment=alignment, seed=seed)
     dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
     run = Training(Personalization(backbone, [cat(), dog], "[V] beside [V2]", config))
@@ -254,7 +254,7 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
         with run.learner.lora.disabled():
             clean, of_class = noise_in(x_hat, "cat beside dog", {}), noise_in(x_hat, class_photo, {})
         learned = noise_in(x_hat, subject.personalization_prompt) - of_class
-        delta = 2 * (clean + region * learned - noise_in(x_hat, "[V] beside [V2]")) + (clean - of_class)
+        delta = clean + region * learned - noise_in(x_hat, "[V] beside [V2]") + 0.5 * (clean - of_class)
     denoised = denoise(x, sigma, [backbone.encode_prompt(subject.personalization_prompt, words)])
     loss = (backbone.prediction.loss_weight(sigma) * (denoised - x0).square().mean(dim=(1, 2, 3))).mean()
     loss = loss - 0.7 * (delta * e).mean()

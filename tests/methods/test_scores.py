@@ -86,7 +86,7 @@ def test_gradient_is_that_of_the_written_formula(backbone, rescale, beta):
 
 
 def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
-    """Inside the region alpha*(E_pre(y_c) - E_pre(c_P)) - beta*(E_theta(y) - E_theta(y_P)), at the re-noised estimate
+    """Inside the region (1 + push)*(E_pre(y_c) - E_pre(c_P)) - (E_theta(y) - E_theta(y_P)), at the re-noised estimate
     under y; outside, where the photo's surroundings are, without what was learned of them."""
     region = torch.zeros(3, 1, 8, 8)
     region[:, :, :5] = 1
@@ -102,13 +102,13 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
         prediction = noise_of(backbone, x, SIGMA, target)
         sample = NoisySample(x, noise, SIGMA, prediction, weight=torch.ones(3), region=region)
         named = {"clean": clean, "class_photo": neutral, "target": target, "photo": personal}
-        delta = difference(Delta(3.0, 2.0), backbone.denoise, lora.disabled, sample, noise, **named)
+        delta = difference(Delta(0.5), backbone.denoise, lora.disabled, sample, noise, **named)
         x_hat = x - column * prediction + column * noise
         with lora.disabled():
             clean_noise, neutral_noise = (noise_of(backbone, x_hat, SIGMA, cond) for cond in (clean, neutral))
         target_noise, personal_noise = (noise_of(backbone, x_hat, SIGMA, cond) for cond in (target, personal))
-    inside = 3 * (clean_noise - neutral_noise) - 2 * (target_noise - personal_noise)
-    outside = 2 * (clean_noise - target_noise) + (clean_noise - neutral_noise)
+    inside = 1.5 * (clean_noise - neutral_noise) - (target_noise - personal_noise)
+    outside = (clean_noise - target_noise) + 0.5 * (clean_noise - neutral_noise)
     expected = torch.where(region > 0, inside, outside)
     torch.testing.assert_close(delta, expected, rtol=1e-3, atol=1e-4)
 
@@ -116,7 +116,7 @@ def test_delta_is_what_the_prompt_changes_in_either_model(backbone):
 def test_delta_trains_the_prediction_of_the_target_prompt(backbone):
     """The paper's is taken under the neutral prompt alone, and reaches the word through that."""
     changed = {}
-    for score in (Palp(2, 1), Delta(2, 1)):
+    for score in (Palp(2, 1), Delta(1)):
         alignment = AlignmentConfig(10, score)
         config = PersonalizationConfig(steps=1, resolution=64, rank=2, learning_rate=1e-3, alignment=alignment)
         run = Training(
@@ -266,7 +266,9 @@ def test_bad_settings_are_named(wrong, named):
 
 def test_bad_scales_are_named():
     with pytest.raises(SettingError, match=r"alpha is 0\.5; it must be 1 to 100"):
-        Delta(alpha=0.5)
+        Palp(alpha=0.5)
+    with pytest.raises(SettingError, match=r"push is -1; it must be 0 to 10"):
+        Delta(push=-1)
     with pytest.raises(SettingError, match="beta is inf"):
         Palp(beta=float("inf"))
 

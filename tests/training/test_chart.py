@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from palp_core.training.chart import loss_chart, running_mean
+from palp_core.training.chart import drawn_chart, loss_chart, running_mean
 from palp_core.training.loop import Step
 
 
@@ -25,3 +25,13 @@ def test_running_mean_is_a_mean_of_neighbours_that_exist():
     np.testing.assert_allclose(smooth[10:90], values[10:90])  # a line stays a line
     assert smooth[0] == 2.5  # of 0 to 5
     np.testing.assert_allclose(running_mean([3.0]), [3.0])
+
+
+def test_a_chart_that_cannot_be_drawn_is_white_and_told_in_the_log(monkeypatch, caplog):
+    def broken(_figure):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("palp_core.training.chart.rendered", broken)
+    chart = drawn_chart(history(3, 0.5))
+    assert chart.shape == (540, 960, 3) and chart.min() == 1
+    assert "the loss chart could not be drawn: no font" in caplog.text
