@@ -25,7 +25,7 @@ from transformers import (
 
 from palp_core.models.families import FLUX, KLEIN, QWEN_IMAGE, SD3, Z_IMAGE
 
-from .random_models import _text_config, byte_tokenizer
+from .random_models import byte_tokenizer, text_config
 
 WIDTH = 64  # of the text encoders
 ROPE = {"attention_head_dim": 16, "num_attention_heads": 4}
@@ -188,7 +188,7 @@ def _kl(shift: float, factor: float) -> nn.Module:
 def _clip(folder: Path, kind: type) -> tuple[PreTrainedTokenizerBase, nn.Module]:
     tokenizer = byte_tokenizer(folder / "tokenizer", "<|endoftext|>")
     sizes = {"hidden_size": WIDTH, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-    return tokenizer, kind(_text_config(tokenizer, False, sizes)).eval()
+    return tokenizer, kind(text_config(tokenizer, False, sizes)).eval()
 
 
 def _t5_tokenizer() -> PreTrainedTokenizerBase:

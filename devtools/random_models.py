@@ -57,7 +57,7 @@ def byte_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
     return CLIPTokenizer(*files, pad_token=pad_token, model_max_length=TOKENS)
 
 
-def _text_config(tokenizer: CLIPTokenizer, openclip: bool, sizes: dict) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer, openclip: bool, sizes: dict) -> CLIPTextConfig:
     return CLIPTextConfig(
         **sizes,
         vocab_size=len(tokenizer),
@@ -111,12 +111,12 @@ def random_pipeline(
         steps_offset=1,
     )
     tokenizer = make_tokenizer(folder / "tokenizer", "!" if family == "sd2" else "<|endoftext|>")
-    text_encoder = CLIPTextModel(_text_config(tokenizer, family == "sd2", architecture.text[0]))
+    text_encoder = CLIPTextModel(text_config(tokenizer, family == "sd2", architecture.text[0]))
     modules = {"vae": vae, "scheduler": scheduler, "tokenizer": tokenizer, "text_encoder": text_encoder}
     unet = _unet(family, architecture)
     if family == "sdxl":
         modules["tokenizer_2"] = make_tokenizer(folder / "tokenizer_2", "!")
-        second = _text_config(modules["tokenizer_2"], True, architecture.text[1])
+        second = text_config(modules["tokenizer_2"], True, architecture.text[1])
         modules["text_encoder_2"] = CLIPTextModelWithProjection(second)
         return StableDiffusionXLPipeline(**modules, unet=unet, add_watermarker=False)
     return StableDiffusionPipeline(

@@ -227,7 +227,7 @@ def test_a_prompts_words_are_seen_in_the_attention(backbone):
 
 
 @each_family
-def test_the_pipelines_own_loader_reproduces_the_trained_model(backbone):
+def test_diffusers_own_loader_reproduces_the_trained_model(backbone):
     run = personalization(backbone, steps=1, alignment=AlignmentConfig(weight=0))
     list(run.steps())
     lora = {key: 3 * value if "lora_up" in key else value for key, value in run.result.lora.items()}

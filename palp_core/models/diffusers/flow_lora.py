@@ -1,4 +1,4 @@
-"""A LoRA of ours on a pipeline with a transformer, by the pipeline's own loader."""
+"""A LoRA of ours on a pipeline with a transformer, by the transformer's own loader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_lora(pipeline, architecture: Architecture, lora: Mapping[str, Tensor]) 
         )
     given = {key: parts for key, parts in names.items() if key + UP in lora}
     state = [_parts(pipeline.transformer, lora, key, parts) for key, parts in given.items()]
-    pipeline.load_lora_weights({name: tensor for part in state for name, tensor in part.items()})
+    pipeline.transformer.load_lora_adapter({name: tensor for part in state for name, tensor in part.items()})
 
 
 def _parts(transformer, lora: Mapping[str, Tensor], key: str, names: tuple[str, ...]) -> dict[str, Tensor]:

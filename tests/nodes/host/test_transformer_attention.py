@@ -83,6 +83,7 @@ def test_pick_and_draw_guides_the_hosts_sampler(parts):
     before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
     PickAndDrawGuidance.hidden = SimpleNamespace(unique_id=None)
     inputs = {"model": model, "clip": clip, "vae": vae, "image": pictures((64, 64))[0][None], **GUIDANCE}
+    inputs["mask"] = torch.ones(1, 64, 64)  # where a random model's attention is may be nowhere
     with torch.inference_mode():
         guided, conditioning = PickAndDrawGuidance.execute(**inputs).args
     moved, again = (sample(family, guided, conditioning, negative_of(clip)) for _ in range(2))
