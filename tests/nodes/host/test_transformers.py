@@ -193,7 +193,10 @@ def test_gradients_are_those_of_finite_differences(family):
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_weights_as_users_have_them(host, name, weights):
     """bf16, fp8 and scaled fp8 train, and so does what was loaded in inference mode; nothing of the model changes."""
+    import comfy.model_management
+
     model = quantized_model(name, weights)
+    comfy.model_management.load_models_gpu([model], force_full_load=True)  # which sets flags of its own
     backbone = make_backbone(name, model)
     before = fingerprint(backbone)
     run = personalization(backbone, gradient_checkpointing=True)
