@@ -15,15 +15,15 @@ from .lora_file import LoraFile
 def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
     """Load a saved run's LoRA and words by diffusers' own loaders; returns the prompt to draw.
 
-    Each word becomes a token of its name, and stays in the pipeline, as the LoRA does, until they are unloaded. Raises
-    ModelError for a pipeline of another family.
+    Each word becomes a token of its name, and stays in the pipeline, as the LoRA does, until they are unloaded; a text
+    stands for itself. Raises ModelError for a pipeline of another family.
     """
     _check_family(pipeline, file.info.family)
     pipeline.load_lora_weights({key: tensor.float() for key, tensor in file.lora.items()})
-    return substitute(
-        file.info.target_prompt,
-        {s.placeholder: _load_word(pipeline, s.embedding, file.words[s.embedding]) for s in file.info.subjects},
-    )
+    spelled = {
+        s.placeholder: s.text or _load_word(pipeline, s.embedding, file.words[s.embedding]) for s in file.info.subjects
+    }
+    return substitute(file.info.target_prompt, spelled)
 
 
 def load_word_into(pipeline: Pipeline, word: Embedding, family: str, prompt: str) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject, Training, load_lora_file
+from palp_core.files.in_pipeline import load_file_into
 from palp_core.methods.result import save_run
 from palp_core.methods.subjects import TRIGGERS, trigger_texts
 from palp_core.models.diffusers.backbone import DiffusersBackbone
@@ -51,6 +52,8 @@ def test_prompts_hold_the_text_and_no_word_is_learned(backbone, tmp_path):
     assert run.result.words == {} and run.result.lora
     file = load_lora_file(save_run(run, tmp_path, "cat"))
     assert file.info.prompt == "a sketch of ohwx cat in Paris" and file.words == {}
+    assert load_file_into(backbone.pipeline, file) == "a sketch of ohwx cat in Paris"
+    backbone.pipeline.unload_lora_weights()
     (info,) = file.info.subjects
     assert (info.text, info.embedding, info.spelled) == ("ohwx cat", "", "ohwx cat")
 
