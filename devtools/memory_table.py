@@ -7,18 +7,17 @@ once: what autograd keeps for the backward pass is counted. No weights are neede
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from palp_core.models.families import ANIMA, CHROMA, FAMILIES, FLUX, KLEIN, KREA2, QWEN_IMAGE, SD3, Z_IMAGE
+from palp_core.models.families import CHROMA, FAMILIES, FLUX, KLEIN, SD3, Z_IMAGE
 
 from .comfy_server import find_comfyui
 from .host_models import import_host, import_pack
-from .host_transformers import TINY
+from .transformer_sizes import MEMBERS, TINY, Member
 
 OUT = Path(__file__).parents[1] / "docs/memory.md"
 META = torch.device("meta")
@@ -26,110 +25,6 @@ GIGABYTE = 1e9
 RESOLUTIONS = (512, 1024)
 #: What the host, the picture's latents and torch's own kernels take besides, by experience.
 REST = 1.0
-
-FLUX_SIZES = {
-    "axes_dim": [16, 56, 56],
-    "num_heads": 24,
-    "hidden_size": 3072,
-    "vec_in_dim": 768,
-    "context_in_dim": 4096,
-    "depth": 19,
-    "depth_single_blocks": 38,
-}
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model in full size: what differs from its family's tiny one."""
-
-    title: str
-    family: str
-    sizes: Mapping[str, object]
-    #: Of the prompt: tokens and width.
-    context: tuple[int, int]
-
-
-MEMBERS = (
-    Member(
-        "Z-Image",
-        Z_IMAGE.name,
-        {"dim": 3840, "cap_feat_dim": 2560, "n_layers": 30, "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48]},
-        (64, 2560),
-    ),
-    Member(
-        "FLUX.2 Klein 4B",
-        KLEIN.name,
-        {**FLUX_SIZES, "axes_dim": [32] * 4, "vec_in_dim": None, "context_in_dim": 7680, "depth": 5}
-        | {"depth_single_blocks": 20},
-        (512, 7680),
-    ),
-    Member(
-        "FLUX.2 Klein 9B",
-        KLEIN.name,
-        {**FLUX_SIZES, "axes_dim": [32] * 4, "vec_in_dim": None, "context_in_dim": 12288, "depth": 8}
-        | {"depth_single_blocks": 24, "hidden_size": 4096, "num_heads": 32},
-        (512, 12288),
-    ),
-    Member("FLUX.1 dev", FLUX.name, FLUX_SIZES, (512, 4096)),
-    Member(
-        "Chroma",
-        CHROMA.name,
-        {**FLUX_SIZES, "vec_in_dim": None, "in_dim": 64, "out_dim": 3072, "hidden_dim": 5120, "n_layers": 5},
-        (512, 4096),
-    ),
-    Member(
-        "Qwen-Image",
-        QWEN_IMAGE.name,
-        {"num_layers": 60, "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 3584}
-        | {"axes_dims_rope": (16, 56, 56)},
-        (64, 3584),
-    ),
-    Member(
-        "Stable Diffusion 3.5 medium",
-        SD3.name,
-        {
-            "depth": 24,
-            "adm_in_channels": 2048,
-            "x_block_self_attn_layers": list(range(13)),
-            "context_embedder_config": {
-                "target": "torch.nn.Linear",
-                "params": {"in_features": 4096, "out_features": 1536},
-            },
-            "pos_embed_max_size": 384,
-            "num_patches": 384**2,
-        },
-        (154, 4096),
-    ),
-    Member(
-        "Stable Diffusion 3.5 large",
-        SD3.name,
-        {
-            "depth": 38,
-            "adm_in_channels": 2048,
-            "x_block_self_attn_layers": [],
-            "context_embedder_config": {
-                "target": "torch.nn.Linear",
-                "params": {"in_features": 4096, "out_features": 2432},
-            },
-            "pos_embed_max_size": 192,
-            "num_patches": 192**2,
-        },
-        (154, 4096),
-    ),
-    Member(
-        "Krea 2",
-        KREA2.name,
-        {"features": 6144, "tdim": 256, "txtdim": 2560, "heads": 48, "kvheads": 12, "multiplier": 4, "layers": 28}
-        | {"txtheads": 20, "txtkvheads": 20},
-        (64, 12 * 2560),
-    ),
-    Member(
-        "Anima",
-        ANIMA.name,
-        {"model_channels": 2048, "num_blocks": 28, "num_heads": 16, "adaln_lora_dim": 256},
-        (512, 1024),
-    ),
-)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,8 @@ from comfy_api.latest import io
 from ..palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
 from .host.backbone import ComfyBackbone
 from .host.compat import ADVANCED
-from .host.guided_sampling import (
-    GuidanceSource,
-    as_conditioning,
-    guided_model,
-    read_prompts,
-    reference_latents,
-    template_backbone,
-)
+from .host.guidance_inputs import as_conditioning, read_prompts, reference_latents, template_backbone
+from .host.guided_sampling import GuidanceSource, guided_model
 from .host.reader import PromptReader
 from .widgets import CATEGORY, widget
 

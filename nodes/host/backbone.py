@@ -28,7 +28,14 @@ from .gradients import (
     make_differentiable,
 )
 from .lora import check_lora_is_in_weights
-from .text import LearnedWordsTokenizer, encoder_key, sequence_positions, token_positions, token_table
+from .sequences import sequence_positions
+from .text import (
+    LearnedWordsTokenizer,
+    encoder_key,
+    encoder_tokenizer,
+    token_positions,
+    token_table,
+)
 
 #: More than any card has: the host then moves every other model off it.
 ALL_MEMORY = 1e20
@@ -146,8 +153,14 @@ class ComfyBackbone(Backbone):
         vectors = {}
         tokens = self.clip.tokenizer.tokenize_with_weights(word)
         for name in self.family.encoders:
-            tokenizer = getattr(self.clip.tokenizer, name)
-            row = [token for token, *_ in tokens[encoder_key(name)][0][1:]]
+            if getattr(self.clip.cond_stage_model, name, None) is None:
+                raise ModelError(
+                    f"clip has no {name}, which a learned word of {self.family.title} needs. Load it, or set "
+                    "subject_word to text."
+                )
+            tokenizer = encoder_tokenizer(self.clip.tokenizer, name)
+            start = 0 if tokenizer.start_token is None else 1
+            row = [token for token, *_ in tokens[encoder_key(name)][0][start:]]
             if not all(isinstance(token, int) for token in row):
                 raise PromptError(f"the word {quoted(word)} names an embedding. Use a plain word that the model knows.")
             numbers = torch.tensor(row[: row.index(tokenizer.end_token)])

@@ -57,23 +57,23 @@ def _is_differentiable(tensor: Tensor) -> bool:
 
 @contextmanager
 def differentiable_text_encoder(encoder: nn.Module) -> Iterator[None]:
-    """The host's CLIP layers add to their input in place, which autograd forbids: give them copies to work on.
+    """The layers of the host's CLIP and T5 add to their input in place, which autograd forbids: give them copies.
 
     Layers run again in the backward pass: the host casts their weights to float32 as it goes, and autograd would keep
     that second copy of all of them.
     """
-    norms = [m for m in encoder.modules() if isinstance(m, nn.LayerNorm)]
-    layers = [m for m in encoder.modules() if type(m).__name__ == "CLIPLayer"]
+    norms = [m for m in encoder.modules() if type(m).__name__.endswith("Norm")]
+    layers = [m for m in encoder.modules() if type(m).__name__ in ("CLIPLayer", "T5Block")]
     own = [layer.__dict__.get("forward") for layer in layers]
 
     def wrap(layer: nn.Module) -> None:
         forward = layer.forward
 
-        def on_copy(x: Tensor, *args) -> Tensor:
-            return forward(x.clone(), *args)
+        def on_copy(x: Tensor, *args, **kwargs):
+            return forward(x.clone(), *args, **kwargs)
 
-        def run(x: Tensor, *args) -> Tensor:
-            return checkpoint(on_copy, x, *args, use_reentrant=False)
+        def run(x: Tensor, *args, **kwargs):
+            return checkpoint(on_copy, x, *args, use_reentrant=False, **kwargs)
 
         layer.forward = run
 

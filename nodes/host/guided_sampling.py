@@ -1,10 +1,9 @@
-"""Pick-and-Draw inside the host's samplers: its wrappers, and what they need of MODEL, CLIP and VAE."""
+"""Pick-and-Draw inside the host's samplers: the wrappers around a sampling and around each look at the model."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,26 +12,17 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...palp_core.errors import ModelError, PromptError, quoted
+from ...palp_core.errors import ModelError
 from ...palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
 from ...palp_core.models.attention import PromptedDenoiser, with_conditioning
 from ...palp_core.models.backbone import Conditioning
 from ...palp_core.models.noise import LARGEST_SHARE, per_sample
-from ...palp_core.models.prompts import check_prompt
-from ...palp_core.training.data import (
-    check_image,
-    check_mask,
-    encoded_image,
-    latent_mask,
-    resize_to_cover,
-    training_size,
-)
 from .backbone import ComfyBackbone
 from .compat import is_out_of_memory, out_of_memory
 from .gradients import make_differentiable
+from .guidance_inputs import Prompts
 from .lora import base_weights, check_lora_is_in_weights, merges, with_weights
 from .session import show_text
-from .text import spelled_out, spelled_word
 
 KEY = "palp_pick_and_draw"
 #: Levels that differ by less, relative to their size, are one that was rounded twice.
@@ -47,17 +37,6 @@ OUT_OF_MEMORY = (
     "of the latents, set draw_weight to 0, then lower the size of the picture. A guided model must fit on the GPU as a "
     "whole."
 )
-
-
-class Prompt(NamedTuple):
-    text: str
-    tokens: tuple[int, ...]  # of the word that stands for the subject
-
-
-class Prompts(NamedTuple):
-    generation: Prompt
-    reference: Prompt
-    template: Prompt
 
 
 class GuidanceSource(NamedTuple):
@@ -216,85 +195,3 @@ def _out_of_memory_named() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise out_of_memory(OUT_OF_MEMORY) from error
-
-
-def read_prompts(
-    tokenizer,
-    find: Callable[[str, str], tuple[int, ...]],
-    prompt: str,
-    subject_word: str,
-    class_word: str,
-    reference_prompt: str,
-) -> Prompts:
-    """Raises PromptError where a prompt does not hold its word. find: prompt, word -> places of the word's tokens."""
-    named = {"prompt": prompt, "subject_word": subject_word, "class_word": class_word}
-    for name, text in {**named, "reference_prompt": reference_prompt}.items():
-        check_prompt(name, text)
-    text, word = spelled_out(tokenizer, prompt), spelled_word(tokenizer, subject_word)
-    if word.startswith("embedding:") and not class_word.strip():
-        raise PromptError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
-    class_word = class_word.strip() or word
-    reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of a {word}"
-
-    def found(text: str, word: str) -> Prompt:
-        return Prompt(text, find(text, word))
-
-    generation, plain = found(text, word), class_prompt(text, word, class_word)
-    if plain == text and class_word != word:
-        raise PromptError(
-            f"subject_word {quoted(word)} is in the prompt {quoted(text)} by its tokens, but not as it is written. "
-            "Write it alike."
-        )
-    return Prompts(generation, found(reference, word), found(plain, class_word))
-
-
-def class_prompt(prompt: str, word: str, class_word: str) -> str:
-    """The prompt with the class word in the place of the subject's, wherever that stands as a word.
-
-    The names of learned words are left alone: a cat beside embedding:my-cat.
-    """
-    pattern = rf"(?P<subject>(?<!\w){re.escape(word)}(?!\w))|embedding:\S+"
-    return re.sub(pattern, lambda m: class_word if m["subject"] else m[0], prompt, flags=re.IGNORECASE)
-
-
-def as_conditioning(encoded: list) -> Conditioning:
-    """The host's CONDITIONING as the core's, with no inference tensors in it."""
-    if len(encoded) > 1:
-        raise PromptError(
-            "clip has LoRA or other hooks that change along the schedule, which guidance cannot follow. Remove their "
-            "keyframes."
-        )
-    ((context, extra),) = encoded
-    tensors = {name: value.clone() for name, value in extra.items() if torch.is_tensor(value)}
-    if "guidance" in extra:  # of guidance-distilled models, as a node has set it
-        tensors["guidance"] = torch.tensor(float(extra["guidance"]))
-    return Conditioning({"cross_attn": context.clone(), **tensors})
-
-
-def reference_latents(
-    backbone: ComfyBackbone, image: Tensor, mask: Tensor | None, resolution: int
-) -> tuple[Tensor, Tensor | None]:
-    """image: (1, H, W, C); mask: (1, H, W). Returns (1, C, h, w) and (1, 1, h, w)."""
-    if len(image) != 1:
-        raise PromptError(
-            f"image holds {len(image)} pictures; the guidance takes one. Choose one, for example with ImageFromBatch."
-        )
-    if mask is not None and len(mask) != 1:
-        raise PromptError(f"mask holds {len(mask)} masks; connect the one that belongs to the reference picture.")
-    picture = check_image("image", image[0])
-    size = training_size(*picture.shape[:2], resolution or backbone.native_resolution, backbone.family.side_multiple)
-    latents = encoded_image(backbone, "image", resize_to_cover(picture, size))
-    if mask is None:
-        return latents, None
-    return latents, latent_mask(check_mask("mask", mask[0], picture), size, latents)
-
-
-def template_backbone(base_model, model, clip, vae) -> ComfyBackbone | None:
-    """For a base model with weights of its own; None where it shares the model's and differs in its LoRA only."""
-    check_lora_is_in_weights("base_model", base_model)
-    if base_model.is_clone(model):
-        return None
-    try:
-        return ComfyBackbone(base_model, clip, vae)
-    except ModelError as error:
-        raise ModelError(f"base_model does not fit. {error}") from error

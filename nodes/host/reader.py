@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...palp_core.models.attention import cross_attention_layers
 from ...palp_core.models.joint_attention import JointLayout
 from .families import family_of, joint_layout
-from .text import check_clip, content_positions, sequence_content, sequence_positions, token_positions
+from .sequences import sequence_content, sequence_positions
+from .text import check_clip, content_positions, token_positions
 
 
 class PromptReader:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ...palp_core.errors import ModelError, PromptError, quoted
 from ...palp_core.models.backbone import LearnedWords
-from ...palp_core.models.families import Family
 from ...palp_core.models.prompts import (
     embedding_prompt,
     find_placeholders,
@@ -30,9 +30,8 @@ HOST_BEFORE = re.compile(r"(?:^|[\s()])$")
 HOST_AFTER = re.compile(r",*(?:[\s():<\[]|$)")
 
 
-#: What counts as a word of a prompt whose attention is recorded, and what is none: weights.
-WORD = re.compile(r"[^\W\d_]+")
-EMBEDDED = re.compile(r"embedding:\S+")
+#: T5's own token for what is left out of a text, which no prompt holds.
+T5_MARKER = "<extra_id_0>"
 
 
 class LearnedWordsTokenizer:
@@ -50,20 +49,20 @@ class LearnedWordsTokenizer:
         """Rows of (token number or vector (C,), weight, ...) for each encoder, as the host makes them."""
         if not (self.words and self.pattern.search(text)):
             return self.tokenizer.tokenize_with_weights(text, return_word_ids, **kwargs)
-        counts = {word: len(next(iter(vectors.values()))) for word, vectors in self.words.items()}
-        key, encoder = next(iter(_encoders(self.tokenizer).items()))
-        marker = encoder.tokenizer.bos_token
-        if marker in text:
-            raise PromptError(
-                f"the prompt {quoted(text)} holds {marker}, which cannot stand beside a learned word. Remove it."
-            )
         warn_of_words_that_the_host_misses(text, self.pattern)
-        marked, found = mark_words(text, counts, self.pattern, marker)
-        rows = self.tokenizer.tokenize_with_weights(marked, return_word_ids, **kwargs)
-        numbers = vector_numbers(found, counts)
-        for key, encoder in _encoders(self.tokenizer).items():
-            vectors = [self.words[word][f"clip_{key}"][n] for word, n in zip(found, numbers, strict=True)]
-            rows[key] = _put_vectors(rows[key], encoder.start_token, vectors)
+        counts = {word: len(next(iter(vectors.values()))) for word, vectors in self.words.items()}
+        rows = {}
+        for key, marker in _markers(self.tokenizer).items():
+            if marker.text in text:
+                raise PromptError(
+                    f"the prompt {quoted(text)} holds {marker.text}, which no learned word can stand beside. Remove it."
+                )
+            marked, found = mark_words(text, counts, self.pattern, marker.text)
+            split = self.tokenizer.tokenize_with_weights(marked, return_word_ids, **kwargs)
+            numbers = vector_numbers(found, counts)
+            vectors = [self.words[word][marker.encoder][n] for word, n in zip(found, numbers, strict=True)]
+            rows |= {other: row for other, row in split.items() if other not in rows}  # of encoders without words
+            rows[key] = _put_vectors(split[key], marker, vectors)
         return rows
 
     def __getattr__(self, name: str):
@@ -156,37 +155,9 @@ def token_positions(tokenizer, prompt: str, word: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def sequence_positions(
-    tokenizer, family: Family, prompt: str, word: str, length: int, missing_ok: bool = False
-) -> tuple[int, ...]:
-    """Find a word's tokens in the conditioning of a transformer, (1, length, C).
-
-    Of the tokens that a text encoder reads, a template's first ones may be cut off. Language models spell a word with
-    the space before it. Raises PromptError when the word is not in the prompt.
-    """
-    rows = tokenizer.tokenize_with_weights(prompt)
-    found = set()
-    for encoder, start in family.text_starts.items():
-        if encoder_key(encoder) not in rows:
-            continue
-        tokens = [token for row in rows[encoder_key(encoder)] for token, *_ in row]
-        tokens = tokens[max(0, len(tokens) - length) :]
-        parts = (getattr(tokenizer, name, None) for name in (encoder, f"clip_{encoder}"))
-        split = next(part for part in parts if part is not None).tokenizer
-        for spelled in (word, f" {word}"):
-            wanted = split(spelled, add_special_tokens=False)["input_ids"]
-            found.update(start + at for at in find_tokens(tokens, wanted))
-    found = {at for at in found if at < length}
-    if not found and not missing_ok:
-        raise word_not_found(word, prompt)
-    return tuple(sorted(found))
-
-
-def sequence_content(tokenizer, family: Family, prompt: str, length: int) -> tuple[int, ...]:
-    """Find a prompt's own tokens in the conditioning of a transformer, (1, length, C): those of each of its words."""
-    words = dict.fromkeys(WORD.findall(EMBEDDED.sub(" ", prompt)))
-    found = [sequence_positions(tokenizer, family, prompt, word, length, missing_ok=True) for word in words]
-    return tuple(sorted({at for places in found for at in places}))
+def encoder_tokenizer(tokenizer, name: str):
+    """Return the host's tokenizer of one text encoder, None where it has none; some call it by the key's name."""
+    return getattr(tokenizer, name, None) or getattr(tokenizer, f"clip_{name}", None)
 
 
 def encoder_key(name: str) -> str:
@@ -221,18 +192,44 @@ def _between_ends(rows: list[list[tuple]], end: int) -> Iterator[tuple[int, int 
         start += len(row)
 
 
+class Marker(NamedTuple):
+    """What stands for a vector in the text that one of the host's tokenizers splits."""
+
+    encoder: str  # whose vectors they are: clip_l, t5xxl, ...
+    text: str
+    number: int
+    starts_rows: bool  # the token begins every row, too
+
+
+def _markers(tokenizer) -> dict[str, Marker]:
+    """The key of each encoder in the host's token rows (l, g, h, t5xxl) -> its marker."""
+    found = {
+        key: Marker(f"clip_{key}", part.tokenizer.bos_token, part.start_token, True)
+        for key, part in _encoders(tokenizer).items()
+    }
+    t5 = encoder_tokenizer(tokenizer, "t5xxl")
+    if t5 is not None:
+        number = t5.tokenizer.convert_tokens_to_ids(T5_MARKER)
+        found["t5xxl"] = Marker("t5xxl", T5_MARKER, number, False)
+    return found
+
+
 def _encoders(tokenizer) -> dict:
     """The key of each encoder in the host's token rows (l, g, h) -> its own tokenizer."""
     return {key: getattr(tokenizer, f"clip_{key}") for key in "lgh" if hasattr(tokenizer, f"clip_{key}")}
 
 
-def _put_vectors(rows: list[list[tuple]], marker: int, vectors: list[Tensor]) -> list[list[tuple]]:
+def _put_vectors(rows: list[list[tuple]], marker: Marker, vectors: list[Tensor]) -> list[list[tuple]]:
     """Replace every marker but a row's own first token by the next vector."""
     waiting = iter(vectors)
     return [
         [
-            (next(waiting), *entry[1:]) if at and isinstance(entry[0], int) and entry[0] == marker else entry
+            (next(waiting), *entry[1:]) if _marks(entry[0], marker) and (at or not marker.starts_rows) else entry
             for at, entry in enumerate(row)
         ]
         for row in rows
     ]
+
+
+def _marks(token: int | Tensor, marker: Marker) -> bool:
+    return isinstance(token, int) and token == marker.number

@@ -21,6 +21,8 @@ from .scores import PromptName, Views
 if TYPE_CHECKING:
     from .personalization import Personalization
 
+#: Deviation of the numbers in CLIP's token table, for which the default rate was chosen.
+CLIP_SPREAD = 0.0138
 WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
 
 
@@ -60,9 +62,18 @@ class PersonalizationLearner:
         self.learns_words = method.learns_words
         groups = [{"params": lora.parameters(), "lr": self.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.learns_words:
-            vectors = [v for word in self.words.values() for v in word.values()]
-            groups.append({"params": vectors, "lr": self.config.embedding_learning_rate, "weight_decay": 0.0})
+            groups += self._word_groups()
         self.optimizer = Optimizer(groups, self.backbone, self.config.max_grad_norm)
+
+    def _word_groups(self) -> list[dict]:
+        """CLIP's vectors, and those of T5, whose table is spread wider than CLIP's, at a rate in proportion."""
+        vectors = [(encoder, v) for word in self.words.values() for encoder, v in word.items()]
+        rates = {"clip": self.config.embedding_learning_rate}
+        if any(encoder == "t5xxl" for encoder, _ in vectors):
+            spread = self.backbone.token_embeddings()["t5xxl"].float().std().item()
+            rates["t5xxl"] = rates["clip"] * spread / CLIP_SPREAD
+        found = {kind: [v for encoder, v in vectors if encoder.startswith(kind)] for kind in rates}
+        return [{"params": found[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if found[kind]]
 
     @torch.enable_grad()
     def step(self) -> Step:

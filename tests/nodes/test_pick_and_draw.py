@@ -349,7 +349,7 @@ def test_a_learned_word_is_guided_and_has_the_class_words_layout(both):
 
 
 def test_the_class_word_takes_the_place_of_the_subject_but_not_of_other_names():
-    from palp_pack.nodes.host.guided_sampling import class_prompt
+    from palp_pack.nodes.host.guidance_inputs import class_prompt
 
     prompt = "a Cat, (cat:1.2) and cats beside embedding:my-cat"
     assert class_prompt(prompt, "cat", "dog") == "a dog, (dog:1.2) and cats beside embedding:my-cat"

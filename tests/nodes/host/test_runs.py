@@ -244,7 +244,8 @@ def test_a_lora_that_the_host_computes_beside_the_weights_is_refused_by_name(par
 def test_guidance_refuses_such_a_lora_on_its_base_model_and_behind_the_node(parts):
     import comfy.sd
     from palp_pack.nodes.host.backbone import ComfyBackbone
-    from palp_pack.nodes.host.guided_sampling import GuidanceSource, GuidedSampling, template_backbone
+    from palp_pack.nodes.host.guidance_inputs import template_backbone
+    from palp_pack.nodes.host.guided_sampling import GuidanceSource, GuidedSampling
 
     model, clip, vae = parts
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"

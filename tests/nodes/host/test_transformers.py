@@ -360,3 +360,54 @@ def test_recorded_maps_are_the_networks_own_attention(host, name):
         padded = backbone.joint.multiple > 1  # which takes a share, too
         assert (total <= 1 + 1e-4).all() if padded else torch.allclose(total, torch.ones_like(total), atol=1e-4)
         assert layer.features.shape[:2] == (2, height * width)
+
+
+# --- learned words, where an encoder is CLIP or T5 ---
+
+
+EITHER = [name for name in FAMILY_NAMES if FAMILIES[name].subject_words == "either"]
+
+
+@pytest.mark.parametrize("name", EITHER)
+def test_a_words_vectors_stand_where_its_tokens_would(host, name):
+    """With the embedding of "cat" in the place of [V], a prompt is what it is with the word itself."""
+    backbone = make_backbone(name)
+    vectors = {"[V]": backbone.word_vectors("cat")}
+    assert set(vectors["[V]"]) == set(FAMILIES[name].encoders)
+    with torch.no_grad():
+        for prompt in ("a photo of [V] in Paris", "[V] and (a [V] :1.2) in snow"):
+            learned = backbone.encode_prompt(prompt, vectors).tensors
+            plain = backbone.encode_prompt(prompt.replace("[V]", "cat"), {}).tensors
+            assert learned.keys() == plain.keys()
+            for key, value in plain.items():
+                torch.testing.assert_close(learned[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EITHER)
+def test_a_word_is_learned_beside_the_lora_and_comes_back_from_the_file(host, name, tmp_path):
+    from palp_pack.nodes.host.lora import apply_lora_file
+    from palp_pack.palp_core.files.lora_file import load_lora_file
+    from palp_pack.palp_core.methods.result import save_run
+
+    backbone = make_backbone(name)
+    text_before = {k: v.clone() for k, v in backbone.clip.cond_stage_model.state_dict().items()}
+    run = personalization(backbone, subject_word="learned", embedding_learning_rate=1e-2)
+    start = {encoder: v.clone() for encoder, v in run.method.initial["[V]"].items()}
+    list(run.steps())
+    (word,) = run.result.words.values()
+    assert set(word) == set(FAMILIES[name].encoders)
+    assert all((word[encoder] - start[encoder]).abs().max() > 1e-4 for encoder in word)
+    text_after = backbone.clip.cond_stage_model.state_dict()
+    assert all(torch.equal(value, text_after[key]) for key, value in text_before.items())
+    assert not [m for m in backbone.clip.cond_stage_model.modules() if m._forward_pre_hooks or "forward" in m.__dict__]
+
+    file = load_lora_file(save_run(run, tmp_path, "cat"))
+    assert file.info.prompt == "a sketch of embedding:cat_00001 in Paris at night"
+    _, clip, left_out = apply_lora_file(backbone.patcher, backbone.clip, file, 1.0)
+    assert left_out == []
+    with torch.inference_mode():
+        typed = clip.encode_from_tokens(clip.tokenize(file.info.prompt))
+    with torch.no_grad():
+        rounded = {"[V]": {encoder: v.half().float() for encoder, v in word.items()}}
+        trained = backbone.encode_prompt(PROMPT, rounded).tensors["cross_attn"]
+    torch.testing.assert_close(typed.clone(), trained, rtol=1e-5, atol=1e-6)
