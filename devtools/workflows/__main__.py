@@ -14,16 +14,19 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import Page
 from skimage import data
 
 from .. import frontend
 from ..comfy_server import ComfyServer, find_comfyui, make_base_directory
 from . import WORKFLOWS
+from .blocks import Workflow
 from .transformers import FOLDERS, KLEIN, Z_IMAGE
 from .words import PHOTOS
 
 REPO = Path(__file__).parents[2]
 
+TRIES, SETTLING = 3, 1500  # milliseconds
 THUMBNAIL = (1400, 900)  # at most
 NAME = "my_cat_00001"
 
@@ -44,6 +47,18 @@ def base_directory(folder: Path) -> Path:
     return base
 
 
+def settled(page: Page, wanted: Workflow) -> dict:
+    """Lay a workflow out and return it. The page may still bring its own default graph, and lay that over it."""
+    for _ in range(TRIES):
+        frontend.build_graph(page, wanted.nodes, wanted.links)
+        workflow = frontend.add_groups(page, wanted.groups)
+        page.wait_for_timeout(SETTLING)
+        there = page.evaluate("() => app.graph.nodes.map((n) => n.type)")
+        if sorted(there) == sorted(spec["type"] for spec in wanted.nodes.values()):
+            return workflow
+    raise RuntimeError(f"the page shows {there}, and not the workflow that was laid out.")
+
+
 def main() -> None:
     """Make the workflows named on the command line, or all of them."""
     out = REPO / "example_workflows"
@@ -53,10 +68,9 @@ def main() -> None:
         frontend.open_browser(frontend.find_chromium()) as browser,
     ):
         for name in sys.argv[1:] or WORKFLOWS:
-            nodes, links, groups = WORKFLOWS[name]()
+            wanted = WORKFLOWS[name]()
             with frontend.open_page(browser, server) as page:
-                frontend.build_graph(page, nodes, links)
-                workflow = frontend.add_groups(page, groups)
+                workflow = settled(page, wanted)
                 (out / f"{name}.json").write_text(json.dumps(workflow, indent=1) + "\n")
                 picture = Image.open(io.BytesIO(frontend.picture_of_graph(page))).convert("RGB")
             picture.thumbnail(THUMBNAIL, Image.LANCZOS)
