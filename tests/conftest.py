@@ -24,6 +24,17 @@ for name in ("benchmarks", "devtools"):
     make_importable(Path(__file__).parents[1] / name)
 
 
+#: Files that take minutes: begun last, one of two workers would stand idle. Others keep pytest's order.
+LONGEST = ("test_world.py", "test_demo_world.py", "test_textual_inversion.py", "test_workflows.py", "test_harness.py")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    def place(item) -> int:
+        return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     def count(*outcomes: str, when: tuple[str, ...]) -> int:
         reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
