@@ -56,6 +56,11 @@ def make_base_directory(path: Path, packs: dict[str, Path] | None = None) -> Pat
     return path
 
 
+def _heed_ctrl_c() -> None:
+    """Undo what a shell gives its background jobs: they, and all that they start, do not hear SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class PromptRejectedError(Exception):
     """The host refused a prompt before running it. `node_errors` is the host's dict, by node id."""
 
@@ -155,7 +160,12 @@ class ComfyServer:
     def start(self) -> None:
         with self.log_path.open("a") as log:
             self._process = subprocess.Popen(
-                self._command(), cwd=self.comfyui, env=_child_environment(), stdout=log, stderr=subprocess.STDOUT
+                self._command(),
+                cwd=self.comfyui,
+                env=_child_environment(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_heed_ctrl_c if os.name == "posix" else None,
             )
         try:
             self._wait_until_ready()

@@ -129,7 +129,7 @@ class PickAndDraw:
 
     generation: the model and prompt that are sampled. reference: the same model with a prompt for the reference
     picture. template: the model without the subject, with the class word in the prompt; None leaves `draw` out.
-    latents: of the reference, (1, C, h, w), of any size. mask: (1, 1, h, w) in 0..1, where in the reference the subject
+    latents: of the reference, (1, C, ..., h, w), of any size. mask: (1, 1, ..., h, w) in 0..1, where in it the subject
     is; None: where its word attends. levels: the model's.
     """
 
@@ -145,7 +145,7 @@ class PickAndDraw:
     ):
         self.generation, self.reference, self.template = generation, reference, template
         self.config = config
-        self._region = mask
+        self._region = None if mask is None else mask.view(1, 1, *mask.shape[-2:])  # of films, too
         self._region_level = levels.at(REGION_LEVEL).item()
         self.trajectory = ReferenceTrajectory(reference.denoise, latents, levels, config.reference, config.seed)
         self.history: list[GuidanceStep] = []
