@@ -102,9 +102,6 @@ def _unet_config(unet, family: str) -> dict:
 
 
 def _clip(pipeline, family: str):
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.sd
     import comfy.sd1_clip
     import comfy.sdxl_clip
     import comfy.text_encoders.sd2_clip
@@ -127,9 +124,18 @@ def _clip(pipeline, family: str):
         width = part.text_projection.weight.shape[0]
         projection = weights.get("text_projection.weight", torch.eye(width))  # the host leaves an absent one unset
         part.text_projection.load_state_dict({"weight": projection})
+    return assembled_clip(model, tokenizer())
+
+
+def assembled_clip(model, tokenizer):
+    """Put a text encoder and a tokenizer of the host together to a CLIP, as its loaders do."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.sd
+
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = model
-    clip.tokenizer = tokenizer()
+    clip.tokenizer = tokenizer
     device = comfy.model_management.text_encoder_device()
     clip.patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
     clip.patcher.is_clip = True

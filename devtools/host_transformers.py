@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from palp_core.models.families import FAMILIES, FLUX, QWEN_IMAGE, Z_IMAGE
 
+from .host_models import assembled_clip
 from .transformer_sizes import CLIP, MEMBERS, NARROW, QWEN, T5, TINY
 
 
@@ -62,10 +63,6 @@ def sized_model(family: str, device: str):
 
 def tiny_clip(family: str, seed: int = 2):
     """Make the host's CLIP: the family's tokenizer with its real vocabulary, and encoders of a few narrow layers."""
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.sd
-
     tiny = TINY[family]
     encoders = ("qwen25_7b", "qwen3_4b", "qwen3_8b", "qwen3_06b", "qwen3vl_4b")
     configs = {"clip_l_model_config": CLIP, "clip_g_model_config": dict(CLIP), "t5xxl_model_config": dict(T5)}
@@ -74,14 +71,7 @@ def tiny_clip(family: str, seed: int = 2):
         {"dtype": torch.float32, "device": "cpu", "model_options": {**configs, **tiny.text_options}}
     )
     randomize(model, seed)
-    clip = comfy.sd.CLIP(no_init=True)
-    clip.cond_stage_model, clip.tokenizer = model, tokenizer()
-    device = comfy.model_management.text_encoder_device()
-    clip.patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
-    clip.patcher.is_clip = True
-    clip.layer_idx, clip.use_clip_schedule, clip.apply_hooks_to_conds = None, False, None
-    clip.tokenizer_options = {}
-    return clip
+    return assembled_clip(model, tokenizer())
 
 
 class TinyVae:

@@ -156,10 +156,11 @@ class GuidedSampling:
 def next_ratio(levels: list[float], level: float) -> float:
     """Return the noise level that the step at this level leads to, as a share of the one that it begins with, 0..1.
 
-    levels: of a sampling, descending. A level between two of them belongs to the step from the higher one.
+    levels: of a sampling, descending. A level between two of them belongs to the step from the higher one. 0 where
+    levels ascend, as when a picture is led back to noise.
     """
     for higher, lower in pairwise(levels):
-        if lower < level * (1 - SAME_LEVEL):
+        if lower < min(higher, level * (1 - SAME_LEVEL)):
             return min(lower / higher, LARGEST_RATIO)
     return 0.0
 

@@ -92,3 +92,4 @@ def test_a_level_between_two_belongs_to_the_step_from_the_higher_one(host):
     levels = [10.0, 4.0, 1.0, 0.0]
     assert [next_ratio(levels, level) for level in (10.0, 7.0, 4.0, 1.0)] == [0.4, 0.4, 0.25, 0.0]
     assert next_ratio([1.0, 0.9999, 0.5], 1.0) < 1
+    assert [next_ratio([0.0, 1.0, 4.0], level) for level in (0.0, 1.0, 4.0)] == [0.0] * 3  # flipped by a node
