@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 MOST_QUOTED = 80  # letters
+OVERFLOWS = (
+    "not finite: the model overflows in half precision. Run it in bf16 or fp32 (ComfyUI: --bf16-unet or --fp32-unet)."
+)
 OUT_OF_MEMORY = "Out of memory. Switch on gradient_checkpointing, then lower batch_size, then resolution."
 
 

@@ -1,4 +1,4 @@
-"""Says at the end how many host tests ran, so that a run without ComfyUI does not pass for a full one."""
+"""Says at the end how many host tests ran, so that a run without ComfyUI does not pass for a full one; and faults."""
 
 import importlib.util
 import os
@@ -36,12 +36,15 @@ def pytest_collection_modifyitems(items: list) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    def count(*outcomes: str, when: tuple[str, ...]) -> int:
+    def count(*outcomes: str, when: tuple[str, ...], marker: str = "host") -> int:
         reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
-        return len({report.nodeid for report in reports if report.when in when and "host" in report.keywords})
+        return len({report.nodeid for report in reports if report.when in when and marker in report.keywords})
 
     ran = count("passed", "failed", "xfailed", "xpassed", when=("call",))
     skipped = count("skipped", when=("setup", "call"))
     broken = count("error", when=("setup",))
     line = f"host tests: {ran} ran, {skipped} skipped"
     terminalreporter.write_line(f"{line}, {broken} failed in setup" if broken else line)
+    if faults := count("passed", "failed", when=("call",), marker="fault"):
+        promised = count("passed", when=("call",), marker="fault")
+        terminalreporter.write_line(f"faults: {faults} combinations of node and fault: {promised} as promised")

@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor
 
-from ...palp_core.errors import PromptError
+from ...palp_core.errors import OVERFLOWS, PromptError, SettingError
 from ...palp_core.methods.heatmap import HeatMaps
 from ...palp_core.models.attention import compiled_model, is_decoder, recorded_attention
 from ...palp_core.models.joint_attention import JointLayout
@@ -66,7 +66,10 @@ class AttentionRecording:
         return [self.tokens.index(at) for at in self.reader.find(self.prompt, word)]
 
     def maps(self, image: Tensor) -> Tensor:
-        """(B, K, h, w) for pictures (B, H, W, C). Raises PromptError where there is none, or not one for each."""
+        """(B, K, h, w) for pictures (B, H, W, C).
+
+        Raises PromptError where there is none, or not one for each, and SettingError where the model overflowed.
+        """
         if self.heat.runs == 0:
             raise PromptError(
                 "nothing was recorded. Connect Record Attention's MODEL to the sampler, its CONDITIONING to the "
@@ -86,6 +89,8 @@ class AttentionRecording:
                 f"{sides[0]}: a tile, or another sampler's. Use one Record Attention for each sampler, and none for "
                 "what samples in tiles."
             )
+        if not maps.isfinite().all():
+            raise SettingError(f"the attention that was recorded is {OVERFLOWS}")
         return maps
 
 

@@ -6,7 +6,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import comfy.model_management
@@ -20,7 +19,7 @@ from ...palp_core.errors import OUT_OF_MEMORY
 from ...palp_core.files.safetensors_file import save_somewhere
 from ...palp_core.methods.result import keep_unfinished
 from ...palp_core.training.chart import drawn_chart
-from ...palp_core.training.loop import Step, Training
+from ...palp_core.training.loop import Step, Training, closing
 from .compat import is_out_of_memory, out_of_memory
 from .ending import cancelled_at_exit
 
@@ -49,7 +48,7 @@ def train(
             outcome = keep_unfinished(run, save, folders)
             if is_out_of_memory(error):
                 raise out_of_memory(f"{OUT_OF_MEMORY} {outcome}") from error
-            raise RuntimeError(f"{error} {outcome}") from error
+            raise RuntimeError(f"{str(error) or type(error).__name__} {outcome}") from error
         path = save_somewhere(save, folders)
     if path.parent != folders[0]:
         raise RuntimeError(f"{folder} could not be written to. What was learned is kept in {path}: move it there.")

@@ -11,6 +11,7 @@ import tyro
 
 from ..errors import ModelError, SettingError
 from ..files.embedding_file import described_word, load_embedding
+from ..files.images import write_picture
 from ..files.lora_file import LoraFile, load_lora_file
 from ..models.prompts import check_known, check_prompt, substitute
 
@@ -65,7 +66,7 @@ class Generate:
                 width=self.size,
                 **options,
             ).images[0]
-            picture.save(path)
+            write_picture(picture, path)
             print(path)
 
     def _loaded(self, device: torch.device):

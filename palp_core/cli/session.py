@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, getsignal, signal
 from tempfile import gettempdir
@@ -20,7 +20,7 @@ from ..files.run_folder import Unfinished
 from ..files.safetensors_file import save_somewhere
 from ..methods.result import keep_unfinished
 from ..training.chart import loss_chart
-from ..training.loop import Step, Training
+from ..training.loop import Step, Training, closing
 from .errors import sentence
 
 SAVE_STATE_EVERY = 50  # steps

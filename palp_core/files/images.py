@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import FileError
+from .writing import write
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -49,5 +51,10 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def write_image(pixels: Tensor, path: Path) -> None:
-    """(H, W, 3) in 0..1."""
-    Image.fromarray((pixels * 255).round().byte().numpy()).save(path)
+    """(H, W, 3) in 0..1, as PNG; the file is there whole or not at all."""
+    write_picture(Image.fromarray((pixels * 255).round().byte().numpy()), path)
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write as PNG, whole or not at all."""
+    write(path, partial(picture.save, format="PNG"))

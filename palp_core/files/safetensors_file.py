@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from secrets import token_hex
-from time import sleep
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -18,16 +15,14 @@ from torch import Tensor
 from ..errors import FileError
 from .names import check_file_name
 from .reading import CHECKSUM, checksum
-
-MOMENTS = (0.02, 0.1, 0.5, 1.0)  # seconds between the tries to replace a file that another process has open
+from .writing import write, write_new
 
 Content = tuple[Mapping[str, Tensor], dict[str, str]]
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a .safetensors file, which replaces an earlier one at once and whole."""
-    with _written(file.parent, tensors, metadata or {}) as written:
-        _replace(written, file)
+    write(file, _content(tensors, metadata or {}))
 
 
 def save_new(files: Iterable[Path], content: Callable[[Path], Content]) -> Path:
@@ -36,61 +31,14 @@ def save_new(files: Iterable[Path], content: Callable[[Path], Content]) -> Path:
     content: the path -> tensors and metadata, which may hold its name.
     """
     for file in files:
-        if file.exists():
-            continue
-        with _written(file.parent, *content(file)) as written:
-            if _claimed(written, file):
-                return file
+        if not file.exists() and write_new(file, _content(*content(file))):
+            return file
     raise FileExistsError("none of the names is free.")
 
 
-@contextmanager
-def _written(folder: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[Path]:
-    """A file with this content under a name that no other process has, which is gone in the end."""
-    written = folder / f".{os.getpid()}_{token_hex(8)}.part"
+def _content(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Callable[[Path], None]:
     saved = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        written.touch(exist_ok=False)
-        permissions = written.stat().st_mode  # of any new file; safetensors makes one that nobody else may read
-        save_file(saved, written, {**metadata, CHECKSUM: checksum(saved, metadata)})
-        written.chmod(permissions)
-        yield written
-    finally:
-        written.unlink(missing_ok=True)
-
-
-def _replace(written: Path, file: Path) -> None:
-    """Windows refuses while another process reads the file, or replaces it: that lasts for a moment."""
-    for pause in MOMENTS:
-        try:
-            return os.replace(written, file)
-        except PermissionError:
-            sleep(pause)
-    os.replace(written, file)
-
-
-def _claimed(written: Path, file: Path) -> bool:
-    """Give what is written its final name, unless another process was quicker. There is no moment between."""
-    try:
-        os.link(written, file)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links, as FAT: the name is taken first, by an empty file
-        return _claimed_without_links(written, file)
-    return True
-
-
-def _claimed_without_links(written: Path, file: Path) -> bool:
-    try:
-        file.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    try:
-        _replace(written, file)
-    except BaseException:
-        file.unlink()
-        raise
-    return True
+    return partial(save_file, saved, metadata={**metadata, CHECKSUM: checksum(saved, metadata)})
 
 
 def first_writable_folder(folders: Iterable[str | Path]) -> Path:

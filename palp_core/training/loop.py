@@ -5,8 +5,9 @@ Whoever iterates it owns progress, previews, cancelling and saving; closing it p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -78,7 +79,7 @@ class Training(Generic[Result]):
             raise RuntimeError("there is no training under way: ask between two steps of `steps()`.")
         return self._learner
 
-    def steps(self, state: Mapping[str, Tensor] | None = None) -> Iterator[Step]:
+    def steps(self, state: Mapping[str, Tensor] | None = None) -> Generator[Step, None, None]:
         """Train. The model is put back when the iteration ends, is closed or fails.
 
         state: `learner.state()` of an unfinished training of the same method, to go on from; the result is that of a
@@ -94,7 +95,9 @@ class Training(Generic[Result]):
                 while learner.done < self.method.config.steps:
                     yield learner.step()
             except GeneratorExit:  # closed by whoever iterates: no fault
-                self.result = learner.result()
+                self._rescue(learner)
+                if self.lost is not None:
+                    raise self.lost from None
                 raise
             except BaseException:
                 self._rescue(learner)
@@ -110,3 +113,17 @@ class Training(Generic[Result]):
             self.result = learner.result()
         except Exception as error:
             self.lost = error
+
+
+@contextmanager
+def closing(steps: Generator[Step, None, None]) -> Iterator[Generator[Step, None, None]]:
+    """Close the iteration in the end. A fault of whoever iterates is the one to be told, whatever closing raises."""
+    try:
+        yield steps
+    except BaseException:
+        try:
+            steps.close()
+        except Exception as error:
+            logging.warning("the training could not be closed: %s", error)
+        raise
+    steps.close()

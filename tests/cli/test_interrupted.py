@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from devtools.faults.seams import no_space
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core.cli import main as cli
-from palp_core.cli import session
+from palp_core.files import writing
 from palp_core.files.lora_file import load_lora_file
 from palp_core.methods.personalization_learner import PersonalizationLearner
 
@@ -102,8 +103,8 @@ def test_a_process_that_gets_sigterm_exits_with_143_and_its_file(tmp_path, argum
 
 def test_a_full_disk_does_not_hide_why_a_training_failed(monkeypatch, tmp_path, arguments):
     at_third_step(monkeypatch, partial(raising, OSError("the first cause")))
-    monkeypatch.setattr("palp_core.methods.result.save_lora_file", lambda *_: raising(OSError("No space left")))
-    told = palp(monkeypatch, arguments)
+    with no_space(writing, "at the first byte"):
+        told = palp(monkeypatch, arguments)
     assert told.startswith("palp: the first cause What was learned could not be saved.") and "No space left" in told
 
 
@@ -115,7 +116,14 @@ def test_a_device_that_is_lost_does_not_hide_why_a_training_failed(monkeypatch, 
 
 
 def test_a_chart_that_fails_is_told_and_the_file_is_there(monkeypatch, caplog, tmp_path, arguments):
-    monkeypatch.setattr(session, "write_image", lambda *_: raising(OSError("No space left")))
+    fill = writing.fill
+
+    def full_for_charts(path, content) -> None:
+        if list((tmp_path / "loras").glob("my_cat_*")):  # the training is saved
+            raise OSError("No space left")
+        fill(path, content)
+
+    monkeypatch.setattr(writing, "fill", full_for_charts)
     assert palp(monkeypatch, arguments) is None
-    assert files(tmp_path / "loras") == ["my_cat_00001.safetensors"]
+    assert [path.name for path in (tmp_path / "loras").iterdir()] == ["my_cat_00001.safetensors"]
     assert "the loss chart could not be written: No space left" in caplog.text

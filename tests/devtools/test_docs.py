@@ -19,6 +19,8 @@ HELP = REPO / "web" / "docs"
 README = REPO / "README.md"
 MOST_BYTES = 10_000  # of the README, which is read in three minutes
 LINKED = [README, REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+#: As the table of promises names a test.
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -78,6 +80,15 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name}: {link}"
         assert not heading or heading in headings(target), f"{page.name}: {link}"
+
+
+def test_every_promise_names_tests_that_are_there():
+    table = [line for line in (REPO / "SECURITY.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    for row in table[1:]:
+        named = NAMED_TEST.findall(row)
+        assert named and len(named) == row.count("`tests/"), row
+        for file, function in named:
+            assert f"def {function}(" in (REPO / file).read_text(encoding="utf-8"), f"{file}::{function}"
 
 
 def headings(page: Path) -> set[str]:

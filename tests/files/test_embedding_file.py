@@ -9,9 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from devtools.faults.seams import no_space
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding, save_word
 from palp_core.errors import FileError
+from palp_core.files import writing
 from palp_core.files.embedding_file import fitting_vectors, save_embedding
 from palp_core.files.safetensors_file import first_writable_folder, reserve
 from palp_core.models.diffusers.backbone import DiffusersBackbone
@@ -106,16 +108,11 @@ def test_an_unfinished_run_has_its_steps_in_the_name_and_replaces_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, overwrite):
+def test_a_failed_save_leaves_what_was_there(tmp_path, overwrite):
     first = save_embedding(WORD, describe, tmp_path, "cat")
     content = first.read_bytes()
 
-    def half(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("palp_core.files.safetensors_file.save_file", half)
-    with pytest.raises(OSError, match="disk full"):
+    with no_space(writing, "in the middle"), pytest.raises(OSError, match="No space left"):
         save_embedding({"clip_l": ROWS + 1}, describe, tmp_path, "cat", overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.safetensors"] and first.read_bytes() == content
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from palp_core.files.images import read_image
+from devtools.faults.seams import no_space
+from palp_core.files import writing
+from palp_core.files.images import read_image, write_image
 
 
 def test_sixteen_bit_grey_keeps_its_levels(tmp_path):
@@ -31,3 +34,14 @@ def test_a_picture_too_large_to_open_is_named(monkeypatch, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "cat.png")
     with pytest.raises(ValueError, match=r"cat\.png is not an image that can be read"):
         read_image(tmp_path / "cat.png")
+
+
+@pytest.mark.parametrize("moment", ["at the first byte", "in the middle", "at the rename"])
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path, moment):
+    write_image(torch.zeros(4, 4, 3), tmp_path / "loss.png")
+    before = (tmp_path / "loss.png").read_bytes()
+    with no_space(writing, moment), pytest.raises(OSError, match="No space left"):
+        write_image(torch.ones(4, 4, 3), tmp_path / "loss.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+    assert (tmp_path / "loss.png").read_bytes() == before
+    assert read_image(tmp_path / "loss.png").shape == (4, 4, 3)

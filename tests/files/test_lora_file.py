@@ -9,8 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from devtools.faults.seams import no_space
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import Personalization, PersonalizationConfig, Subject, load_lora_file, save_run
+from palp_core.files import writing
 from palp_core.files.safetensors_file import reserve
 from palp_core.methods.result import described_config
 from palp_core.models.diffusers.backbone import DiffusersBackbone
@@ -119,13 +121,8 @@ def test_another_run_is_never_overwritten(run, tmp_path):
     assert first.read_bytes() == content
 
 
-def test_a_failed_save_leaves_nothing(run, tmp_path, monkeypatch):
-    def half(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("palp_core.files.safetensors_file.save_file", half)
-    with pytest.raises(OSError, match="disk full"):
+def test_a_failed_save_leaves_nothing(run, tmp_path):
+    with no_space(writing, "in the middle"), pytest.raises(OSError, match="No space left"):
         save_run(run, tmp_path, "cat")
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from devtools.random_files import random_lora_file, random_word_file
 from palp_core import load_embedding, load_lora_file
-from palp_core.files import safetensors_file
+from palp_core.files import writing
 from palp_core.files.safetensors_file import reserve
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks processes, and looks at permissions")
@@ -44,11 +44,11 @@ def test_what_a_killed_save_left_blocks_no_name(tmp_path):
 
 
 def test_a_save_that_is_killed_leaves_no_file_of_that_name(tmp_path, monkeypatch):
-    def killed(tensors, path, metadata) -> None:
+    def killed(path, _content) -> None:
         path.write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(safetensors_file, "save_file", killed)
+    monkeypatch.setattr(writing, "fill", killed)
     process = get_context("fork").Process(target=random_word_file, args=(tmp_path,))
     process.start()
     process.join()
@@ -67,7 +67,7 @@ def test_two_processes_that_overwrite_one_word_never_fail(tmp_path):
 @pytest.mark.parametrize("links", [True, False])
 def test_processes_that_save_under_one_name_get_a_number_each(tmp_path, monkeypatch, links):
     if not links:
-        monkeypatch.setattr(os, "link", no_links)
+        monkeypatch.setattr(writing, "link", no_links)
     names = in_processes(3, lambda: [random_lora_file(tmp_path).name for _ in range(20)])
     assert len(set(names)) == 60 == len(list(tmp_path.iterdir()))
     for name in names:
@@ -75,12 +75,12 @@ def test_processes_that_save_under_one_name_get_a_number_each(tmp_path, monkeypa
         assert list(file.words) == [stem] and file.info.prompt == f"a sketch of embedding:{stem} in Paris"
 
 
-def no_links(source, target, **_) -> None:
+def no_links(written, file) -> None:
     raise OSError(errno.EPERM, "Operation not permitted")
 
 
 def test_where_there_are_no_links_a_name_is_still_claimed_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(writing, "link", no_links)
     assert [random_word_file(tmp_path).name for _ in range(2)] == ["cat.safetensors", "cat_2.safetensors"]
     assert {path.name for path in tmp_path.iterdir()} == {"cat.safetensors", "cat_2.safetensors"}
     load_embedding(tmp_path / "cat_2.safetensors")
@@ -89,16 +89,16 @@ def test_where_there_are_no_links_a_name_is_still_claimed_once(tmp_path, monkeyp
 @pytest.mark.parametrize("name", ["cat.safetensors", "cat_2.safetensors"])
 def test_a_file_that_appears_while_a_word_is_written_is_not_replaced(tmp_path, monkeypatch, name):
     """Another program's: it knows nothing of our claims."""
-    save, theirs = safetensors_file.save_file, tmp_path / name
+    fill, theirs = writing.fill, tmp_path / name
     if name == "cat_2.safetensors":
         (tmp_path / "cat.safetensors").write_bytes(b"first")
 
-    def meanwhile(tensors, path, metadata) -> None:
-        save(tensors, path, metadata)
+    def meanwhile(path, content) -> None:
+        fill(path, content)
         if not theirs.exists():
             theirs.write_bytes(b"theirs")
 
-    monkeypatch.setattr(safetensors_file, "save_file", meanwhile)
+    monkeypatch.setattr(writing, "fill", meanwhile)
     path = random_word_file(tmp_path)
     assert theirs.read_bytes() == b"theirs" and path != theirs
     with safe_open(path, "pt") as file:
@@ -114,13 +114,13 @@ def test_a_saved_file_has_the_permissions_of_any_new_file(tmp_path):
 def test_a_file_that_is_open_elsewhere_is_replaced_once_it_is_free(tmp_path, monkeypatch):
     """Windows refuses to replace a file while another process has it open, which lasts for a moment."""
     path, refusals = random_word_file(tmp_path), [PermissionError(13, "in use")] * 3
-    replace = os.replace
+    replace = writing.replace
 
-    def busy(source, target) -> None:
+    def busy(written, file) -> None:
         if refusals:
             raise refusals.pop()
-        replace(source, target)
+        replace(written, file)
 
-    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr(writing, "replace", busy)
     assert random_word_file(tmp_path, overwrite=True) == path
     assert not refusals and [found.name for found in tmp_path.iterdir()] == ["cat.safetensors"]

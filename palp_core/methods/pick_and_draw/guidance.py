@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import SettingError
+from ...errors import OVERFLOWS, SettingError
 from ...models.attention import (
     REGION_LEVEL,
     LayerAttention,
@@ -192,10 +192,7 @@ class PickAndDraw:
         # gradient would fall below what fp16 can hold.
         (gradient,) = torch.autograd.grad(loss.sum() * x[0].numel(), x)
         if not torch.isfinite(gradient).all():
-            raise SettingError(
-                "the gradient of Pick-and-Draw is not finite: the model overflows in half precision. Run it in bf16 "
-                "or fp32 (ComfyUI: --bf16-unet or --fp32-unet)."
-            )
+            raise SettingError(f"the gradient of Pick-and-Draw is {OVERFLOWS}")
         places = subject_places(layers, templates or {}, tuple(x.shape[-2:]), self.config.threshold)
         where = places.view(len(x), *[1] * (x.ndim - 3), *places.shape[-2:])
         return descended(x.detach(), sigma, gradient * where, self.config.step_size)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import PromptError
+from ...errors import OVERFLOWS, PromptError, SettingError
 from ...models.attention import FLAT, LayerAttention, contrast, hot, is_decoder, mean_map, saliency, word_maps
 
 BLUR = 0.5  # standard deviation of the smoothing of maps, in places of a layer
@@ -35,12 +35,15 @@ def subject_places(
 def reference_region(layers: Mapping[str, LayerAttention], threshold: float) -> tuple[Tensor, float]:
     """Where a word attends by more than the threshold, (1, 1, h, w), 0 or 1, on the finest of the layers' grids.
 
-    And the contrast of its map, 0..1: by what share of the peak it varies. Raises PromptError where that is nothing.
+    And the contrast of its map, 0..1: by what share of the peak it varies. Raises PromptError where that is nothing,
+    and SettingError where the model overflows.
     """
     maps = list(word_maps(layers).values())
     finest = max((tuple(m.shape[-2:]) for m in maps), key=math.prod)
     heat = mean_map(maps, finest)
     varies = contrast(heat)
+    if math.isnan(varies):
+        raise SettingError(f"what the model makes of the reference picture of Pick-and-Draw is {OVERFLOWS}")
     if not varies > FLAT:
         raise PromptError(
             "the subject's word attends nowhere in the reference picture of Pick-and-Draw, so its look cannot be found "
