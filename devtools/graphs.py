@@ -37,6 +37,7 @@ OPTIONS_WIDGETS = {
     "gradient_checkpointing": False,
     "subject_word": "auto",
     "precision": "auto",
+    "offloading": False,
     "placeholder": "[V]",
     "personalization_prompt": "",
     "clean_prompt": "",

@@ -44,6 +44,7 @@ class Options:
     settings: dict = field(default_factory=dict)
     score: Score = Delta()
     precision: Precision = "auto"
+    offloading: bool = False
     placeholder: str = "[V]"
     personalization_prompt: str = ""
     initial_embedding: Embedding | None = None
@@ -91,6 +92,12 @@ class PalpOptions(io.ComfyNode):
                     tooltip="Sets what the model computes in; auto is what it would sample in. What is learned "
                     "is always trained in fp32.",
                 ),
+                io.Boolean.Input(
+                    "offloading",
+                    default=False,
+                    tooltip="Leaves weights that do not fit in RAM and brings them to the card layer by layer, slowly. "
+                    "A third of the card's memory stays free for the training. Switch gradient_checkpointing on, too.",
+                ),
                 placeholder_input("[V]"),
                 personalization_prompt_input(),
                 widget(PersonalizationConfig, "clean_prompt", multiline=True),
@@ -105,13 +112,24 @@ class PalpOptions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, score, precision, placeholder, personalization_prompt, initial_embedding, trigger, **settings):
+    def execute(
+        cls,
+        score,
+        precision,
+        offloading,
+        placeholder,
+        personalization_prompt,
+        initial_embedding,
+        trigger,
+        **settings,
+    ):
         chosen = dict(score)
         kind = SCORES[chosen.pop("score")]
         options = Options(
             settings,
             kind(**chosen),
             precision,
+            offloading,
             placeholder,
             personalization_prompt,
             load_initial_embedding(initial_embedding),

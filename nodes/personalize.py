@@ -78,7 +78,7 @@ class PalpPersonalize(io.ComfyNode):
             everyone = [subject, *(subjects[0] if subjects else [])]
             config = _config(widgets, chosen)
             check_subjects(everyone, widgets["target_prompt"])  # before a model is touched
-            backbone = ComfyBackbone(model, clip, vae, chosen.precision)
+            backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(Personalization(backbone, everyone, widgets["target_prompt"], config))
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
             path = train(run, progress, partial(save_run, run, name=name), folder, "PALP Personalize")

@@ -62,7 +62,8 @@ class TextualInversionTrain(io.ComfyNode):
             concept = _concept(images, masks, widgets, chosen)
             own = {name: widgets[name] for name in SETTINGS}
             config = TextualInversionConfig(**own, **chosen.shared)
-            run = Training(TextualInversion(ComfyBackbone(model, clip, vae, chosen.precision), concept, config))
+            backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
+            run = Training(TextualInversion(backbone, concept, config))
             progress = TrainingProgress(cls.hidden.unique_id, config.steps)
 
             def save(where: Path) -> Path:

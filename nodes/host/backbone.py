@@ -22,12 +22,14 @@ from ...palp_core.models.prompts import too_long, unknown_word
 from .compat import without_dynamic_memory
 from .families import diffusers_names, family_of, joint_layout, levels_of, native_resolution, prediction_of
 from .gradients import (
+    check_is_loaded,
     differentiable_attention,
     differentiable_text_encoder,
     differentiable_transformer,
     make_differentiable,
 )
 from .lora import check_lora_is_in_weights
+from .offloading import load_partially, streamed
 from .sequences import sequence_positions
 from .text import (
     LearnedWordsTokenizer,
@@ -46,7 +48,7 @@ PIXELS = 8
 class ComfyBackbone(Backbone):
     """Raises ModelError for a model family that is not supported, or parts that do not belong together."""
 
-    def __init__(self, model, clip, vae, precision: Precision = "auto"):
+    def __init__(self, model, clip, vae, precision: Precision = "auto", offloading: bool = False):
         if vae is None:
             raise ModelError("vae is missing: the checkpoint has none. Load one, and connect it.")
         check_lora_is_in_weights("model", model)
@@ -64,6 +66,7 @@ class ComfyBackbone(Backbone):
         self.levels = levels_of(self.patcher, self.family, self.prediction)
         self.compute_dtype = DTYPES[precision] if precision != "auto" else _inference_dtype(self.patcher)
         self.joint = joint_layout(self.model, self.family)
+        self.offloading = offloading
         self._loaded_for_training = False
 
     @cached_property
@@ -103,9 +106,10 @@ class ComfyBackbone(Backbone):
         tokens = LearnedWordsTokenizer(self.clip.tokenizer, words).tokenize_with_weights(prompt)
         if not self.family.is_transformer:
             self._check_length(prompt, tokens)
+        encoder = self.clip.cond_stage_model
         if not self._loaded_for_training:
             self.clip.load_model(tokens)
-        encoder = self.clip.cond_stage_model
+            make_differentiable(encoder, self.clip.patcher.load_device)
         encoder.reset_clip_options()
         if self.clip.layer_idx is not None:
             encoder.set_clip_options({"layer": self.clip.layer_idx})
@@ -135,7 +139,9 @@ class ComfyBackbone(Backbone):
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        latents = self.vae.encode(image[None])
+        with torch.inference_mode():  # in which its weights may have been loaded
+            latents = self.vae.encode(image[None])
+        latents = latents.clone()
         channels = self.model.latent_format.latent_channels
         if latents.ndim != 2 + self.model.latent_format.latent_dimensions or latents.shape[1] != channels:
             raise ModelError(
@@ -146,7 +152,8 @@ class ComfyBackbone(Backbone):
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        decoded = self.vae.decode(self.model.process_latent_out(latents))
+        with torch.inference_mode():
+            decoded = self.vae.decode(self.model.process_latent_out(latents))
         return decoded.float().clamp(0, 1).cpu().flatten(0, -4)  # some VAEs give each picture as a film of one
 
     def word_vectors(self, word: str) -> dict[str, Tensor]:
@@ -192,15 +199,25 @@ class ComfyBackbone(Backbone):
         patchers = [self.patcher, self.clip.patcher] if learn_words else [self.patcher]
         with ExitStack() as stack:
             stack.callback(self._release)
-            comfy.model_management.load_models_gpu(patchers, memory_required=ALL_MEMORY, force_full_load=True)
+            self._load(patchers)
             for patcher in patchers:  # the host may keep the text encoder elsewhere than the model
                 make_differentiable(patcher.model, patcher.load_device)
             stack.enter_context(frozen(*(patcher.model for patcher in patchers)))
+            stack.enter_context(streamed(self.denoiser, self.device))
             stack.enter_context(self.differentiable())
             if learn_words:
                 stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model))
             self._loaded_for_training = learn_words
             yield
+
+    def _load(self, patchers: list) -> None:
+        """Load what trains onto its device; the network, which comes first, in part where the user chose so."""
+        if self.offloading:
+            load_partially(*patchers)
+        else:
+            comfy.model_management.load_models_gpu(patchers, memory_required=ALL_MEMORY, force_full_load=True)
+        for patcher in patchers[self.offloading :]:
+            check_is_loaded(patcher.model, patcher.load_device)
 
     def differentiable(self) -> AbstractContextManager[None]:
         """Make a context in which a backward pass through the network is right."""

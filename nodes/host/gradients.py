@@ -10,30 +10,35 @@ import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...palp_core.errors import ModelError
-from ...palp_core.models.memory import restore_forwards
+from ...palp_core.models.memory import restore_forwards, run_again_in_backward
 
 #: comfy_kitchen's rotary embeddings that do not work in place.
 ROPES = ("apply_rope", "apply_rope1", "rms_rope", "rms_rope1", "rms_rope_split_half", "rms_rope_split_half1")
 
 
+def check_is_loaded(module: nn.Module, device: torch.device) -> None:
+    """Raise ModelError where a part of the model is not on its device: a backward pass needs all of it there."""
+    if any(parameter.device.type != device.type for parameter in module.parameters()):
+        raise ModelError(
+            f"{type(module).__name__} was not loaded onto {device} as a whole. Start ComfyUI without --novram, or "
+            "switch on offloading in PALP Options."
+        )
+
+
 def make_differentiable(module: nn.Module, device: torch.device) -> None:
     """Weights that were loaded in inference mode cannot take part in a backward pass: put a clone in each one's place.
 
-    One tensor at a time, so that there is never a second copy of the model; values stay the same. Raises ModelError
-    where a part of the model is not on its device: a backward pass needs all of it there.
+    Those that the host has moved to a card since cannot even take part in a forward pass, outside of inference mode.
+    One tensor at a time, so that there is never a second copy of the model; values stay the same. Weights that lie in
+    RAM, and not on the device, are left: those that are computed with are copies of them.
     """
-    if any(parameter.device.type != device.type for parameter in module.parameters()):
-        raise ModelError(
-            f"{type(module).__name__} was not loaded onto {device} as a whole. Start ComfyUI without --novram."
-        )
     clones: dict[int, Tensor] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
-                if tensor is None or _is_differentiable(tensor):
+                if tensor is None or tensor.device.type != device.type or _is_differentiable(tensor):
                     continue
                 if id(tensor) not in clones:
                     clone = tensor.detach().clone()
@@ -73,7 +78,7 @@ def differentiable_text_encoder(encoder: nn.Module) -> Iterator[None]:
             return forward(x.clone(), *args, **kwargs)
 
         def run(x: Tensor, *args, **kwargs):
-            return checkpoint(on_copy, x, *args, use_reentrant=False, **kwargs)
+            return run_again_in_backward(on_copy, x, *args, **kwargs)
 
         layer.forward = run
 

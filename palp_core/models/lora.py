@@ -71,7 +71,7 @@ class LoraAdapters:
 def attached_lora(backbone: Backbone, rank: int, seed: int) -> Iterator[LoraAdapters]:
     """Attach fresh adapters to every attention projection; on leaving, the module tree is the one that was found.
 
-    Their alpha is the rank, so that the scale is 1. They are float32 on their projection's device and start as the
+    Their alpha is the rank, so that the scale is 1. They are float32 on the backbone's device and start as the
     identity: A is Kaiming-uniform from the seed and the projection's name, B is zero. Raises ModelError when the
     denoiser has adapters already, or no projection that can carry one.
     """
@@ -84,7 +84,7 @@ def attached_lora(backbone: Backbone, rank: int, seed: int) -> Iterator[LoraAdap
         _attach(denoiser, modules, rank)
         layers = {key: [denoiser.get_submodule(name) for name in parts] for key, parts in names.items()}
         for key, parts in layers.items():
-            _initialise(key, parts, seed)
+            _initialise(key, parts, seed, backbone.device)
         yield LoraAdapters(layers, rank)
     finally:  # not peft's unload, which cannot undo an attach that failed half-way
         for name, module in modules.items():
@@ -115,16 +115,19 @@ def _random_state_kept(modules: Mapping[str, nn.Module]) -> AbstractContextManag
     return torch.random.fork_rng(sorted(devices, key=str))
 
 
-def _initialise(name: str, parts: list[LoraLayer], seed: int) -> None:
-    """As the LoRA paper (sec. 4.1) and peft do it, but from a generator of the projection's own."""
+def _initialise(name: str, parts: list[LoraLayer], seed: int, device: torch.device) -> None:
+    """As the LoRA paper (sec. 4.1) and peft do it, but from a generator of the projection's own.
+
+    The projection itself may lie in RAM while the backbone computes on a card.
+    """
     first = parts[0].lora_A[ADAPTER]
     generator = torch.Generator().manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
     bound = 1 / math.sqrt(first.weight.shape[1])
     weight = torch.empty(first.weight.shape).uniform_(-bound, bound, generator=generator)
-    first.weight.data = weight.to(first.weight.device)
+    first.weight.data = weight.to(device)
     for part in parts:
         part.lora_A[ADAPTER] = first
-        _up(part).data = torch.zeros(_up(part).shape, device=_up(part).device)
+        _up(part).data = torch.zeros(_up(part).shape, device=device)
 
 
 def _down(layer: LoraLayer) -> nn.Parameter:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+
+def run_again_in_backward(forward: Callable, *args, **kwargs):
+    """Call a module's forward so that it keeps its inputs only, and runs again, to its end, in the backward pass.
+
+    Torch would stop the second run at the last tensor that is needed, by an exception thrown through its C++ code.
+    ComfyUI's dynamic VRAM calls Python from there, which loses the exception, and the training would end with a
+    SystemError.
+    """
+    with set_checkpoint_early_stop(False):
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 @contextmanager
@@ -17,7 +29,7 @@ def recomputed_in_backward(modules: list[nn.Module]) -> Iterator[None]:
 
     def wrap(module: nn.Module) -> None:
         forward = module.forward
-        module.forward = lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        module.forward = partial(run_again_in_backward, forward)
 
     try:
         for module in modules:

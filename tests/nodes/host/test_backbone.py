@@ -47,7 +47,7 @@ def fingerprint(*patchers) -> dict:
     found = {}
     for patcher in patchers:
         kind = type(patcher.model).__name__
-        found |= {f"{kind}.{k}": v.clone() for k, v in patcher.model.state_dict().items()}
+        found |= {f"{kind}.{k}": v.to("cpu", copy=True) for k, v in patcher.model.state_dict().items()}
         found |= {f"{kind}.{n} flag": p.requires_grad for n, p in patcher.model.named_parameters()}
         for name, module in patcher.model.named_modules():
             hooks = (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
@@ -98,9 +98,17 @@ def test_model_and_clip_are_put_back_after_a_broken_run(make, ending):
     assert run.result.steps == 1
 
 
-@pytest.mark.parametrize("moved", ["never", "outside", "inside"])
-def test_weights_that_were_loaded_in_inference_mode_can_be_trained(make, moved):
-    """moved: where the host has put other data into the parameters since, as it does on the way to a GPU."""
+def move(*patchers) -> None:
+    """Put other data into the parameters, as the host does on the way to a GPU."""
+    for parameter in (p for patcher in patchers for p in patcher.model.parameters()):
+        parameter.data = parameter.data.clone()
+
+
+@pytest.mark.parametrize("moved", ["never", "outside", "inside", "at loading"])
+def test_weights_that_were_loaded_in_inference_mode_can_be_trained(make, moved, monkeypatch):
+    """moved: where the weights have been moved, outside of inference mode, inside, or in whichever mode loads them."""
+    import comfy.model_management
+
     with torch.inference_mode(moved != "inside"):
         model, clip, vae = make()
         for patcher in (model, clip.patcher):
@@ -108,9 +116,18 @@ def test_weights_that_were_loaded_in_inference_mode_can_be_trained(make, moved):
                 for name, parameter in list(module._parameters.items()):
                     if parameter is not None:
                         module._parameters[name] = torch.nn.Parameter(parameter.clone(), requires_grad=False)
-    with torch.inference_mode(moved == "inside"):
-        for parameter in model.model.parameters() if moved != "never" else ():
-            parameter.data = parameter.data.clone()
+    if moved in ("outside", "inside"):
+        with torch.inference_mode(moved == "inside"):
+            move(model, clip.patcher)
+    if moved == "at loading":
+        load, done = comfy.model_management.load_models_gpu, []
+
+        def load_and_move(patchers, *args, **kwargs) -> None:
+            load(patchers, *args, **kwargs)
+            move(*(patcher for patcher in patchers if patcher not in done))
+            done.extend(patchers)
+
+        monkeypatch.setattr(comfy.model_management, "load_models_gpu", load_and_move)
     weight = next(model.model.diffusion_model.parameters())
     assert weight.is_inference() == (moved != "outside")
     before = fingerprint(model, clip.patcher)
@@ -129,6 +146,7 @@ def test_a_model_that_is_streamed_in_gives_its_plain_copy_and_clip_only_where_it
         monkeypatch.setattr(patcher, "is_dynamic", lambda: True, raising=False)
     monkeypatch.setattr(model, "cached_patcher_init", (make, ()), raising=False)
     monkeypatch.setattr(model, "get_non_dynamic_delegate", lambda: plain, raising=False)
+    monkeypatch.setattr(clip.patcher, "cached_patcher_init", None, raising=False)
     monkeypatch.delattr(type(clip.patcher), "get_non_dynamic_delegate", raising=False)
     if "disable_dynamic" not in inspect.signature(model.clone).parameters:  # an older host
         with pytest.raises(ValueError, match="computes no gradients with dynamic VRAM"):
@@ -157,7 +175,8 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
     backbone = run.method.backbone
     with torch.no_grad():
         cond = backbone.encode_prompt("a cat", {})
-        x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
+        x, sigma = torch.randn(1, 4, 8, 8, device=backbone.device), torch.tensor([1.0], device=backbone.device)
+        comfy.model_management.load_models_gpu([backbone.patcher])
         untouched = backbone.denoise(x, sigma, [cond])
         with attached_lora(backbone, 4, seed=0) as lora:
             for name, (layer,) in lora.layers.items():
@@ -165,8 +184,9 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
                 layer.lora_B["palp"].weight.data = run.result.lora[f"{name}.lora_up.weight"].to(x)
             trained = backbone.denoise(x, sigma, [cond])
         patched, _ = comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)
-        comfy.model_management.load_models_gpu([patched])
-        loaded = ComfyBackbone(patched, clip, vae).denoise(x, sigma, [cond])
+        reloaded = ComfyBackbone(patched, clip, vae)
+        comfy.model_management.load_models_gpu([reloaded.patcher])
+        loaded = reloaded.denoise(x, sigma, [cond])
     effect = (trained - untouched).norm()
     assert effect > 1e-3 and (loaded - trained).norm() < 0.01 * effect  # the file is fp16
 

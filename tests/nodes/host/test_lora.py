@@ -57,7 +57,7 @@ def changed(before: dict, model) -> set[str]:
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([model])
-    return {key for key, value in model.model.state_dict().items() if not torch.equal(value, before[key])}
+    return {key for key, value in model.model.state_dict().items() if not torch.equal(value.cpu(), before[key])}
 
 
 def weights(model) -> dict:

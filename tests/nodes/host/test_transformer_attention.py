@@ -50,6 +50,11 @@ def sample(family: str, model, positive, negative) -> torch.Tensor:
         return comfy.sample.sample(model, noise, 3, 4.0, "euler", "simple", positive, negative, latents, seed=3).clone()
 
 
+def is_exact() -> bool:
+    """Say whether the same pass gives the same numbers again; on a GPU sums are taken in any order."""
+    return not torch.cuda.is_available()
+
+
 def negative_of(clip):
     with torch.inference_mode():
         return clip.encode_from_tokens_scheduled(clip.tokenize(""))
@@ -80,7 +85,7 @@ def test_pick_and_draw_guides_the_hosts_sampler(parts):
     from palp_pack.nodes.pick_and_draw import PickAndDrawGuidance
 
     family, model, clip, vae = parts
-    before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
+    before = {name: p.detach().to("cpu", copy=True) for name, p in model.model.named_parameters()}
     PickAndDrawGuidance.hidden = SimpleNamespace(unique_id=None)
     inputs = {"model": model, "clip": clip, "vae": vae, "image": pictures((64, 64))[0][None], **GUIDANCE}
     inputs["mask"] = torch.ones(1, 64, 64)  # where a random model's attention is may be nowhere
@@ -88,9 +93,10 @@ def test_pick_and_draw_guides_the_hosts_sampler(parts):
         guided, conditioning = PickAndDrawGuidance.execute(**inputs).args
     moved, again = (sample(family, guided, conditioning, negative_of(clip)) for _ in range(2))
     plain = sample(family, model, conditioning, negative_of(clip))
-    assert torch.isfinite(moved).all() and torch.equal(moved, again)
+    torch.testing.assert_close(moved, again, rtol=0, atol=0 if is_exact() else 1e-2)
+    assert torch.isfinite(moved).all()
     assert (moved - plain).abs().max() > 1e-3 * plain.abs().max()
-    assert all(torch.equal(before[name], p) for name, p in model.model.named_parameters())
+    assert all(torch.equal(before[name], p.cpu()) for name, p in model.model.named_parameters())
     assert not getattr(comfy.model_management, "in_training", False)
     hooks = [m for m in model.model.modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__]
     assert not hooks
