@@ -10,6 +10,8 @@ from types import ModuleType
 import torch
 from transformers import CLIPTokenizer
 
+from . import dynamic_vram
+
 PACK = Path(__file__).parents[1]
 PACK_NAME = "palp_pack"
 
@@ -22,6 +24,8 @@ def import_host(comfyui: Path) -> None:
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
+    if dynamic_vram.is_wanted():
+        dynamic_vram.switch_on()
 
 
 def import_pack() -> ModuleType:
@@ -48,13 +52,12 @@ def host_tokenizer(comfyui: Path):
 
 def host_parts(pipeline, family: str, prediction: str = "epsilon") -> tuple:
     """(MODEL, CLIP, VAE) of the host with the weights of a tiny diffusers pipeline."""
-    return _model(pipeline, family, prediction), _clip(pipeline, family), _vae(pipeline)
+    with dynamic_vram.weights_at_once():
+        return _model(pipeline, family, prediction), _clip(pipeline, family), _vae(pipeline)
 
 
 def _model(pipeline, family: str, prediction: str):
     import comfy.model_base
-    import comfy.model_management
-    import comfy.model_patcher
     import comfy.supported_models
     import comfy.utils
 
@@ -72,8 +75,7 @@ def _model(pipeline, family: str, prediction: str):
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = {names[key]: value.clone() for key, value in pipeline.unet.state_dict().items()}
     model.diffusion_model.load_state_dict(weights)
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+    return dynamic_vram.patcher_of(model)
 
 
 def _unet_config(unet, family: str) -> dict:
@@ -130,14 +132,12 @@ def _clip(pipeline, family: str):
 def assembled_clip(model, tokenizer):
     """Put a text encoder and a tokenizer of the host together to a CLIP, as its loaders do."""
     import comfy.model_management
-    import comfy.model_patcher
     import comfy.sd
 
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = model
     clip.tokenizer = tokenizer
-    device = comfy.model_management.text_encoder_device()
-    clip.patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+    clip.patcher = dynamic_vram.patcher_of(model, comfy.model_management.text_encoder_device())
     clip.patcher.is_clip = True
     clip.layer_idx, clip.use_clip_schedule, clip.apply_hooks_to_conds = None, False, None
     clip.tokenizer_options = {}

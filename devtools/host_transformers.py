@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from palp_core.models.families import FAMILIES, FLUX, QWEN_IMAGE, Z_IMAGE
 
+from .dynamic_vram import patcher_of, weights_at_once
 from .host_models import assembled_clip
-from .transformer_sizes import CLIP, MEMBERS, NARROW, QWEN, T5, TINY
+from .transformer_sizes import CLIP, QWEN, T5, TINY
 
 
 def families_of(comfyui: Path | None) -> list[str]:
@@ -31,13 +32,13 @@ def tiny_model(
     operations: object = None,
     seed: int = 0,
     sizes: Mapping[str, object] | None = None,
+    device: str = "cpu",
 ):
     """Make the host's MODEL.
 
     dtype: of the weights. operations: the host's layers, by default the plain ones. sizes: others than the tiny ones.
+    device: where it is made; the host moves it where it computes.
     """
-    import comfy.model_management
-    import comfy.model_patcher
     import comfy.supported_models
 
     tiny = TINY[family]
@@ -46,19 +47,10 @@ def tiny_model(
     config.set_inference_dtype(dtype, manual)
     if operations is not None:
         config.custom_operations = operations
-    model = config.get_model({}, "")
+    with weights_at_once():
+        model = config.get_model({}, "", device=torch.device(device))
     randomize(model.diffusion_model, seed)
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
-
-
-def sized_model(family: str, device: str):
-    """Make the host's MODEL as a cost benchmark wants it: narrow on a CPU, in full size and bf16 on CUDA."""
-    if device != "cuda":
-        return tiny_model(family, sizes=NARROW[family])
-    sizes = next(member.sizes for member in MEMBERS if member.family == family)
-    own = {"context_in_dim", "cap_feat_dim", "joint_attention_dim", "txtdim", "vec_in_dim"}  # of tiny text encoders
-    return tiny_model(family, torch.bfloat16, sizes={k: v for k, v in sizes.items() if k not in own})
+    return patcher_of(model)
 
 
 def tiny_clip(family: str, seed: int = 2):
@@ -67,9 +59,9 @@ def tiny_clip(family: str, seed: int = 2):
     encoders = ("qwen25_7b", "qwen3_4b", "qwen3_8b", "qwen3_06b", "qwen3vl_4b")
     configs = {"clip_l_model_config": CLIP, "clip_g_model_config": dict(CLIP), "t5xxl_model_config": dict(T5)}
     configs |= {f"{name}_model_config": QWEN for name in encoders}
-    model, tokenizer = tiny.text(
-        {"dtype": torch.float32, "device": "cpu", "model_options": {**configs, **tiny.text_options}}
-    )
+    options = {"dtype": torch.float32, "device": "cpu", "model_options": {**configs, **tiny.text_options}}
+    with weights_at_once():
+        model, tokenizer = tiny.text(options)
     randomize(model, seed)
     return assembled_clip(model, tokenizer())
 
@@ -77,8 +69,9 @@ def tiny_clip(family: str, seed: int = 2):
 class TinyVae:
     """Stands for the family's VAE, whose architecture is of no interest here: averages of colors, repeated."""
 
-    def __init__(self, family: str):
-        self.shape = TINY[family].latents
+    def __init__(self, family: str, latents: tuple[int, ...] | None = None):
+        """latents: of a picture of 64 x 64 pixels, by default the family's."""
+        self.shape = latents or TINY[family].latents
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, H, W, 3) in 0..1 -> raw latents, (B, C, ..., h, w)."""
@@ -96,7 +89,8 @@ class TinyVae:
 
 def randomize(module: nn.Module, seed: int) -> None:
     """Set every tensor, which the host leaves as it is; norms stay near one, so that a signal passes."""
-    generator = torch.Generator().manual_seed(seed)
+    device = next(module.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point() and name.rpartition(".")[2] not in UNTOUCHED:
             tensor.data.copy_(_random(name, tensor, generator).to(tensor.dtype))
@@ -107,13 +101,13 @@ UNTOUCHED = ("inv_freq", "seq", "dim_spatial_range", "dim_temporal_range")
 
 
 def _random(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.randn(tensor.shape, generator=generator)
+    drawn = torch.randn(tensor.shape, generator=generator, device=generator.device)
     owner = name.split(".")[-2].lower() if "." in name else ""
     if ("norm" in owner or owner.startswith("ln_")) and name.endswith("weight"):
         return 1 + 0.1 * drawn
     if tensor.ndim < 2 or "embed" in name or "shared" in name:
         return 0.05 * drawn
-    return drawn * tensor.shape[-1] ** -0.5
+    return drawn * tensor[0].numel() ** -0.5
 
 
 #: Families whose weights are tried in every form that users have.
@@ -153,9 +147,10 @@ def _scaled_fp8_model(family: str):
         tensors |= _scaled(name, tensor) if _is_block_matrix(name, tensor) else {name: tensor}
     quantization = {"mixed_ops": True}
     operations = comfy.ops.mixed_precision_ops(quantization, torch.float32, disabled={"float8_e4m3fn"})
-    patcher = tiny_model(family, operations=operations)
-    patcher.model.diffusion_model.load_state_dict(tensors, strict=False)
-    return patcher
+    with weights_at_once():
+        patcher = tiny_model(family, operations=operations)
+        patcher.model.diffusion_model.load_state_dict(tensors, strict=False)
+    return patcher_of(patcher.model)
 
 
 def _is_block_matrix(name: str, tensor: Tensor) -> bool:

@@ -65,9 +65,7 @@ def test_guidance_on_the_gpu_moves_latents_as_on_the_cpu(tmp_path, family, preci
             for text in ("a sketch of a cat", "a photo of a cat", "a sketch of a dog")
         )
         latents = backbone.encode_image(pictures((64, 64))[0])
-        guidance = PickAndDraw(
-            sampled, reference, template, latents, backbone.levels.sigmas, PickAndDrawConfig(draw_weight=1)
-        )
+        guidance = PickAndDraw(sampled, reference, template, latents, backbone.levels, PickAndDrawConfig(draw_weight=1))
         at = x.to(device)
         moves.append((guidance(at, at.new_full((2,), 3.0)) - at).cpu().flatten())
     assert torch.nn.functional.cosine_similarity(*moves, dim=0) > nearness

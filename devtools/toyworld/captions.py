@@ -88,6 +88,7 @@ def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str], word
     words = [next((word for word in caption.split() if JOIN in word), None) for caption in captions]
     plain = [c.replace(word, word.split(JOIN)[-1]) if word else c for c, word in zip(captions, words, strict=True)]
     ids = pipeline.tokenizer(plain, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    ids = ids.to(pipeline.text_encoder.device)
     with joined_rows(pipeline, ids, words):
         context = pipeline.text_encoder(ids).last_hidden_state
     if not words_only:

@@ -72,22 +72,24 @@ class Lesson(NamedTuple):
 class Lessons:
     """Makes lessons from pictures by chance.
 
-    pipeline: the embedded model, frozen. latents: (N, 8, 16, 16), of the N pictures drawn.
+    pipeline: the embedded model, frozen, on the device that the lessons are to be on. latents: (N, 8, 16, 16), of the
+    N pictures drawn.
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline, latents: Tensor, drawn: Drawn, plan: TransformerPlan):
-        self.pipeline, self.latents, self.drawn, self.stage = pipeline, latents, drawn, plan.stage
+        self.pipeline, self.drawn, self.stage, self.device = pipeline, drawn, plan.stage, pipeline.device
+        self.latents = latents.to(self.device)
         alphas = pipeline.scheduler.alphas_cumprod.double()
-        self.levels = NoiseLevels(((1 - alphas) / alphas).sqrt().float())
+        self.levels = NoiseLevels(((1 - alphas) / alphas).sqrt().float().to(self.device))
 
     @torch.no_grad()
     def make(self, numbers: np.ndarray, rng: np.random.Generator, torch_rng: torch.Generator) -> Lesson:
         """Caption some of the pictures, add noise to them, and ask the UNet what is behind it."""
         captions = random_captions(chosen(self.drawn, numbers), self.stage, rng)
         context = encode_captions(self.pipeline, captions)
-        latents = self.latents[torch.from_numpy(numbers)].float()
-        levels = spread_levels(len(latents), torch_rng)
-        noise = torch.randn(latents.shape, generator=torch_rng)
+        latents = self.latents[torch.from_numpy(numbers).to(self.device)].float()
+        levels = spread_levels(len(latents), torch_rng).to(self.device)
+        noise = torch.randn(latents.shape, generator=torch_rng).to(self.device)
         noisy = latents.lerp(noise, per_sample(levels, latents))
         return Lesson(noisy, levels, context, self.taught(noisy, levels, context, noise - latents))
 
@@ -107,7 +109,7 @@ class TransformerTraining:
     def __init__(self, lessons: Lessons, plan: TransformerPlan):
         torch.manual_seed(plan.seed)
         self.lessons, self.plan = lessons, plan
-        self.transformer = new_transformer()
+        self.transformer = new_transformer().to(lessons.device)
         self.average = copy.deepcopy(self.transformer).requires_grad_(False)
         self.kept = {"transformer": self.transformer, "average": self.average}
         self.optimizer = MuonAdamW(self.transformer)
@@ -138,7 +140,7 @@ class TransformerTraining:
         """
         plan, drawn = self.plan, self.lessons.drawn
         numbers = rng.integers(len(drawn.labels) - plan.held_out, size=plan.batch)
-        weights = pixel_weights(chosen(drawn, numbers), plan.stage, share)
+        weights = pixel_weights(chosen(drawn, numbers), plan.stage, share).to(self.lessons.device)
         loss = (self.errors(self.transformer, self.lessons.make(numbers, rng, torch_rng)) * weights).mean()
         take_step(self.optimizer, loss, plan.learning_rate * factor, MAX_GRAD_NORM)
         follow({"": self.average}, {"": self.transformer}, step, plan.ema_decay)
@@ -175,15 +177,16 @@ def encoded(vae: AutoencoderKL, pictures: np.ndarray, work: Path) -> Tensor:
     """Encode pictures with the embedded VAE, (N, 8, 16, 16) float16, once: the work folder keeps the latents."""
     file = work / "latents.safetensors"
     if not file.exists():
-        parts = [vae.encode(as_pixels(pictures[at : at + 10])).latent_dist.mode() for at in range(0, len(pictures), 10)]
-        save_tensors(file, {"latents": torch.cat(parts).half()})
+        batches = (as_pixels(pictures[at : at + 10]).to(vae.device) for at in range(0, len(pictures), 10))
+        latents = torch.cat([vae.encode(batch).latent_dist.mode().half() for batch in batches])
+        save_tensors(file, {"latents": latents.cpu()})
     return load_file(file)["latents"]
 
 
-def train(plan: TransformerPlan, work: Path, until: int = FOREVER, cooldown: int = 0) -> None:
+def train(plan: TransformerPlan, work: Path, until: int = FOREVER, cooldown: int = 0, device: str = "cpu") -> None:
     """Train the transformer, with checkpoints and caches in the work folder."""
     work.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(MODEL_FOLDER)
+    pipeline = load_pipeline(MODEL_FOLDER).to(device)
     drawn = drawn_pictures(TrainingPlan(seed=plan.seed, pictures=plan.pictures), work)
     lessons = Lessons(pipeline, encoded(pipeline.vae, drawn.pictures, work), drawn, plan)
     TransformerTraining(lessons, plan).run(work, until, cooldown)
@@ -256,6 +259,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="go on from the last checkpoint")
     training.add_argument("--work", type=Path, required=True, help="folder of checkpoints and caches, some 1 GB")
+    training.add_argument("--device", default="cpu", help="torch's name of the device to train on")
+    training.add_argument("--batch", type=int, default=TransformerPlan.batch, help="pictures a step")
     training.add_argument("--until", type=int, default=FOREVER, help="the step that it ends before")
     training.add_argument("--cooldown", type=int, default=0, help="lower the learning rate to 0 in so many steps")
     drawing = commands.add_parser("draw", help="draw what prompts say, and judge it")
@@ -267,7 +272,8 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True, help="file to write")
     arguments = parser.parse_args()
     if arguments.command == "train":
-        train(TransformerPlan(), arguments.work, arguments.until, arguments.cooldown)
+        plan = TransformerPlan(batch=arguments.batch)
+        train(plan, arguments.work, arguments.until, arguments.cooldown, arguments.device)
     elif arguments.command == "draw":
         draw(arguments.checkpoint, arguments.out, arguments.guidance, arguments.pictures)
     else:

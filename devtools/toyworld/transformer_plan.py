@@ -101,7 +101,7 @@ def velocity(transformer: ZImageTransformer2DModel, noisy: Tensor, levels: Tenso
     The same as the transformer's own call, which takes lists of pictures apart and puts them together again.
     """
     time = transformer.t_embedder((1 - levels) * transformer.t_scale)
-    rope = transformer.rope_embedder(positions())[None]
+    rope = transformer.rope_embedder(positions().to(noisy.device))[None]
     image_rope, text_rope = rope.split([PATCHES**2, MAX_TOKENS], dim=1)
     image = transformer.all_x_embedder[KIND](rearrange(noisy, "b c (h p) (w q) -> b (h w) (p q c)", p=PATCH, q=PATCH))
     for block in transformer.noise_refiner:
