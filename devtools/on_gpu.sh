@@ -5,7 +5,7 @@
 # OUT/log has all that was printed, OUT/figures.json what was measured. It fails if any step did, after the last one.
 set -uo pipefail
 
-TOTAL=470 # seconds for everything on a GPU; a CPU takes several times as long
+TOTAL=${TOTAL:-470} # seconds for everything on a GPU; a CPU takes several times as long
 REPO=$(cd "$(dirname "$0")/.." && pwd)
 
 usage() {
@@ -35,7 +35,7 @@ STEPS=()
 step() { STEPS+=("$1|$(($2 * SLOWER))|$3"); }
 
 FIGURES="python3 -m benchmarks.gpu unets guidance transformers demo --device $DEVICE $QUICK --out '$OUT/figures.json'"
-PYTEST="python3 -m pytest -q -p no:cacheprovider --timeout=100 --durations=8"
+PYTEST="OMP_NUM_THREADS=1 python3 -m pytest -q -p no:cacheprovider --timeout=100 --durations=8"
 # Tests that follow each other share tiny models: a worker begins with a row of them, and takes others' when it is done.
 WORKERS="-n 8 --dist=worksteal"
 
@@ -44,16 +44,29 @@ step install 60 install
 HOST="test_backbone test_transformers test_transformer_attention test_lora test_runs"
 HOST=$(printf 'tests/nodes/host/%s.py ' $HOST)
 if [ -n "$QUICK" ]; then
-    step tests 60 "$PYTEST tests/test_cuda.py tests/nodes/host/test_lora.py"
+    PLAIN="$PYTEST tests/test_cuda.py tests/nodes/host/test_lora.py"
 else
-    step tests 110 "$PYTEST $WORKERS tests/test_cuda.py $HOST"
+    PLAIN="$PYTEST $WORKERS tests/test_cuda.py $HOST"
 fi
+STREAMED=true
 if [ "$DEVICE" = cuda ] && [ -z "$QUICK" ]; then
     # The host's own main.py chooses this allocator, too.
-    streaming="PALP_TEST_DYNAMIC_VRAM=1 PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync"
-    step dynamic-vram 80 "$streaming $PYTEST $WORKERS tests/nodes/host/test_transformers.py tests/nodes/host/test_backbone.py"
+    STREAMED="PALP_TEST_DYNAMIC_VRAM=1 PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync"
+    STREAMED+=" $PYTEST $WORKERS tests/nodes/host/test_transformers.py tests/nodes/host/test_backbone.py"
 fi
-step figures 300 "$FIGURES"
+step tests 120 tests
+step figures 320 "$FIGURES"
+
+# Beside each other: with weights as they are, and streamed in (dynamic VRAM).
+tests() {
+    eval "$STREAMED" >"$WORK/streamed.log" 2>&1 &
+    local streamed=$! status=0
+    eval "$PLAIN" || status=1
+    wait $streamed || status=1
+    echo "With dynamic VRAM:"
+    cat "$WORK/streamed.log"
+    return $status
+}
 
 install() {
     python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
@@ -70,8 +83,8 @@ packages = " ".join(f"{module.__name__} {module.__version__}" for module in (tor
 print("Python", platform.python_version(), packages)
 print(torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA")
 '
-export VERSIONS WORK REPO
-export -f install
+export VERSIONS WORK REPO PLAIN STREAMED
+export -f install tests
 export COMFYUI_PATH=$WORK/ComfyUI PYTHONPATH=$WORK/site:$REPO/.gpu/stand_ins PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 MPLCONFIGDIR=$WORK/matplotlib
 [ "$DEVICE" = cuda ] || export CUDA_VISIBLE_DEVICES=""

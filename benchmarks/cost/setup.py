@@ -18,11 +18,12 @@ import torch
 from devtools.random_models import Architecture, random_pipeline
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.families import FAMILIES as PALP_FAMILIES
+from palp_core.models.families import TOY_FLOW
 
 FAMILIES = {"sd15": "sd1", "sdxl": "sdxl"}
 
 #: Measured on ComfyUI's own networks.
-TRANSFORMERS = tuple(name for name, family in PALP_FAMILIES.items() if family.is_transformer)
+TRANSFORMERS = tuple(name for name, family in PALP_FAMILIES.items() if family.is_transformer and family != TOY_FLOW)
 
 SMALL_TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}

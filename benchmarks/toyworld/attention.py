@@ -26,7 +26,8 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -
     heat = HeatMaps()
     for level in LEVELS:
         sigma = backbone.levels.at(level)
-        with recorded_attention(backbone.denoiser, tokens, only=is_decoder) as layers:
+        only = None if backbone.joint else is_decoder
+        with recorded_attention(backbone.denoiser, tokens, only=only, joint=backbone.joint) as layers:
             backbone.denoise(latents + sigma * noise, sigma.expand(len(latents)), [cond])
         heat.add(layers, (LATENT_SIZE, LATENT_SIZE), len(latents))
     return heat

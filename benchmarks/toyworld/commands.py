@@ -10,7 +10,7 @@ from pathlib import Path
 from palp_core.files.images import write_image
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
-from palp_core.toyworld.world import ToyTraining, load_world
+from palp_core.toyworld.world import DemoModel, ToyTraining, load_world
 
 from . import guidance, training
 from .chart import curves
@@ -30,7 +30,7 @@ from .methods import (
 )
 from .model import subject_alignment_ranges
 from .pairs import INDIVIDUALS, Pairs, prompts_of_trainings
-from .rows import FOLDER, GUIDANCE_RESULTS, RESULTS, BySteps, at_step, chosen, compute, nothing_shared
+from .rows import FOLDER, GUIDANCE_RESULTS, RESULTS, RESULTS_OF, BySteps, at_step, chosen, compute, nothing_shared
 from .statistics import differences, steps_of_equal_alignment, table
 from .training import TrainingCell
 
@@ -54,14 +54,17 @@ class Run:
     #: Steps of a word alone, each number a training of its own; none for the method's.
     word_steps: tuple[int, ...] = ()
     training: ToyTraining = field(default_factory=ToyTraining)
-    results: Path = RESULTS
+    #: Which of the embedded models is trained.
+    model: DemoModel = "unet"
+    #: File of the rows; none for the model's own.
+    results: Path | None = None
 
     def run(self) -> None:
         for name in self.methods:
             self._check_settings(name)
         _require_label(self.label, changed=bool(self._changes()) or self.training != ToyTraining())
-        world = load_world()
-        compute(self.cells(), lambda cell: training.measure(world, cell), self.results)
+        world = load_world(model=self.model)
+        compute(self.cells(), lambda cell: training.measure(world, cell), self.results or RESULTS_OF[self.model])
 
     def _check_settings(self, name: Method) -> None:
         """Raises ValueError for settings that would do nothing to a method."""
@@ -79,7 +82,8 @@ class Run:
             for method in self._settings(METHODS[name]):
                 for prompts in prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]:
                     label = f"{name}{self.label}"
-                    yield TrainingCell(label, self.pairs, class_word, number, seed, prompts, method, self.training)
+                    who = (self.pairs, class_word, number, seed)
+                    yield TrainingCell(label, *who, prompts, method, self.training, self.model)
 
     def _settings(self, method: Trained) -> list[Trained]:
         """What is trained of a method: with the changes that concern it."""

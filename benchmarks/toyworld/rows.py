@@ -13,7 +13,8 @@ from typing import Protocol
 from tqdm import tqdm
 
 from palp_core.toyworld import MODEL_FOLDER
-from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS
+from palp_core.toyworld.transformer import WEIGHTS as TRANSFORMER
+from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS, DemoModel
 
 from .attention import LEVELS
 from .pairs import Pairs
@@ -21,6 +22,8 @@ from .pairs import Pairs
 WORLD_FOLDER = MODEL_FOLDER.parent
 FOLDER = Path(__file__).parents[1] / "results"
 RESULTS = FOLDER / "toyworld.jsonl"
+#: Where the rows of each model are.
+RESULTS_OF: dict[DemoModel, Path] = {"unet": RESULTS, "transformer": FOLDER / "toyworld_transformer.jsonl"}
 GUIDANCE_RESULTS = FOLDER / "toyworld_guidance.jsonl"
 #: To be raised where a change of the code makes something else of the same settings: earlier cells count as missing.
 ALGORITHM = 1
@@ -72,8 +75,15 @@ def world_digest() -> str:
     """Hash the weights of model and judges, and how pictures are drawn and looked at."""
     digest = hashlib.sha256(json.dumps([GUIDANCE_SCALE, SAMPLING_STEPS, LEVELS]).encode())
     for file in sorted(WORLD_FOLDER.rglob("*.safetensors")):
-        digest.update(file.read_bytes())
+        if file != TRANSFORMER:  # of which only some cells' figures depend
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@cache
+def transformer_digest() -> str:
+    """Hash the weights of the second model."""
+    return hashlib.sha256(TRANSFORMER.read_bytes()).hexdigest()[:16]
 
 
 def read_cells(results: Path) -> list[dict]:

@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass
 
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.concept import Concept
+from palp_core.methods.subjects import TRIGGERS
 from palp_core.methods.textual_inversion import LearnedWord, TextualInversion, TextualInversionConfig
 from palp_core.models.backbone import LearnedWords
 from palp_core.toyworld.metrics import judge
 from palp_core.toyworld.pictures import photos
 from palp_core.toyworld.scenes import ClassWord, Individual, new_individual
-from palp_core.toyworld.world import RESOLUTION, ToyTraining, World, paint, personalization, references
+from palp_core.toyworld.world import RESOLUTION, DemoModel, ToyTraining, World, paint, personalization, references
 from palp_core.training.loop import Training
 
 from .attention import attention_share
 from .methods import Trained, Word, described_alignment
 from .pairs import PHOTO, Pairs, Prompt, target
+from .rows import transformer_digest
 
 STEPS = (50, 100, 150, 200, 300)
 SAMPLES = 16
@@ -35,10 +37,13 @@ class TrainingCell:
     prompts: tuple[Prompt, ...]
     method: Trained
     training: ToyTraining
+    model: DemoModel = "unet"
 
     @property
     def description(self) -> dict:
         described = {**asdict(self), "kind": type(self.method).__name__, "samples": SAMPLES}
+        if described.pop("model") == "transformer":
+            described["transformer"] = transformer_digest()
         if isinstance(self.method, AlignmentConfig):
             described |= {"steps": STEPS, "method": described_alignment(self.method)}
         return described
@@ -50,8 +55,10 @@ class TrainingCell:
 
     @property
     def noun(self) -> str:
-        """What stands for the subject in a prompt."""
-        return f"a {self.class_word}" if self.method is None else "a [V]"
+        """What stands for the subject when it is drawn."""
+        if self.method is None:
+            return f"a {self.class_word}"
+        return "a [V]" if self.model == "unet" else f"a {TRIGGERS[0]} {self.class_word}"
 
 
 def measure(world: World, cell: TrainingCell) -> list[dict]:
@@ -86,7 +93,7 @@ def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterato
             pass
         yield run.result.steps, {"[V]": run.result.vectors}
     else:
-        prompt = target(cell.class_word, cell.prompts[0]).prompt(cell.noun)
+        prompt = target(cell.class_word, cell.prompts[0]).prompt("a [V]")
         run = personalization(world, individual, prompt, STEPS[-1], cell.seed, cell.method, cell.training)
         for step in run.steps():
             if step.index + 1 in STEPS:

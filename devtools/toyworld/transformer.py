@@ -29,6 +29,7 @@ from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.models.noise import NoiseLevels, VelocityPrediction, per_sample
 from palp_core.toyworld import MODEL_FOLDER, scenes
 from palp_core.toyworld.evaluators import Evaluators, Target, load_evaluators
+from palp_core.toyworld.transformer import SHIFT, velocity
 
 from .captions import encode_captions, random_captions
 from .pictures import Drawn, as_pixels, chosen
@@ -49,7 +50,6 @@ from .transformer_plan import (
     new_transformer,
     shifted,
     spread_levels,
-    velocity,
 )
 from .unet import follow, pixel_weights
 
@@ -57,7 +57,6 @@ STAGE = 20  # of the random numbers; the embedded model's own stages have those 
 SAVE_SECONDS = 240
 FOREVER = 10**9  # steps
 DRAWING_STEPS = 24
-DRAWING_SHIFT = 3.0  # Z-Image's
 
 
 class Lesson(NamedTuple):
@@ -220,7 +219,7 @@ def targets() -> list[Target]:
 def sample(transformer: ZImageTransformer2DModel, noise: Tensor, null: Tensor, context: Tensor, scale: float) -> Tensor:
     """Sample latents from noise, (B, 8, 16, 16), by Euler's method. null: (1, 32, 128). scale: of the guidance."""
     x, contexts = noise, torch.cat([null.expand_as(context), context])
-    for level, following in pairwise(shifted(torch.linspace(1, 0, DRAWING_STEPS + 1), DRAWING_SHIFT)):
+    for level, following in pairwise(shifted(torch.linspace(1, 0, DRAWING_STEPS + 1), SHIFT)):
         unconditional, conditional = velocity(
             transformer, torch.cat([x, x]), level.expand(len(contexts)), contexts
         ).chunk(2)

@@ -1,7 +1,6 @@
-"""The toy world's flow-matching transformer: its sizes, how it is called, its noise levels and its training's numbers.
+"""How the toy world's flow-matching transformer is trained: how it begins, its noise levels, and its optimizer.
 
-It is Z-Image's architecture in its smallest useful size. Convention: x_t = (1 - s)*x0 + s*eps for s in 0..1, and the
-velocity is eps - x0. Text encoder and VAE are the embedded model's own.
+Convention: x_t = (1 - s)*x0 + s*eps for s in 0..1, and the velocity is eps - x0.
 """
 
 from __future__ import annotations
@@ -10,33 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import ZImageTransformer2DModel
-from diffusers.models.transformers.transformer_z_image import TimestepEmbedder
-from einops import rearrange
 from torch import Tensor, nn
 
 from palp_core.toyworld import LATENT_CHANNELS, LATENT_SIZE
+from palp_core.toyworld.transformer import KIND, empty_transformer
 
-from .model import MAX_TOKENS, TEXT_WIDTH
 from .plan import Stage
 
-PATCH = 2  # latent pixels, a side
-PATCHES = LATENT_SIZE // PATCH  # a side
-KIND = f"{PATCH}-1"  # diffusers' key of the layers for patches of this size
-SIZES = {
-    "all_patch_size": (PATCH,),
-    "in_channels": LATENT_CHANNELS,
-    "dim": 288,  # a multiple of 96: other implementations round the feed-forward's width to a multiple of 256
-    "n_layers": 4,
-    "n_refiner_layers": 1,
-    "n_heads": 6,
-    "n_kv_heads": 6,
-    "cap_feat_dim": TEXT_WIDTH,
-    "axes_dims": [16, 16, 16],
-    "axes_lens": [256, 64, 64],
-    "rope_theta": 256.0,
-    "t_scale": 1000.0,
-}
-MODULATION = 256  # width of what the noise level is told by
 #: What the branches of a block count at first.
 FIRST_GATE = 0.25
 LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
@@ -78,8 +57,7 @@ class TransformerPlan:
 
 def new_transformer() -> ZImageTransformer2DModel:
     """Make the transformer with random weights; it says that all velocities are 0."""
-    transformer = ZImageTransformer2DModel(**SIZES)
-    transformer.t_embedder = TimestepEmbedder(MODULATION, mid_size=SIZES["dim"])  # diffusers fixes its width at 1024
+    transformer = empty_transformer()
     for block in (*transformer.noise_refiner, *transformer.layers):
         _, attention_gate, _, feed_forward_gate = _zeroed(block.adaLN_modulation[0]).bias.data.chunk(4)
         attention_gate.fill_(FIRST_GATE)
@@ -93,36 +71,6 @@ def _zeroed(linear: nn.Linear) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-def velocity(transformer: ZImageTransformer2DModel, noisy: Tensor, levels: Tensor, context: Tensor) -> Tensor:
-    """Predict eps - x0, (B, 8, 16, 16), from x_t of that shape, s (B,) and the texts, (B, 32, 128).
-
-    The same as the transformer's own call, which takes lists of pictures apart and puts them together again.
-    """
-    time = transformer.t_embedder((1 - levels) * transformer.t_scale)
-    rope = transformer.rope_embedder(positions().to(noisy.device))[None]
-    image_rope, text_rope = rope.split([PATCHES**2, MAX_TOKENS], dim=1)
-    image = transformer.all_x_embedder[KIND](rearrange(noisy, "b c (h p) (w q) -> b (h w) (p q c)", p=PATCH, q=PATCH))
-    for block in transformer.noise_refiner:
-        image = block(image, None, image_rope, time)
-    text = transformer.cap_embedder(context)
-    for block in transformer.context_refiner:
-        text = block(text, None, text_rope)
-    tokens = torch.cat([image, text], dim=1)
-    for block in transformer.layers:
-        tokens = block(tokens, None, rope, time)
-    output = transformer.all_final_layer[KIND](tokens[:, : PATCHES**2], c=time)
-    return -rearrange(output, "b (h w) (p q c) -> b c (h p) (w q)", h=PATCHES, p=PATCH, q=PATCH)
-
-
-def positions() -> Tensor:
-    """Number the tokens, (96, 3): those of the image by row and column, behind those of the text one by one."""
-    rows, columns = torch.meshgrid(torch.arange(PATCHES), torch.arange(PATCHES), indexing="ij")
-    behind_text = torch.full((PATCHES**2,), MAX_TOKENS + 1)
-    text = torch.zeros(MAX_TOKENS, 3, dtype=torch.long)
-    text[:, 0] = torch.arange(MAX_TOKENS) + 1
-    return torch.cat([torch.stack([behind_text, rows.flatten(), columns.flatten()], dim=1), text])
 
 
 def spread_levels(count: int, rng: torch.Generator) -> Tensor:

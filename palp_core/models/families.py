@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .noise import Timesteps
@@ -198,7 +198,18 @@ ANIMA = _flow(
     attention="unseen",
 )
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (SD1, SD2, SDXL, SD3, FLUX, KLEIN, CHROMA, QWEN_IMAGE, Z_IMAGE, KREA2, ANIMA)
-}
-SUPPORTED = f"PALP works with {', '.join(family.title for family in FAMILIES.values())}"
+#: The demo world's own transformer: Z-Image's network with a CLIP.
+TOY_FLOW = replace(
+    Z_IMAGE,
+    name="toy_flow",
+    title="the demo world's transformer",
+    encoders=("clip_l",),
+    native_resolutions={"flow": 64},
+    architecture="palp-demo-world-flow",
+    base_model_version="palp_demo_world_flow",
+    text_starts={"clip_l": 0},
+)
+
+_PUBLISHED = (SD1, SD2, SDXL, SD3, FLUX, KLEIN, CHROMA, QWEN_IMAGE, Z_IMAGE, KREA2, ANIMA)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*_PUBLISHED, TOY_FLOW)}
+SUPPORTED = f"PALP works with {', '.join(family.title for family in _PUBLISHED)}"

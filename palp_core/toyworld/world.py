@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +28,10 @@ from . import LATENT_CHANNELS, LATENT_SIZE, MODEL_FOLDER, scenes
 from .evaluators import Evaluators, Target, load_evaluators
 from .pictures import photos, picture
 from .scenes import ClassWord, Individual, Scene, new_individual
+from .transformer import load_transformer_pipeline
 
+#: The embedded UNet, which predicts v, or the transformer, which predicts a flow.
+DemoModel = Literal["unet", "transformer"]
 RESOLUTION = 64  # pixels
 #: Suits this model: less leaves elements of the prompt out, more burns colors and hides the subject.
 GUIDANCE_SCALE = 2.0
@@ -61,8 +65,10 @@ class ToyTraining:
     photos: int = 1
 
 
-def load_world(device: str | None = None) -> World:
-    backbone = DiffusersBackbone(load_pipeline(MODEL_FOLDER), device)
+def load_world(device: str | None = None, model: DemoModel = "unet") -> World:
+    """Load one of the two models, on CUDA if there is one and no device is named."""
+    pipeline = load_pipeline(MODEL_FOLDER) if model == "unet" else load_transformer_pipeline()
+    backbone = DiffusersBackbone(pipeline, device)
     backbone.pipeline.to(backbone.device)
     return World(backbone, load_evaluators())
 

@@ -14,7 +14,6 @@ from devtools.toyworld.pictures import draw_some
 from devtools.toyworld.training import save_arrays
 from devtools.toyworld.transformer_plan import (
     ADAM_BETAS,
-    SIZES,
     WEIGHT_DECAY,
     MuonAdamW,
     TransformerPlan,
@@ -22,10 +21,10 @@ from devtools.toyworld.transformer_plan import (
     orthogonal,
     shifted,
     spread_levels,
-    velocity,
 )
 from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld import MODEL_FOLDER
+from palp_core.toyworld.transformer import SIZES, velocity
 
 TINY = TransformerPlan(pictures=6, held_out=2, batch=2, warmup=1)
 

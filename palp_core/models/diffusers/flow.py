@@ -26,8 +26,11 @@ INNER = "transformer"
 
 
 def architecture_of(pipeline) -> Architecture | None:
-    """Return what is special about a pipeline's transformer; None for a UNet."""
-    return ARCHITECTURES.get(type(pipeline).__name__)
+    """Return what is special about a pipeline's transformer; None for a UNet.
+
+    A pipeline that is not of the diffusers library, as the demo world's, says it itself.
+    """
+    return getattr(pipeline, "architecture", None) or ARCHITECTURES.get(type(pipeline).__name__)
 
 
 class LatentTransformer(nn.Module):

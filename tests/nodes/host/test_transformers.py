@@ -470,4 +470,4 @@ def test_a_word_is_learned_beside_the_lora_and_comes_back_from_the_file(host, na
     with torch.no_grad():
         rounded = {"[V]": {encoder: v.half().float() for encoder, v in word.items()}}
         trained = backbone.encode_prompt(PROMPT, rounded).tensors["cross_attn"]
-    torch.testing.assert_close(typed.clone(), trained, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(typed.cpu().clone(), trained.cpu(), rtol=1e-5, atol=1e-6)
