@@ -9,9 +9,11 @@ from ..palp_core.toyworld import MODEL_FOLDER, scenes
 from ..palp_core.toyworld.pictures import photos as photos_of
 from ..palp_core.toyworld.scenes import caption, new_individual
 from .host.demo_model import load_clip, load_model, load_vae
+from .host.demo_transformer import load_transformer
 from .widgets import CATEGORY
 
 NONE = "none"
+MODELS = {"unet": load_model, "transformer": load_transformer}
 
 
 class PalpDemoWorld(io.ComfyNode):
@@ -58,6 +60,12 @@ class PalpDemoWorld(io.ComfyNode):
                     tooltip="Chooses the place that the prompt names.",
                 ),
                 io.Int.Input("photos", default=1, min=1, max=4, tooltip="Makes so many photos of the subject."),
+                io.Combo.Input(
+                    "network",
+                    options=list(MODELS),
+                    tooltip="Chooses the kind of model: a UNet that predicts v, as Stable Diffusion's, or a "
+                    "flow-matching transformer, as Z-Image's.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Is the demo world's base model."),
@@ -72,10 +80,10 @@ class PalpDemoWorld(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, subject, individual, style, accessory, place, photos):
+    def execute(cls, subject, individual, style, accessory, place, photos, network):
         named = [None if choice == NONE else choice for choice in (style, place, accessory)]
         return io.NodeOutput(
-            load_model(MODEL_FOLDER),
+            MODELS[network](MODEL_FOLDER),
             load_clip(MODEL_FOLDER),
             load_vae(MODEL_FOLDER),
             torch.stack(photos_of(new_individual(individual, subject), photos)),

@@ -29,10 +29,10 @@ from .methods import (
     reads_prompt,
 )
 from .model import subject_alignment_ranges
-from .pairs import INDIVIDUALS, Pairs, prompts_of_trainings
+from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, prompts_of_trainings
 from .rows import FOLDER, GUIDANCE_RESULTS, RESULTS, RESULTS_OF, BySteps, at_step, chosen, compute, nothing_shared
 from .statistics import differences, steps_of_equal_alignment, table
-from .training import TrainingCell
+from .training import TRAINING_OF, TrainingCell
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Run:
     seeds: tuple[int, ...] = (0, 1, 2)
     #: Of methods that train for a prompt, only the first so many prompts of each individual; none for all.
     prompts: int | None = None
+    #: One prompt for each individual, another for each.
+    one_prompt_each: bool = False
     #: Added to the methods' names, where settings below are not the usual.
     label: str = ""
     #: Other settings of the alignment branch; none for the method's.
@@ -53,6 +55,7 @@ class Run:
     beta: float | None = None
     #: Steps of a word alone, each number a training of its own; none for the method's.
     word_steps: tuple[int, ...] = ()
+    #: The usual stands for what suits the model.
     training: ToyTraining = field(default_factory=ToyTraining)
     #: Which of the embedded models is trained.
     model: DemoModel = "unet"
@@ -78,12 +81,22 @@ class Run:
 
     def cells(self) -> Iterator[TrainingCell]:
         """Name all that is asked for, whether it is there or not."""
-        for seed, (class_word, number), name in product(self.seeds, INDIVIDUALS[self.pairs], self.methods):
+        for seed, (at, (class_word, number)), name in product(
+            self.seeds, enumerate(INDIVIDUALS[self.pairs]), self.methods
+        ):
             for method in self._settings(METHODS[name]):
-                for prompts in prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]:
+                for prompts in self._prompts(at, method):
                     label = f"{name}{self.label}"
                     who = (self.pairs, class_word, number, seed)
-                    yield TrainingCell(label, *who, prompts, method, self.training, self.model)
+                    training = TRAINING_OF[self.model] if self.training == ToyTraining() else self.training
+                    yield TrainingCell(label, *who, prompts, method, training, self.model)
+
+    def _prompts(self, individual: int, method: Trained) -> list[tuple[Prompt, ...]]:
+        """Choose the prompts of each training of an individual, which is named by its place in the list."""
+        if self.one_prompt_each:
+            prompts = PROMPTS[self.pairs]
+            return [(prompts[individual % len(prompts)],)]
+        return prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]
 
     def _settings(self, method: Trained) -> list[Trained]:
         """What is trained of a method: with the changes that concern it."""

@@ -37,14 +37,14 @@ class ToyWorldModel(comfy.supported_models.SD15):
 
 def load_model(folder: Path, disable_dynamic: bool = False):
     """MODEL. disable_dynamic: as the host's own loaders have it; this model is never loaded dynamically."""
-    described = _config(folder / "unet")
+    described = read_config(folder / "unet")
     config = ToyWorldModel(_unet_config(described))
     head_channels = described["block_out_channels"][0] // described["attention_head_dim"][0]  # the latter: heads
     config.unet_config |= {"num_heads": -1, "num_head_channels": head_channels}
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.V_PREDICTION)
     names = comfy.utils.unet_to_diffusers(config.unet_config)
-    weights = _weights(folder / "unet")
+    weights = read_weights(folder / "unet")
     model.diffusion_model.load_state_dict({names[key]: value for key, value in weights.items()})
     device = comfy.model_management.get_torch_device()
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
@@ -78,11 +78,11 @@ def _unet_config(described: dict) -> dict:
 def load_clip(folder: Path):
     """CLIP, with the world's own words and the user's embeddings folder."""
     keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
-    described = _config(folder / "text_encoder")
+    described = read_config(folder / "text_encoder")
     encoder = {key: described[key] for key in (*keys, "max_position_embeddings", "eos_token_id")}
     model = comfy.sd1_clip.SD1ClipModel(dtype=torch.float32, model_options={"clip_l_model_config": encoder})
     part = model.clip_l.transformer
-    weights = {key.removeprefix("text_model."): v for key, v in _weights(folder / "text_encoder").items()}
+    weights = {key.removeprefix("text_model."): v for key, v in read_weights(folder / "text_encoder").items()}
     table = part.get_input_embeddings()  # which the host makes of CLIP's size, with CLIP's special tokens below
     part.set_input_embeddings(type(table)(described["vocab_size"], described["hidden_size"], dtype=torch.float32))
     model.clip_l.special_tokens = {name: described[f"{key}_token_id"] for name, key in SPECIAL_TOKENS.items()}
@@ -109,7 +109,7 @@ def load_clip(folder: Path):
 
 def load_vae(folder: Path):
     """VAE."""
-    described = _config(folder / "vae")
+    described = read_config(folder / "vae")
     widths = described["block_out_channels"]
     shape = {
         "double_z": True,
@@ -123,7 +123,7 @@ def load_vae(folder: Path):
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    weights = {vae_key(key, len(widths)): value for key, value in _weights(folder / "vae").items()}
+    weights = {vae_key(key, len(widths)): value for key, value in read_weights(folder / "vae").items()}
     for key, value in weights.items():
         if ".attn_1." in key and key.endswith("weight") and value.ndim == 2:
             weights[key] = value[:, :, None, None]  # the original code's attention is of 1x1 convolutions
@@ -153,11 +153,11 @@ def vae_key(key: str, levels: int) -> str:
     return key
 
 
-def _config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """float32: the model is so small that half precision wins nothing."""
     (file,) = folder.glob("*.safetensors")
     return {key: value.float() for key, value in comfy.utils.load_torch_file(str(file), safe_load=True).items()}

@@ -6,6 +6,7 @@ velocity is eps - x0. A text stands for a subject, as on all large transformers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +23,18 @@ from ..models.diffusers.loading import load_pipeline
 from ..models.diffusers.z_image import Z
 from ..models.families import TOY_FLOW
 from ..models.joint_attention import JointLayout
-from . import LATENT_CHANNELS, LATENT_SIZE, MODEL_FOLDER
+from . import LATENT_SIZE, MODEL_FOLDER
 
-PATCH = 2  # latent pixels, a side
+FOLDER = MODEL_FOLDER / "transformer"
+#: A width of 288 is a multiple of 96: other implementations round the feed-forward's width to a multiple of 256.
+SIZES = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+(PATCH,) = SIZES["all_patch_size"]  # latent pixels, a side
 PATCHES = LATENT_SIZE // PATCH  # a side
 KIND = f"{PATCH}-1"  # diffusers' key of the layers for patches of this size
-TOKENS, TEXT_WIDTH = 32, 128  # of a prompt
-SIZES = {
-    "all_patch_size": (PATCH,),
-    "in_channels": LATENT_CHANNELS,
-    "dim": 288,  # a multiple of 96: other implementations round the feed-forward's width to a multiple of 256
-    "n_layers": 4,
-    "n_refiner_layers": 1,
-    "n_heads": 6,
-    "n_kv_heads": 6,
-    "cap_feat_dim": TEXT_WIDTH,
-    "axes_dims": [16, 16, 16],
-    "axes_lens": [256, 64, 64],
-    "rope_theta": 256.0,
-    "t_scale": 1000.0,
-}
+TOKENS = 32  # of a prompt
 MODULATION = 256  # width of what the noise level is told by
 SHIFT = 3.0  # of the noise levels at which it is trained and drawn: Z-Image's
-WEIGHTS = MODEL_FOLDER / "transformer" / "diffusion_pytorch_model.safetensors"
+WEIGHTS = FOLDER / "diffusion_pytorch_model.safetensors"
 
 
 def empty_transformer() -> ZImageTransformer2DModel:

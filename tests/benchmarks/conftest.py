@@ -20,7 +20,7 @@ def small(monkeypatch):
     monkeypatch.setitem(pairs.PROMPTS, "test", (("sketch", "hat", "beach"),))
     for module in (training, guidance):
         monkeypatch.setattr(module, "SAMPLES", 2)
-    monkeypatch.setattr(training, "STEPS", (1, 2))
+    monkeypatch.setattr(training, "STEPS_OF", {"unet": (1, 2), "transformer": (1, 2)})
     for model, (alignment, _) in methods.TRAININGS.items():
         monkeypatch.setitem(methods.TRAININGS, model, (alignment, 1))
     monkeypatch.setitem(methods.METHODS, "ti", methods.Word(steps=3))

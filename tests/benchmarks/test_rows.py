@@ -70,6 +70,27 @@ def test_trainings_are_measured_at_each_step_kept_and_not_computed_again(monkeyp
     assert (tmp_path / "chart.png").stat().st_size > 0
 
 
+def test_the_transformer_is_trained_with_a_text_for_the_subject(tmp_path, run, small):
+    file = tmp_path / "rows.jsonl"
+    asked = ["run", "--model", "transformer", "--methods", "base", "delta", "--seeds", 0, "--one-prompt-each"]
+    run(*asked, "--results", file)
+    found = rows.read_rows(file)
+    assert [(row["method"], row["step"]) for row in found] == [
+        ("base", 0),
+        ("base, photo", 0),
+        ("delta", 1),
+        ("delta", 2),
+    ]
+    assert all(0 <= row[name] <= 1 for row in found for name in ("text_alignment", "attention_share"))
+    assert not {cell["cell"] for cell in rows.read_cells(file)} & {rows.cell_key(cell) for cell in Run().cells()}
+
+
+def test_each_individual_can_have_a_prompt_of_its_own():
+    cells = list(Run(methods=("ti_db", "delta"), seeds=(0,), one_prompt_each=True).cells())
+    assert len(cells) == 12 and {len(cell.prompts) for cell in cells} == {1}
+    assert len({cell.prompts for cell in cells}) == len({cell.individual for cell in cells}) == 6
+
+
 def test_guidance_of_weight_nothing_is_no_guidance(tmp_path, run, small):
     file = tmp_path / "rows.jsonl"
     run("guide", "--parts", "unguided", "pick", "--results", file)

@@ -19,13 +19,21 @@ from palp_core.toyworld import MODEL_FOLDER
 from palp_core.toyworld.evaluators import Target, load_evaluators
 from palp_core.toyworld.metrics import judge
 from palp_core.toyworld.scenes import new_individual
-from palp_core.toyworld.world import ALIGNMENT, GUIDANCE_SCALE, SAMPLING_STEPS, as_pictures, references
+from palp_core.toyworld.world import (
+    ALIGNMENT,
+    GUIDANCE_SCALE,
+    SAMPLING_STEPS,
+    as_pictures,
+    load_world,
+    references,
+)
 from palp_core.training.loop import Training
 
 pytestmark = pytest.mark.host
 
 PROMPT = "a sketch of a cat with a hat on the beach"
 WORLD = {"subject": "cat", "individual": 1, "style": "sketch", "accessory": "hat", "place": "beach", "photos": 2}
+WORLD["network"] = "unet"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +94,22 @@ def test_denoiser_is_that_of_diffusers(demo_model, pipeline):
     alphas = pipeline.scheduler.alphas_cumprod
     sigmas = ((1 - alphas) / alphas).sqrt()
     torch.testing.assert_close(model.model.model_sampling.sigmas, sigmas, atol=1e-4, rtol=1e-4)
+
+
+def test_transformer_is_that_of_diffusers(demo_model):
+    from palp_pack.nodes.host.backbone import ComfyBackbone
+    from palp_pack.nodes.host.demo_transformer import load_transformer
+
+    parts = load_transformer(MODEL_FOLDER), demo_model.load_clip(MODEL_FOLDER), demo_model.load_vae(MODEL_FOLDER)
+    ours, theirs = ComfyBackbone(*parts), load_world("cpu", "transformer").backbone
+    assert ours.family == theirs.family and ours.native_resolution == theirs.native_resolution == 64
+    torch.testing.assert_close(ours.levels.sigmas, theirs.levels.sigmas, rtol=1e-4, atol=0)
+    assert ours.projections().keys() == theirs.projections().keys()
+    noisy, sigma = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 4.0])
+    with torch.no_grad():
+        denoised = [b.denoise(noisy, sigma, [b.encode_prompt(PROMPT, {})]) for b in (ours, theirs)]
+    torch.testing.assert_close(*denoised, atol=1e-4, rtol=1e-3)
+    assert ours.token_positions(PROMPT, "cat", {}) == theirs.token_positions(PROMPT, "cat", {})
 
 
 @torch.inference_mode()

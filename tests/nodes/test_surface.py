@@ -16,7 +16,7 @@ NODES = {
     "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects",
     "PALP_LoadLora": "model clip lora_name strength",
-    "PALP_DemoWorld": "subject individual style accessory place photos",
+    "PALP_DemoWorld": "subject individual style accessory place photos network",
     "PALP_TextualInversionTrain": "model clip vae images name initial_word kind vectors steps learning_rate hold_norm "
     "regularization seed overwrite templates captions masks options",
     "PALP_PickAndDraw": "model clip vae image prompt subject_word class_word pick_weight draw_weight step_size "
