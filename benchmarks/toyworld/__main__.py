@@ -9,6 +9,7 @@ import tyro
 from . import __doc__ as description
 from .commands import Chart, Compare, Guide, Run, Table
 from .heatmaps import Heatmaps
+from .layers import Layers
 from .looks import Looks
 from .model import Model, Range
 from .scores import Scores
@@ -17,6 +18,7 @@ COMMANDS = {
     "run": Run,
     "guide": Guide,
     "heatmaps": Heatmaps,
+    "layers": Layers,
     "looks": Looks,
     "scores": Scores,
     "table": Table,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks.toyworld import looks, pairs, scores
-from benchmarks.toyworld.heatmaps import full_scenes, look, overlap, separation
+from benchmarks.toyworld.heatmaps import ROLES, full_scenes, look, overlap, separation
+from benchmarks.toyworld.layers import ALL, by_layer
 from palp_core.toyworld.scenes import new_individual
 from palp_core.toyworld.world import PAPERS_ALIGNMENT, load_world
 
@@ -29,6 +30,13 @@ def test_words_look_at_what_they_name():
     looked = [look(world, scene) for scene in full_scenes(12, 6)]
     for role in ("subject", "accessory", "place"):
         assert np.mean([separation(one.heat[role], getattr(one.picture, role)) for one in looked]) > 0.75, role
+
+
+def test_all_layers_of_the_transformer_together_find_a_subject():
+    world = load_world("cpu", "transformer")
+    found = [by_layer(world, scene) for scene in full_scenes(6, 6)]
+    assert len(found[0]) == 5  # four layers in which picture and prompt are together, and all of them
+    assert np.mean([areas[ALL][ROLES.index("subject")] for areas in found]) > 0.85
 
 
 def test_scores_are_compared_on_one_and_the_same_noisy_photo(monkeypatch, capsys, run):
