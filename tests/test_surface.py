@@ -32,7 +32,7 @@ REPO = Path(__file__).parents[1]
 SHARED = "model images masks initial-embedding out resume device precision steps batch-size resolution "
 SHARED += "gradient-checkpointing max-grad-norm seed learning-rate"
 OPTIONS = {
-    "demo": "out subject target-prompts seed steps json",
+    "demo": "out subject target-prompts seed network steps json",
     "train": f"{SHARED} class-word target-prompt personalization-prompt trigger file-name embedding-learning-rate rank "
     "subject-word clean-prompt alignment-weight noise rescale score push alpha beta negative-prompt",
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",

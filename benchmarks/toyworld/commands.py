@@ -10,7 +10,7 @@ from pathlib import Path
 from palp_core.files.images import write_image
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
-from palp_core.toyworld.world import DemoModel, ToyTraining, load_world
+from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining, load_world
 
 from . import guidance, training
 from .chart import curves
@@ -32,7 +32,7 @@ from .model import subject_alignment_ranges
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, prompts_of_trainings
 from .rows import FOLDER, GUIDANCE_RESULTS, RESULTS, RESULTS_OF, BySteps, at_step, chosen, compute, nothing_shared
 from .statistics import differences, steps_of_equal_alignment, table
-from .training import TRAINING_OF, TrainingCell
+from .training import TrainingCell
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..files.safetensors_file import reserve
+from ..toyworld import DemoModel
 from ..toyworld.scenes import ClassWord
 from ..training.loop import Step
 from .output import show
@@ -30,8 +31,10 @@ class Demo:
     target_prompts: tuple[str, ...] = ()
     #: Chooses which individual it is, and everything else that is random.
     seed: int = 1
-    #: Trains each method for so many steps.
-    steps: int = 140
+    #: Trains the UNet, of Stable Diffusion's kind, or the transformer, of Z-Image's kind, which takes fewer steps.
+    network: DemoModel = "unet"
+    #: Trains each method for so many steps; none takes 140 for the UNet and 60 for the transformer.
+    steps: int | None = None
     #: Prints the figures as JSON in place of the table.
     json: bool = False
 
@@ -41,13 +44,13 @@ class Demo:
 
         prompts = self.target_prompts or demo.DEFAULT_PROMPTS
         reserve(self.out, "demo", overwrite=True)
-        world = load_world()
-        with tqdm(total=self.steps * (1 + len(prompts)), unit="step") as bar:
+        world, steps = load_world(model=self.network), self.steps or demo.STEPS[self.network]
+        with tqdm(total=steps * (1 + len(prompts)), unit="step") as bar:
 
             def report(method: str, _step: Step) -> None:
                 bar.set_description(demo.METHODS[method], refresh=False)
                 bar.update()
 
-            result = demo.run_demo(world, self.subject, prompts, self.seed, self.steps, self.out, report)
+            result = demo.run_demo(world, self.subject, prompts, self.seed, steps, self.out, report)
         where = f"{self.out / 'demo.png'} shows them; beside it are the loss charts and the LoRA files."
         show(f"{demo.as_table(result)}\n{where}", demo.as_json(result), self.json)

@@ -5,8 +5,11 @@ trains the model is in `devtools.toyworld`.
 """
 
 from pathlib import Path
+from typing import Literal
 
 #: The embedded model in diffusers' layout.
 MODEL_FOLDER = Path(__file__).with_name("model")
 LATENT_CHANNELS = 8
 LATENT_SIZE = 16  # of a 64x64 picture
+#: The embedded UNet, which predicts v, or the transformer, which predicts a flow.
+DemoModel = Literal["unet", "transformer"]

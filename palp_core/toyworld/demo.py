@@ -15,6 +15,7 @@ from torch import Tensor
 from ..files.images import write_image
 from ..methods.alignment import AlignmentConfig
 from ..methods.result import save_run
+from ..models.wording import put_words
 from ..training.chart import loss_chart, rendered
 from ..training.loop import Step
 from .evaluators import Target
@@ -23,6 +24,7 @@ from .pictures import photos
 from .scenes import ClassWord, Individual, new_individual
 from .world import (
     ALIGNMENT,
+    DemoModel,
     ToyTraining,
     World,
     as_pictures,
@@ -38,10 +40,12 @@ DEFAULT_PROMPTS = (
     "a neon sign of a [V] with a balloon in the city at night",
     "a watercolor of a [V] with a scarf in the snow",
 )
+#: What shows the difference, and does not take long.
+STEPS: dict[DemoModel, int] = {"unet": 140, "transformer": 60}
 PICTURES = 8  # per prompt and model; four of them are shown
 SHOWN = 4
 #: palp: with this project's default score, and not the paper's.
-METHODS = {"base": "base model", "ti_db": "TI + LoRA", "palp": f"PALP ({ALIGNMENT.score.name})"}
+METHODS = {"base": "base model", "ti_db": "plain training", "palp": f"PALP ({ALIGNMENT.score.name})"}
 
 Report = Callable[[str, Step], None]
 
@@ -61,6 +65,7 @@ class DemoResult:
     subject_alignment_range: tuple[float, float]
     seed: int
     steps: int
+    network: DemoModel
 
 
 def run_demo(
@@ -76,7 +81,7 @@ def run_demo(
     plain = AlignmentConfig(weight=0.0)  # its training serves all prompts
     runs = [("ti_db", personalization(world, individual, prompts[0], steps, seed, plain), prompts)]
     runs += [("palp", personalization(world, individual, p, steps, seed, ALIGNMENT), (p,)) for p in prompts]
-    pictures = {"base": [paint(world, p.replace("[V]", class_word), {}, PICTURES, seed) for p in prompts]}
+    pictures = {"base": [paint(world, put_words(p, {"[V]": class_word}), {}, PICTURES, seed) for p in prompts]}
     charts = []
     for method, run, drawn_prompts in runs:
         history = []
@@ -85,7 +90,8 @@ def run_demo(
             report(method, step)
             if len(history) == steps:  # the LoRA is on the model inside the loop only
                 words = run.learner.result().words
-                drawn = [paint(world, prompt, words, PICTURES, seed) for prompt in drawn_prompts]
+                texts = [put_words(prompt, run.method.texts) for prompt in drawn_prompts]
+                drawn = [paint(world, text, words, PICTURES, seed) for text in texts]
         pictures[method] = pictures.get(method, []) + drawn
         save_run(run, out, f"{class_word}_{method}")
         title = METHODS[method] + (f": {drawn_prompts[0]}" if method == "palp" else "")
@@ -98,6 +104,7 @@ def run_demo(
         subject_alignment_range=subject_alignment_range(world, individual, targets, seed),
         seed=seed,
         steps=steps,
+        network=world.model,
     )
     write_image(torch.cat(charts), out / "loss.png")
     write_image(comparison(result), out / "demo.png")
@@ -164,6 +171,7 @@ def as_json(result: DemoResult) -> dict:
         "score": ALIGNMENT.score.name,
         "seed": result.seed,
         "steps": result.steps,
+        "network": result.network,
     }
 
 

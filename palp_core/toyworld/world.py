@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,14 +23,12 @@ from ..models.diffusers.loading import load_pipeline
 from ..models.prompts import PLACEHOLDER
 from ..models.sampling import sample, sampling_levels
 from ..training.loop import Training
-from . import LATENT_CHANNELS, LATENT_SIZE, MODEL_FOLDER, scenes
+from . import LATENT_CHANNELS, LATENT_SIZE, MODEL_FOLDER, DemoModel, scenes
 from .evaluators import Evaluators, Target, load_evaluators
 from .pictures import photos, picture
 from .scenes import ClassWord, Individual, Scene, new_individual
 from .transformer import load_transformer_pipeline
 
-#: The embedded UNet, which predicts v, or the transformer, which predicts a flow.
-DemoModel = Literal["unet", "transformer"]
 RESOLUTION = 64  # pixels
 #: Suits this model: less leaves elements of the prompt out, more burns colors and hides the subject.
 GUIDANCE_SCALE = 2.0
@@ -49,6 +46,7 @@ class World:
 
     backbone: DiffusersBackbone
     evaluators: Evaluators
+    model: DemoModel = "unet"
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,16 @@ class ToyTraining:
     photos: int = 1
 
 
+#: The transformer learns faster; its learning rate was chosen on tuning pairs of benchmarks/toyworld.
+TRAINING_OF: dict[DemoModel, ToyTraining] = {"unet": ToyTraining(), "transformer": ToyTraining(learning_rate=1e-3)}
+
+
 def load_world(device: str | None = None, model: DemoModel = "unet") -> World:
     """Load one of the two models, on CUDA if there is one and no device is named."""
     pipeline = load_pipeline(MODEL_FOLDER) if model == "unet" else load_transformer_pipeline()
     backbone = DiffusersBackbone(pipeline, device)
     backbone.pipeline.to(backbone.device)
-    return World(backbone, load_evaluators())
+    return World(backbone, load_evaluators(), model)
 
 
 def subject(individual: Individual, count: int = 4) -> Subject:
@@ -93,7 +95,7 @@ def personalization(
     training: ToyTraining | None = None,
 ) -> Training[Weights]:
     """Prepare a training that learns [V] from the individual's photos for a prompt that holds [V]."""
-    training = training or ToyTraining()
+    training = training or TRAINING_OF[world.model]
     config = PersonalizationConfig(
         steps=steps,
         learning_rate=training.learning_rate,

@@ -151,7 +151,8 @@ def test_sdxl_with_its_two_text_encoders_learns_and_draws(monkeypatch, tmp_path,
 
 def test_the_demo_tells_people_its_figures(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(demo, "PICTURES", 2)
-    palp(monkeypatch, "demo", "--steps", 1, "--target-prompts", "a photo of a [V]", "--out", tmp_path)
+    prompt = ("--target-prompts", "a photo of a [V]")
+    palp(monkeypatch, "demo", "--network", "transformer", "--steps", 1, *prompt, "--out", tmp_path)
     said = capsys.readouterr().out
     assert "PALP (delta)" in said and "±" in said and "demo.png shows them" in said
 
