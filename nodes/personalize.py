@@ -84,7 +84,8 @@ class PalpPersonalize(io.ComfyNode):
             path = train(run, progress, partial(save_run, run, name=name), folder, "PALP Personalize")
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
-        show_text(cls.hidden.unique_id, f"saved as {path.name}. Prompt: {file.info.prompt}")
+        notes = [note for one in everyone for note in one.notes]
+        show_text(cls.hidden.unique_id, " ".join([f"saved as {path.name}. Prompt: {file.info.prompt}", *notes]))
         chart, shown = progress.chart(cls)
         return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=shown)
 

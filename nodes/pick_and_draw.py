@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from comfy_api.latest import io
 
 from ..palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
 from .host.backbone import ComfyBackbone
 from .host.compat import ADVANCED
-from .host.guidance_inputs import as_conditioning, read_prompts, reference_latents, template_backbone
+from .host.guidance_inputs import as_conditioning, read_prompts, read_reference, template_backbone
 from .host.guided_sampling import GuidanceSource, guided_model
 from .host.reader import PromptReader
+from .host.session import show_text
 from .widgets import CATEGORY, widget
 
 SETTINGS = ("pick_weight", "draw_weight", "step_size", "iterations", "start_percent", "end_percent")
@@ -52,12 +55,15 @@ class PickAndDrawGuidance(io.ComfyNode):
             return io.NodeOutput(model, encoded[0])
         with torch.inference_mode(False):
             backbone = ComfyBackbone(model, clip, vae)
-            latents, latents_mask = reference_latents(backbone, image, mask, resolution)
+            latents, latents_mask, note = read_reference(backbone, image, mask, resolution)
             draws = base_model is not None and config.draw_weight > 0
             template = template_backbone(base_model, model, clip, vae) if draws else None
             node_id = cls.hidden.unique_id
             source = GuidanceSource(backbone, template, prompts, base_model, latents, latents_mask, config, node_id)
             conds = [as_conditioning(one) for one in encoded]
+        if note:
+            logging.warning(note)
+            show_text(node_id, note)
         return io.NodeOutput(guided_model(source, conds), encoded[0])
 
 

@@ -71,7 +71,8 @@ class TextualInversionTrain(io.ComfyNode):
 
             path = train(run, progress, save, folder, NAME)
         word = f"embedding:{path.stem}"
-        show_text(cls.hidden.unique_id, f"saved as {path.name}. Write {word} in any prompt, a space or comma after it.")
+        said = f"saved as {path.name}. Write {word} in any prompt, a space or comma after it."
+        show_text(cls.hidden.unique_id, " ".join([said, *concept.notes]))
         chart, shown = progress.chart(cls)
         known = clip_with_words(clip, {word: run.result.vectors})
         return io.NodeOutput(known, word, chart, ui=shown)

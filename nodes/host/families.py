@@ -33,18 +33,51 @@ def family_of(model, clip) -> Family:
     kind, config = type(base.model_config).__name__, base.model_config.unet_config
     if kind in STEP_DISTILLED:
         raise ModelError(f"model is {kind}, distilled to a few steps, of which nothing can be learned. {USE_THE_BASE}")
-    families = [f for f in FAMILIES.values() if _is_member(base, f)]
+    families = families_of_model(model)
     if not families:
         raise ModelError(f"model is of the family {kind}. {SUPPORTED}: load one of these.")
     latents = base.latent_format.latent_channels
     if base.concat_keys or config.get("in_channels", latents) not in (latents, 4 * latents):
         raise ModelError(f"model is an inpainting or editing model. {SUPPORTED}: load a text-to-image model.")
-    for family in families:
-        if _belongs(clip.cond_stage_model, family, config):
-            return family
-    raise ModelError(
-        f"clip ({type(clip.cond_stage_model).__name__}) does not belong to model ({kind}). Connect MODEL and CLIP of "
-        "the same family."
+    if not (fitting := _fitting(families, base, clip)):
+        raise _no_clip_of(base, clip)
+    return fitting[0]
+
+
+def families_of_model(model) -> list[Family]:
+    """Return the families that a MODEL may be of, by itself; none where it is not supported."""
+    return [family for family in FAMILIES.values() if _is_member(model.model, family)]
+
+
+def check_trained_on(model, clip, trained_on: str) -> None:
+    """Raise ModelError where MODEL and CLIP are of another family than a file, or do not belong together.
+
+    trained_on: the file's family, by its name. A MODEL that is not supported is left to be compared key by key, as one
+    that is distilled from a supported family.
+    """
+    check_clip(clip)
+    if not (families := families_of_model(model)):
+        return
+    wanted, fitting = FAMILIES[trained_on], _fitting(families, model.model, clip)
+    if wanted in families and not fitting:
+        raise _no_clip_of(model.model, clip)
+    if wanted not in fitting:
+        found = " or ".join(family.title for family in fitting or families)
+        raise ModelError(
+            f"Load a checkpoint of {wanted.title}, which the file was trained on, or a file that was trained on "
+            f"{found}, which model is of. A LoRA fits its own family only."
+        )
+
+
+def _fitting(families: list[Family], base, clip) -> list[Family]:
+    """Those families that a CLIP is of, too."""
+    return [f for f in families if _belongs(clip.cond_stage_model, f, base.model_config.unet_config)]
+
+
+def _no_clip_of(base, clip) -> ModelError:
+    return ModelError(
+        f"clip ({type(clip.cond_stage_model).__name__}) does not belong to model ({type(base.model_config).__name__}). "
+        "Connect MODEL and CLIP of the same family."
     )
 
 

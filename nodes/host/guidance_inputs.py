@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ...palp_core.errors import ModelError, PromptError, quoted
 from ...palp_core.models.backbone import Conditioning
-from ...palp_core.models.prompts import check_prompt
+from ...palp_core.models.prompts import check_prompt, check_weights, find_placeholders
+from ...palp_core.models.wording import replaced, without_article
 from ...palp_core.training.data import (
     check_image,
-    check_mask,
     encoded_image,
+    image_mask,
     latent_mask,
     resize_to_cover,
     training_size,
@@ -48,11 +49,14 @@ def read_prompts(
     named = {"prompt": prompt, "subject_word": subject_word, "class_word": class_word}
     for name, text in {**named, "reference_prompt": reference_prompt}.items():
         check_prompt(name, text)
+        check_weights(name, text, find_placeholders(subject_word))
     text, word = spelled_out(tokenizer, prompt), spelled_word(tokenizer, subject_word)
     if word.startswith("embedding:") and not class_word.strip():
         raise PromptError(f"class_word is empty. Say what {word} is, in a word that the plain model knows: cat.")
+    if without_article(word) == word:
+        class_word = without_article(class_word)  # which stands where the word does, behind its article
     class_word = class_word.strip() or word
-    reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of a {word}"
+    reference = spelled_out(tokenizer, reference_prompt).strip() or f"a photo of a {without_article(word)}"
 
     def found(text: str, word: str) -> Prompt:
         return Prompt(text, find(text, word))
@@ -67,12 +71,12 @@ def read_prompts(
 
 
 def class_prompt(prompt: str, word: str, class_word: str) -> str:
-    """The prompt with the class word in the place of the subject's, wherever that stands as a word.
+    """The prompt with the class word in the place of the subject's, wherever that stands as a word, and not repeated.
 
     The names of learned words are left alone: a cat beside embedding:my-cat.
     """
-    pattern = rf"(?P<subject>(?<!\w){re.escape(word)}(?!\w))|embedding:\S+"
-    return re.sub(pattern, lambda m: class_word if m["subject"] else m[0], prompt, flags=re.IGNORECASE)
+    pattern = re.compile(rf"(?P<subject>(?<!\w){re.escape(word)}(?!\w))|embedding:\S+", re.IGNORECASE)
+    return replaced(prompt, pattern, lambda match: class_word if match["subject"] else None)
 
 
 def as_conditioning(encoded: list) -> Conditioning:
@@ -89,10 +93,14 @@ def as_conditioning(encoded: list) -> Conditioning:
     return Conditioning({"cross_attn": context.clone(), **tensors})
 
 
-def reference_latents(
-    backbone: ComfyBackbone, image: Tensor, mask: Tensor | None, resolution: int
-) -> tuple[Tensor, Tensor | None]:
-    """image: (1, H, W, C); mask: (1, H, W). Returns (1, C, h, w) and (1, 1, h, w)."""
+class Reference(NamedTuple):
+    latents: Tensor  # (1, C, h, w)
+    mask: Tensor | None  # (1, 1, h, w)
+    note: str  # what is to be said of its mask, if anything
+
+
+def read_reference(backbone: ComfyBackbone, image: Tensor, mask: Tensor | None, resolution: int) -> Reference:
+    """image: (1, H, W, C), whose alpha is the mask where none is given; mask: (1, H, W)."""
     if len(image) != 1:
         raise PromptError(
             f"image holds {len(image)} pictures; the guidance takes one. Choose one, for example with ImageFromBatch."
@@ -102,9 +110,8 @@ def reference_latents(
     picture = check_image("image", image[0])
     size = training_size(*picture.shape[:2], resolution or backbone.native_resolution, backbone.family.side_multiple)
     latents = encoded_image(backbone, "image", resize_to_cover(picture, size))
-    if mask is None:
-        return latents, None
-    return latents, latent_mask(check_mask("mask", mask[0], picture), size, latents)
+    found, note = image_mask("", image[0], None if mask is None else mask[0])
+    return Reference(latents, None if found is None else latent_mask(found, size, latents), note)
 
 
 def template_backbone(base_model, model, clip, vae) -> ComfyBackbone | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...palp_core.errors import ModelError
 from ...palp_core.files.checks import DOWN, UP
 from ...palp_core.files.lora_file import LoraFile
+from .families import check_trained_on
 from .text import check_clip, clip_with_words, token_table
 
 #: Under which the host's loaders keep a LoRA that they do not put into the weights.
@@ -26,8 +27,10 @@ def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
     """Clones of MODEL, with the LoRA at this strength, and of CLIP, which knows the file's words as `embedding:NAME`.
 
     Returns (model, clip, left_out), left_out being the names of the file's projections that the MODEL does not have.
-    Raises ModelError when it has none of them, or one of another shape, or the CLIP is of another family.
+    Raises ModelError for a MODEL or a CLIP of another family, and for a MODEL that has none of them, or one of another
+    shape.
     """
+    check_trained_on(model, clip, file.info.family)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     _check_shapes(model, keys, file)
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(file.lora)), keys, log_missing=False)

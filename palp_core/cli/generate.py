@@ -13,7 +13,8 @@ from ..errors import ModelError, SettingError
 from ..files.embedding_file import described_word, load_embedding
 from ..files.images import write_picture
 from ..files.lora_file import LoraFile, load_lora_file
-from ..models.prompts import check_known, check_prompt, substitute
+from ..models.prompts import check_known, check_prompt
+from ..models.wording import put_words
 
 UNET_GUIDANCE = 7.5
 
@@ -142,7 +143,7 @@ def load_into_transformer(pipeline, architecture, trained: LoraFile) -> str:
     if trained.words:
         raise no_words(architecture)
     load_lora(pipeline, architecture, trained.lora)
-    return substitute(info.target_prompt, {subject.placeholder: subject.text for subject in info.subjects})
+    return put_words(info.target_prompt, {subject.placeholder: subject.text for subject in info.subjects})
 
 
 def free_paths(folder: Path, name: str, count: int) -> list[Path]:

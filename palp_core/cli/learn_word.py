@@ -18,7 +18,7 @@ from ..methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..models.backbone import Precision
 from ..training.loop import Training
 from . import session
-from .options import TextualInversionOptions, read_images, read_masks, training_backbone
+from .options import TextualInversionOptions, read_photos, training_backbone
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LearnWord:
 
     #: Loads this model: a diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
     model: Path
-    #: Learns from these images, 3 to 5, or one folder of them.
+    #: Learns from these images, 3 to 5, or a folder of them; a-masklabel.png or a_mask.png there is the mask of a.jpg.
     images: tuple[Path, ...]
     #: Says coarsely what they show, in one word that the model knows: cat, painting. Learning starts there.
     initial_word: str = ""
@@ -59,11 +59,12 @@ class LearnWord:
 
     def run(self) -> None:
         name = reserve(self.out, self.name, self.overwrite)
+        images, masks = read_photos(self.images, self.masks)
         concept = Concept(
-            read_images(self.images),
+            images,
             self.initial_word,
             self.kind,
-            read_masks(self.masks),
+            masks,
             self.templates,
             self.captions,
             load_embedding(self.initial_embedding) if self.initial_embedding else None,

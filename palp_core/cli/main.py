@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 
@@ -20,6 +21,7 @@ DESCRIPTION = "Prompt-aligned personalization (PALP) of diffusion models, withou
 
 
 def main() -> None:
+    logging.basicConfig(format="palp: %(message)s")
     # Where torchvision is missing, which we do not need, transformers says so twice in every command.
     set_verbosity_error()
     # What takes its place is unknown to the older diffusers that we support.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
@@ -10,7 +11,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from ..files.images import image_files, read_image
+from ..files.images import read_image, read_mask
+from ..files.photos import find_masks, find_photos
 from ..methods.alignment import AlignmentConfig
 from ..methods.personalization import PersonalizationConfig
 from ..methods.scores import SCORES
@@ -68,14 +70,21 @@ class AlignmentOptions(_AlignmentOptions):
         return AlignmentConfig(self.alignment_weight, kind(**chosen), self.noise, self.rescale)
 
 
-def read_images(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
-    """Read files, or one folder of them: (H, W, 3) in 0..1 each."""
-    return tuple(read_image(path) for path in image_files(paths))
+def read_photos(
+    paths: tuple[Path, ...], masks: tuple[Path, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    """Read files or folders: images (H, W, 3 or 4) in 0..1, and masks (H, W), those given or those beside the images.
 
-
-def read_masks(paths: tuple[Path, ...]) -> tuple[Tensor, ...]:
-    """Read the same as (H, W) in 0..1 each."""
-    return tuple(image.mean(dim=-1) for image in read_images(paths))
+    What is left out of the folders is printed.
+    """
+    found = find_photos(paths)
+    unused = ["the masks beside the images are left out, because --masks has others."] if masks and found.masked else []
+    for note in [*found.notes, *unused]:
+        print(f"palp: {note}", file=sys.stderr)
+    images = tuple(map(read_image, found.images))
+    if masks:
+        return images, tuple(map(read_mask, find_masks(masks)))
+    return images, tuple(mask and read_mask(mask) for mask in found.masks) if found.masked else ()
 
 
 def training_backbone(model: Path, device: str | None, precision: Precision):

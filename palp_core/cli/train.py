@@ -18,7 +18,7 @@ from ..methods.subjects import Subject
 from ..models.backbone import Precision
 from ..training.loop import Training
 from . import session
-from .options import AlignmentOptions, PersonalizationOptions, read_images, read_masks, training_backbone
+from .options import AlignmentOptions, PersonalizationOptions, read_photos, training_backbone
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Train:
 
     #: Loads this model: a diffusers folder, or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
     model: Path
-    #: Learns from these photos, or one folder of them.
+    #: Learns from these photos, or a folder of them; a-masklabel.png or a_mask.png there is the mask of a.jpg.
     images: tuple[Path, ...]
     #: Says what the subject is, in a word that the model knows: cat.
     class_word: str
@@ -57,11 +57,12 @@ class Train:
     def run(self) -> None:
         name = reserve(self.out, self.file_name, overwrite=True, argument="file_name")  # a number makes it free
         config = PersonalizationConfig(**asdict(self.settings), alignment=self.alignment.config())
+        images, masks = read_photos(self.images, self.masks)
         subject = Subject(
-            read_images(self.images),
+            images,
             self.class_word,
             personalization_prompt=self.personalization_prompt,
-            masks=read_masks(self.masks),
+            masks=masks,
             initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
             trigger=self.trigger,
         )

@@ -8,6 +8,7 @@ from ..errors import ModelError
 from ..models.backbone import WordVectors
 from ..models.diffusers.loading import Pipeline, pipeline_family
 from ..models.prompts import find_placeholders, substitute, too_long
+from ..models.wording import put_words
 from .embedding_file import Embedding
 from .lora_file import LoraFile
 
@@ -20,10 +21,13 @@ def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
     """
     _check_family(pipeline, file.info.family)
     pipeline.load_lora_weights({key: tensor.float() for key, tensor in file.lora.items()})
-    spelled = {
-        s.placeholder: s.text or _load_word(pipeline, s.embedding, file.words[s.embedding]) for s in file.info.subjects
+    tokens = {
+        s.placeholder: _load_word(pipeline, s.embedding, file.words[s.embedding])
+        for s in file.info.subjects
+        if not s.text
     }
-    return substitute(file.info.target_prompt, spelled)
+    texts = {s.placeholder: s.text for s in file.info.subjects if s.text}
+    return put_words(substitute(file.info.target_prompt, tokens), texts)
 
 
 def load_word_into(pipeline: Pipeline, word: Embedding, family: str, prompt: str) -> str:

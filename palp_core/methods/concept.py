@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
@@ -14,6 +14,7 @@ from ..files.embedding_file import Embedding, fitting_vectors
 from ..models.backbone import Backbone, WordVectors
 from ..models.prompts import check_prompt
 from ..training.data import check_images_and_masks
+from .subjects import named_without_article
 from .templates import SLOT, Kind
 
 MOST_VECTORS = 16
@@ -25,25 +26,30 @@ SPREAD = 0.05
 class Concept:
     """What the word stands for, and where it starts."""
 
-    #: Pictures of it, each (H, W, 3) in 0..1; sizes may differ. The paper has 3 to 5.
+    #: Pictures of it, each (H, W, 3) in 0..1; sizes may differ. The paper has 3 to 5. Of (H, W, 4) the alpha is the
+    #: mask, where none is given.
     images: tuple[Tensor, ...]
     #: The coarse word it starts from, one that the model knows: "cat", "painting". Empty with an initial embedding.
     initial_word: str = ""
     #: Which templates it is learned with: an object is in the picture, a style is how the picture is made.
     kind: Kind = "object"
-    #: For each image a mask (H, W) in 0..1, white where the concept is; empty where all of each image counts.
-    masks: tuple[Tensor, ...] = ()
+    #: For each image a mask (H, W) in 0..1, white where the concept is, or None; empty where all of each image counts.
+    masks: tuple[Tensor | None, ...] = ()
     #: Sentences with {} for the word, in place of the kind's own.
     templates: tuple[str, ...] = ()
     #: For each image a sentence that describes it, with {} for the word, in place of templates.
     captions: tuple[str, ...] = ()
     #: A word learned before, to start from in place of the initial word; it brings its number of vectors.
     initial_embedding: Embedding | None = None
+    #: What is to be said of it to whoever made it, in sentences, which are logged.
+    notes: tuple[str, ...] = field(default=(), init=False, compare=False)
 
     def __post_init__(self) -> None:
-        images, masks = check_images_and_masks("the concept", self.images, self.masks)
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "masks", masks)
+        word, article = named_without_article("initial_word", self.initial_word)
+        object.__setattr__(self, "initial_word", word)
+        for name, value in check_images_and_masks("the concept", self.images, self.masks)._asdict().items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "notes", article + self.notes)
         if self.kind not in get_args(Kind):
             raise SettingError(f"kind is {printable(repr(self.kind))}; it must be one of {', '.join(get_args(Kind))}.")
         check_prompt("initial_word", self.initial_word)

@@ -22,7 +22,8 @@ from ..models.backbone import Backbone, Conditioning, LearnedWords
 from ..models.families import Family
 from ..models.lora import attached_lora
 from ..models.memory import recomputed_in_backward
-from ..models.prompts import check_prompt, find_placeholders, substitute
+from ..models.prompts import check_prompt, find_placeholders
+from ..models.wording import put_words
 from ..settings import setting
 from ..training.config import TrainingConfig
 from ..training.data import Example, encode_examples
@@ -176,7 +177,7 @@ class Personalization:
 
     def encode(self, prompt: str, words: LearnedWords | None = None) -> Conditioning:
         """Encode a prompt that names subjects. words: as they are now, by default as they were at the start."""
-        return self.backbone.encode_prompt(substitute(prompt, self.texts), words or self.initial)
+        return self.backbone.encode_prompt(put_words(prompt, self.texts), words or self.initial)
 
     def class_photo(self, subject: Subject) -> str:
         """Return its photo's prompt without the subject: c_P."""

@@ -17,7 +17,8 @@ from ..files.lora_file import LoraFile, LoraInfo, SubjectInfo, save_lora_file
 from ..files.names import check_file_name
 from ..files.safetensors_file import save_somewhere
 from ..models.backbone import Backbone
-from ..models.prompts import embedding_prompt, substitute
+from ..models.prompts import embedding_prompt
+from ..models.wording import put_words
 from ..training.config import TrainingConfig
 from ..training.loop import Training
 from ..version import __version__
@@ -73,7 +74,7 @@ def describe(method: Personalization, weights: Weights, name: str) -> LoraFile:
         alpha=float(method.config.rank),
         target_prompt=method.target_prompt,
         clean_prompt=method.clean_prompt,
-        prompt=substitute(embedding_prompt(method.target_prompt, names), texts),
+        prompt=put_words(embedding_prompt(method.target_prompt, names), texts),
         steps=weights.steps,
         subjects=subjects,
         settings=_settings(method),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -11,7 +12,8 @@ from ..errors import PromptError, quoted
 from ..files.embedding_file import Embedding, fitting_vectors
 from ..files.lora_file import MOST_SUBJECTS
 from ..models.backbone import Backbone
-from ..models.prompts import check_known, check_placeholder, check_prompt, find_placeholders, substitute
+from ..models.prompts import check_known, check_placeholder, check_prompt, check_weights, find_placeholders
+from ..models.wording import put_words, without_article
 from ..training.data import check_images_and_masks
 
 #: Texts that mean nothing to a model; the first is what most trainers take.
@@ -22,7 +24,7 @@ TRIGGERS = ("ohwx", "zxcq", "vbnk", "wqpr", "jxdz", "kfqy", "mzvw", "xhqj")
 class Subject:
     """What one placeholder stands for."""
 
-    #: Photos, each (H, W, 3) in 0..1; sizes may differ.
+    #: Photos, each (H, W, 3) in 0..1; sizes may differ. Of (H, W, 4) the alpha is the mask, where none is given.
     images: tuple[Tensor, ...]
     #: The word for what it is, which the model knows: "cat". Its embedding is where the learned one starts.
     class_word: str
@@ -30,12 +32,14 @@ class Subject:
     placeholder: str = "[V]"
     #: y_P, the neutral prompt under which it is learned; empty for "a photo of" the placeholder.
     personalization_prompt: str = ""
-    #: For each image a mask (H, W) in 0..1, white where the subject is; empty where all of each image counts.
-    masks: tuple[Tensor, ...] = ()
+    #: For each image a mask (H, W) in 0..1, white where the subject is, or None; empty where all of each image counts.
+    masks: tuple[Tensor | None, ...] = ()
     #: A word learned before, to start from in place of the class word's embedding.
     initial_embedding: Embedding | None = None
     #: A rare text that stands before the class word where no word is learned; empty for one of TRIGGERS.
     trigger: str = ""
+    #: What is to be said of it to whoever made it, in sentences, which are logged.
+    notes: tuple[str, ...] = field(default=(), init=False, compare=False)
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder)
@@ -43,16 +47,34 @@ class Subject:
             raise PromptError(f"class_word of {self.placeholder} is empty. Say what the subject is, for example: cat.")
         if find_placeholders(self.class_word):
             raise PromptError(f"class_word {quoted(self.class_word)} holds a placeholder. Use a word the model knows.")
-        images, masks = check_images_and_masks(self.placeholder, self.images, self.masks)
+        article = self._left_out_article()
+        checked = check_images_and_masks(self.placeholder, self.images, self.masks)
         if not self.personalization_prompt.strip():
             object.__setattr__(self, "personalization_prompt", f"a photo of {self.placeholder}")
+        check_weights(f"personalization_prompt of {self.placeholder}", self.personalization_prompt, [self.placeholder])
         if self.placeholder not in find_placeholders(self.personalization_prompt):
             raise PromptError(
                 f"personalization_prompt {quoted(self.personalization_prompt)} does not name its subject "
                 f'{self.placeholder}. Write for example "a photo of {self.placeholder}".'
             )
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "masks", masks)
+        for name, value in checked._asdict().items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "notes", article + checked.notes)
+
+    def _left_out_article(self) -> tuple[str, ...]:
+        """Leave out the article of the class word; returns what is to be said of it."""
+        word, note = named_without_article(f"class_word of {self.placeholder}", self.class_word)
+        object.__setattr__(self, "class_word", word)
+        return note
+
+
+def named_without_article(name: str, word: str) -> tuple[str, tuple[str, ...]]:
+    """Return a word called `name` without its article, and what is to be said of it, which is logged."""
+    if (bare := without_article(word)) == word:
+        return word, ()
+    note = f"{name} is {quoted(word)}, and is read as {quoted(bare)}: an article stands in prompts, before [V]."
+    logging.warning(note)
+    return bare, (note,)
 
 
 def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
@@ -65,6 +87,7 @@ def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
             raise PromptError(f"placeholder {name} belongs to two subjects. Give each its own, such as [V] and [V2].")
     for what, text in _texts(subjects, target_prompt):
         check_prompt(what, text)
+    check_weights("target_prompt", target_prompt, names)
     if not find_placeholders(target_prompt):
         raise PromptError(
             f"target_prompt {quoted(target_prompt)} has no placeholder. Name the subject in it, for example "
@@ -84,8 +107,8 @@ def _texts(subjects: list[Subject], target_prompt: str) -> Iterator[tuple[str, s
     """What a user has written, each with its name."""
     yield "target_prompt", target_prompt
     for subject in subjects:
-        for field in ("class_word", "personalization_prompt", "trigger"):
-            yield f"{field} of {subject.placeholder}", getattr(subject, field)
+        for name in ("class_word", "personalization_prompt", "trigger"):
+            yield f"{name} of {subject.placeholder}", getattr(subject, name)
 
 
 def trigger_texts(subjects: list[Subject]) -> dict[str, str]:
@@ -107,8 +130,8 @@ def trigger_texts(subjects: list[Subject]) -> dict[str, str]:
 
 
 def with_class_words(prompt: str, subjects: list[Subject]) -> str:
-    """Replace each placeholder of a prompt by its subject's class word."""
-    return substitute(prompt, {subject.placeholder: subject.class_word.strip() for subject in subjects})
+    """Replace each placeholder of a prompt by its subject's class word, which is not repeated: a [V] cat -> a cat."""
+    return put_words(prompt, {subject.placeholder: subject.class_word.strip() for subject in subjects})
 
 
 def initial_vectors(backbone: Backbone, subject: Subject) -> dict[str, Tensor]:

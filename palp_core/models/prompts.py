@@ -30,6 +30,8 @@ WEIGHT = re.compile(r":([^():]+)\)")
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>|</?s>")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PLACEHOLDER = re.compile(r"\[[A-Za-z]\w*\]")
+#: A placeholder with a weight inside its brackets, as A1111 has it for other words.
+WEIGHT_INSIDE = re.compile(r"\[\s*([A-Za-z]\w*)\s*:\s*([-+.\d]+)\s*\]")
 
 
 def find_placeholders(prompt: str) -> list[str]:
@@ -67,9 +69,21 @@ def _is_usable(weight: str) -> bool:
         return True
 
 
+def check_weights(name: str, prompt: str, known: Iterable[str]) -> None:
+    """Raise PromptError when the prompt called `name` has a weight inside the brackets of a placeholder."""
+    by_name = {placeholder.strip("[]").lower(): placeholder for placeholder in known}
+    for found in WEIGHT_INSIDE.finditer(prompt):
+        if placeholder := by_name.get(found[1].lower()):
+            raise PromptError(
+                f"{name} holds {printable(found[0])}, with a weight inside the brackets. Write "
+                f"({placeholder}:{found[2]}) in ComfyUI. The command palp reads no weights: write {placeholder} there."
+            )
+
+
 def check_known(name: str, prompt: str, known: Iterable[str]) -> None:
     """Raise PromptError when the prompt called `name` uses a placeholder that no subject has."""
     known = list(known)
+    check_weights(name, prompt, known)
     for found in find_placeholders(prompt):
         if found not in known:
             raise PromptError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,12 +13,16 @@ from torch import Tensor
 
 from ..errors import ImageError, ModelError
 from ..models.backbone import Backbone
+from .masks import alpha_of, as_meant, on_grey
 
 SMALLEST_SIDE = 16
 
 
 def check_image(name: str, image: Tensor) -> Tensor:
-    """(H, W, 3 or 4) in 0..1 -> (H, W, 3) float32. Raises ImageError that calls the image `name`."""
+    """(H, W, 3 or 4) in 0..1 -> (H, W, 3) float32, over grey where it is transparent.
+
+    Raises ImageError that calls the image `name`.
+    """
     if image.ndim != 3 or image.shape[-1] not in (3, 4):
         raise ImageError(f"{name} has shape {tuple(image.shape)}; it must be (height, width, 3), colors in 0..1.")
     height, width = image.shape[:2]
@@ -26,7 +32,7 @@ def check_image(name: str, image: Tensor) -> Tensor:
         )
     if not torch.isfinite(image).all():
         raise ImageError(f"{name} holds values that are not finite (NaN or infinite). Check the node that made it.")
-    return image[..., :3].float().clamp(0, 1)
+    return on_grey(image.float().clamp(0, 1))
 
 
 def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
@@ -34,7 +40,8 @@ def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
     # Before its size: the host's mask of an opaque picture is black, and small.
     if mask.numel() == 0 or mask.max() <= 0:
         raise ImageError(
-            f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or remove it."
+            f"{name} is all black: no pixel belongs to the subject. Paint the subject white, or leave the mask out; "
+            "ComfyUI's Load Image makes a black one of a picture without transparency."
         )
     if mask.shape != image.shape[:2]:
         found, wanted = ("x".join(map(str, tuple(t.shape)[1::-1])) for t in (mask, image))
@@ -44,19 +51,45 @@ def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
     return mask.float().clamp(0, 1)
 
 
-def check_images_and_masks(
-    owner: str, images: tuple[Tensor, ...], masks: tuple[Tensor, ...]
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Images and masks of what is learned, each checked; masks may be none. Raises ImageError that names the owner."""
+class Checked(NamedTuple):
+    """Images and masks that can be learned from, and what is to be said of them."""
+
+    images: tuple[Tensor, ...]  # (H, W, 3) each
+    masks: tuple[Tensor, ...]  # (H, W) each, white where the subject is; one for each image, or none
+    notes: tuple[str, ...]
+
+
+def check_images_and_masks(owner: str, images: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Checked:
+    """Check what the owner is learned from, take inverted masks as they are meant, and log what is to be said of them.
+
+    images: (H, W, 3 or 4). masks: (H, W), one for each, or none at all; where one is None, its image's alpha is the
+    mask. Raises ImageError that names the owner.
+    """
     if not images:
         raise ImageError(f"images: {owner} has no image. Connect 1 to 8 photos of it.")
     if masks and len(masks) != len(images):
         raise ImageError(
             f"masks: {owner} has {len(images)} images but {len(masks)} masks. Connect one mask for each image, or none."
         )
-    images = tuple(check_image(f"image {i} of {owner}", image) for i, image in enumerate(images, 1))
-    pairs = enumerate(zip(masks, images, strict=False), 1)
-    return images, tuple(check_mask(f"mask {i} of {owner}", mask, image) for i, (mask, image) in pairs)
+    checked = [check_image(f"image {i} of {owner}", image) for i, image in enumerate(images, 1)]
+    pairs = enumerate(zip(images, masks or [None] * len(images), strict=True), 1)
+    found, notes = zip(*(image_mask(f"{i} of {owner}", *pair) for i, pair in pairs), strict=True)
+    notes = tuple(filter(None, notes))
+    for note in notes:
+        logging.warning(note)
+    if all(mask is None for mask in found):
+        return Checked(tuple(checked), (), notes)
+    filled = (torch.ones(i.shape[:2]) if mask is None else mask for mask, i in zip(found, checked, strict=True))
+    return Checked(tuple(checked), tuple(filled), notes)
+
+
+def image_mask(which: str, image: Tensor, mask: Tensor | None) -> tuple[Tensor | None, str]:
+    """Return an image's mask, given or its alpha, and what is to be said of it. which: "1 of [V]", for errors."""
+    if mask is not None:
+        name = f"mask {which}".rstrip()
+        return as_meant(name, check_mask(name, mask, image))
+    alpha = alpha_of(image)
+    return None if alpha is None else check_mask(f"the alpha of image {which}".rstrip(), alpha, image), ""
 
 
 def training_size(height: int, width: int, resolution: int, multiple: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -75,3 +76,11 @@ def test_letters_that_command_a_terminal_are_spelled_out(monkeypatch, capsys, tm
     info(monkeypatch, file)
     said = capsys.readouterr().out
     assert "\\x1b[2J\\x9b2J a cat" in said and "\x1b" not in said and "\x9b" not in said
+
+
+def test_the_package_itself_is_the_command(monkeypatch, capsys, tmp_path):
+    """`python -m palp_core`, for where the folder of scripts is not on the path."""
+    file = random_lora_file(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["palp_core", "info", str(file)])
+    runpy.run_module("palp_core", run_name="__main__")
+    assert capsys.readouterr().out.startswith(f"{file.name}: PALP")

@@ -237,4 +237,6 @@ def test_bytes_of_a_picture(place, content):
     path = place.with_suffix(".png")
     path.write_bytes(content)
     pixels = read(path, read_image)
-    assert pixels is None or (pixels.ndim == 3 and pixels.shape[2] == 3 and 0 <= pixels.min() and pixels.max() <= 1)
+    assert pixels is None or (
+        pixels.ndim == 3 and pixels.shape[2] in (3, 4) and 0 <= pixels.min() and pixels.max() <= 1
+    )

@@ -354,6 +354,21 @@ def test_the_class_word_takes_the_place_of_the_subject_but_not_of_other_names():
     prompt = "a Cat, (cat:1.2) and cats beside embedding:my-cat"
     assert class_prompt(prompt, "cat", "dog") == "a dog, (dog:1.2) and cats beside embedding:my-cat"
     assert class_prompt("a (embedding:my_cat:1.1), big", "embedding:my_cat", "cat") == "a (cat:1.1), big"
+    assert class_prompt("a embedding:my_cat cat, big", "embedding:my_cat", "cat") == "a cat, big"
+
+
+def test_an_article_and_a_class_word_beside_the_subject_are_not_repeated(both):
+    from palp_pack.nodes.host.guidance_inputs import read_prompts
+    from palp_pack.nodes.host.reader import PromptReader
+
+    model, clip, _ = both[1]
+    reader = PromptReader(model, clip)
+    read = read_prompts(clip.tokenizer, reader.find, "a sketch of a cat", "cat", "a dog", "")
+    assert (read.template.text, read.reference.text) == ("a sketch of a dog", "a photo of a cat")
+    read = read_prompts(clip.tokenizer, reader.find, "a sketch of a cat", "a cat", "a dog", "")
+    assert (read.template.text, read.reference.text) == ("a sketch of a dog", "a photo of a cat")
+    with pytest.raises(ValueError, match=r"prompt holds \[V:1\.2\].*Write \(\[V\]:1\.2\) in ComfyUI"):
+        read_prompts(clip.tokenizer, reader.find, "a [V:1.2]", "[V]", "cat", "")
 
 
 def test_a_layout_that_is_the_models_own_is_told(both, monkeypatch):
@@ -378,6 +393,24 @@ def test_where_the_word_is_hard_to_find_the_node_says_so(both, monkeypatch):
     sample(both[1], *execute(both[1], node_id="7"))
     ((node_id, text),) = shown
     assert node_id == "7" and "hardly anywhere in the reference picture. Connect a mask" in text
+
+
+def test_a_cut_out_reference_is_the_subject_and_not_its_background(both, monkeypatch, caplog):
+    """By Load Image's mask, which is the background's, and by the alpha of a picture that has one."""
+    from palp_pack.nodes import pick_and_draw
+    from palp_pack.nodes.host.guidance_inputs import read_reference
+
+    backbone = pick_and_draw.ComfyBackbone(*both[1])
+    image, alpha, shown = random(1, 64, 64, 3, seed=5).clamp(0, 1), torch.zeros(1, 64, 64), []
+    alpha[:, 16:48, 16:48] = 1
+    right = read_reference(backbone, image, alpha, 64)
+    inverted = read_reference(backbone, image, 1 - alpha, 64)
+    transparent = read_reference(backbone, torch.cat([image, alpha[..., None]], dim=-1), None, 64)
+    assert torch.equal(right.mask, inverted.mask) and torch.equal(right.mask, transparent.mask)
+    assert right.note == transparent.note == "" and inverted.note.startswith("mask is white all round")
+    monkeypatch.setattr(pick_and_draw, "show_text", lambda *texts: shown.append(texts))
+    execute(both[1], node_id="7", mask=1 - alpha)
+    assert shown == [("7", inverted.note)] and inverted.note in caplog.text
 
 
 def test_two_guidances_of_one_model_both_load_their_layouts_model(both, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,11 +18,20 @@ KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
 @pytest.fixture
-def parts(host, comfyui_path, tmp_path):
-    """MODEL and CLIP with random weights."""
-    make_tokenizer = host_models.host_tokenizer(comfyui_path)
-    pipeline = tiny_pipeline("sd1", tmp_path, make_tokenizer=make_tokenizer)
-    return host_models.host_parts(pipeline, "sd1", "epsilon")[:2]
+def make(host, comfyui_path, tmp_path):
+    """Maker of MODEL and CLIP with random weights."""
+
+    def made(family: str) -> tuple:
+        make_tokenizer = host_models.host_tokenizer(comfyui_path)
+        pipeline = tiny_pipeline(family, tmp_path / family, make_tokenizer=make_tokenizer)
+        return host_models.host_parts(pipeline, family, "epsilon")[:2]
+
+    return made
+
+
+@pytest.fixture
+def parts(make):
+    return make("sd1")
 
 
 def weight_keys(model) -> dict[str, str]:
@@ -86,6 +97,51 @@ def test_a_projection_that_the_model_does_not_have_is_named_and_not_counted(part
     assert left_out == ["lora_unet_elsewhere"]
     assert report(file, left_out).startswith("1 of 2 keys matched; the model does not have lora_unet_elsewhere.")
     assert changed(before, patched) == {weight_keys(model)[QUERY]}
+
+
+@pytest.mark.parametrize(
+    ("trained", "loaded", "message"),
+    [
+        ("sd1", "sdxl", r"checkpoint of Stable Diffusion 1\.x, .* trained on SDXL, which model is of"),
+        ("sd1", "sd2", r"checkpoint of Stable Diffusion 1\.x, .* trained on Stable Diffusion 2\.x, which model is of"),
+        ("z_image", "sd1", r"checkpoint of Z-Image, .* trained on Stable Diffusion 1\.x, which model is of"),
+        ("toy_flow", "sdxl", r"checkpoint of the demo world's transformer, .* trained on SDXL"),
+    ],
+)
+def test_a_file_of_another_family_is_refused_before_anything_is_applied(
+    make, parts, tmp_path, trained, loaded, message
+):
+    """Even where keys match, as those of Stable Diffusion 1.x in SDXL do."""
+    from palp_pack.nodes.host.lora import apply_lora_file
+
+    file = file_with(tmp_path, parts[0])
+    file = replace(file, info=replace(file.info, family=trained))
+    model, clip = make(loaded)
+    before = weights(model)
+    with pytest.raises(ValueError, match=message):
+        apply_lora_file(model, clip, file, 1.0)
+    assert not model.patches and changed(before, model) == set()
+
+
+def test_a_clip_of_another_family_is_refused(make, parts, tmp_path):
+    from palp_pack.nodes.host.lora import apply_lora_file
+
+    with pytest.raises(ValueError, match=r"clip \(SDXLClipModel\) does not belong to model \(SD15\)"):
+        apply_lora_file(parts[0], make("sdxl")[1], file_with(tmp_path, parts[0]), 1.0)
+
+
+def test_a_model_that_is_not_supported_is_compared_key_by_key(parts, tmp_path):
+    from palp_pack.nodes.host.lora import apply_lora_file
+    from palp_pack.nodes.load_lora import report
+
+    class OfAnotherKind(type(parts[0].model)):
+        """As the host's classes of editing models are."""
+
+    model, clip = parts
+    file = file_with(tmp_path, model)
+    model.model.__class__ = OfAnotherKind
+    _, _, left_out = apply_lora_file(model, clip, file, 1.0)
+    assert report(file, left_out).startswith("2 of 2 keys matched.")
 
 
 def wider(lora: dict) -> None:

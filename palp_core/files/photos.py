@@ -1,0 +1,133 @@
+"""Photos as phones and tools leave them in a folder: with masks, captions and files of the system beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FileError
+from .images import INSTALL_HEIF, is_heif, is_picture
+
+#: What the system puts beside pictures; so are all files whose name begins with a dot.
+OF_THE_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+CAPTIONS = (".txt", ".caption")
+#: Of a file with such a suffix that cannot be read it is said so: it was meant.
+MEANT = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+#: NAME-masklabel.png is OneTrainer's mask of NAME.jpg, NAME-condlabel.png a picture that is not learned.
+MASK = re.compile(r"(.+)(-masklabel|[-_.]mask)", re.IGNORECASE)
+CONDITION = re.compile(r".+-condlabel", re.IGNORECASE)
+#: kohya's folders: how often a picture is repeated, and a name.
+KOHYA = re.compile(r"(\d+)_.+")
+MOST_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Which pictures are learned from."""
+
+    images: tuple[Path, ...]
+    #: One for each image, None where it has none.
+    masks: tuple[Path | None, ...]
+    #: What is to be said of the folders, in sentences: what is left out, and why.
+    notes: tuple[str, ...]
+
+    @property
+    def masked(self) -> bool:
+        """Whether a mask lies beside any of them."""
+        return any(self.masks)
+
+
+def find_photos(paths: Sequence[Path]) -> Photos:
+    """Find the pictures among files and in folders, in the order of their names, and the mask beside each.
+
+    Raises FileError where there are none.
+    """
+    notes: list[str] = []
+    found = {file: _why_left_out(file, file in paths) for file in _files(paths, notes)}
+    pictures = [file for file, reason in found.items() if reason is None]
+    called = {file: _pictures_of_mask(file, pictures, file in paths) for file in pictures}
+    masks = {file: whose for file, whose in called.items() if whose is not None}
+    left_out = {file: reason for file, reason in found.items() if reason is not None}
+    left_out |= {file: "a mask without its picture" for file, whose in masks.items() if not whose}
+    if left_out:
+        notes.append(f"left out: {_listed(left_out)}.")
+    images = tuple(file for file in pictures if file not in masks)
+    if not images:
+        raise FileError(" ".join([f"there are no pictures in {', '.join(map(str, paths))}.", *notes]))
+    mask_of = {image: mask for mask, whose in masks.items() for image in whose}
+    return Photos(images, tuple(map(mask_of.get, images)), tuple(notes))
+
+
+def find_masks(paths: Sequence[Path]) -> list[Path]:
+    """Find the masks among files and in folders, in the order of their names. Raises FileError where there are none."""
+    found = [file for file in _files(paths, []) if _why_left_out(file, file in paths) is None]
+    if not found:
+        raise FileError(f"there are no masks in {', '.join(map(str, paths))}.")
+    return found
+
+
+def _files(paths: Sequence[Path], notes: list[str]) -> list[Path]:
+    """All files that are named, or lie in a folder that is, each once. Raises FileError for one that is not there."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise FileError(f"there is no image {path}.")
+        files += _in_folder(path, notes) if path.is_dir() else [path]
+    return list(dict.fromkeys(files))
+
+
+def _in_folder(folder: Path, notes: list[str]) -> Iterator[Path]:
+    """All that lies in a folder, and in kohya's folders in it, of which a note is made."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and (repeated := KOHYA.fullmatch(path.name)):
+            times = f"that its pictures are repeated {repeated[1]} times is not heeded"
+            notes.append(f"{path.name} is read as a folder of kohya's; {times}.")
+            yield from sorted(path.iterdir())
+        else:
+            yield path
+
+
+def _why_left_out(file: Path, named: bool) -> str | None:
+    """Return why a file is no picture to learn from, which may be plain (""); None where it is one.
+
+    named: whether the user has named it, and not its folder; what cannot be read is an error then.
+    """
+    if file.is_dir():
+        return "a folder"
+    if file.name.startswith(".") or file.name.lower() in OF_THE_SYSTEM:
+        return ""
+    if file.suffix.lower() in CAPTIONS:
+        return "captions in files are not read"
+    if CONDITION.fullmatch(file.stem):
+        return "not a photo"
+    if named or is_picture(file):
+        return None
+    if is_heif(file):
+        return INSTALL_HEIF
+    return None if file.suffix.lower() in MEANT else ""
+
+
+def _pictures_of_mask(file: Path, pictures: Sequence[Path], named: bool) -> list[Path] | None:
+    """Return the pictures that a file is the mask of, beside which it lies; None where it is a photo itself.
+
+    A file that is called as a mask and has no picture is a photo only where the user has named it.
+    """
+    if not (called := MASK.fullmatch(file.stem)):
+        return None
+    whose = [p for p in pictures if p.parent == file.parent and p.stem.lower() == called[1].lower()]
+    return whose or (None if named else [])
+
+
+def _listed(left_out: dict[Path, str]) -> str:
+    """Name files in one line, each reason once, behind the files that it is true of."""
+    groups: dict[str, list[str]] = {}
+    for file, reason in left_out.items():
+        groups.setdefault(reason, []).append(file.name)
+    return ", ".join(_named(names) + (f" ({reason})" if reason else "") for reason, names in groups.items())
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,90 @@
+"""`palp train` and `palp learn-word` on a folder as phones and tools leave it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from devtools.random_models import pictures, tiny_pipeline
+from palp_core.cli import main as cli
+from palp_core.cli.options import read_photos
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    tiny_pipeline("sd1", tmp_path / "made").save_pretrained(tmp_path / "model", safe_serialization=True)
+    return tmp_path / "model"
+
+
+def write(pixels: torch.Tensor, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray((pixels * 255).byte().numpy()).save(path)
+
+
+PHOTO, OTHER = pictures((64, 64), (64, 64))
+SHAPE = torch.zeros(64, 64)
+SHAPE[16:48, 16:48] = 1
+
+
+def palp(monkeypatch, command: str, model: Path, images: Path, out: Path, *more) -> dict[str, torch.Tensor]:
+    """What was learned."""
+    shared = ["--model", model, "--images", images, "--out", out, "--steps", 2, "--resolution", 64, *more]
+    own = {
+        "train": ["--class-word", "cat", "--target-prompt", "a sketch of [V]", "--rank", 2, "--alignment-weight", 0],
+        "learn-word": ["--initial-word", "c"],
+    }
+    monkeypatch.setattr(sys, "argv", ["palp", command, *map(str, [*shared, *own[command]])])
+    cli.main()
+    return load_file(next(out.glob("*.safetensors")))
+
+
+@pytest.mark.parametrize("command", ["train", "learn-word"])
+def test_masks_beside_photos_are_used_and_what_is_left_out_is_listed(monkeypatch, capsys, tmp_path, model, command):
+    plain, tidy, messy, masks = (tmp_path / name for name in ("plain", "tidy", "messy", "masks"))
+    for folder in (plain, tidy, messy):
+        write(PHOTO, folder / "a.png")
+    write(SHAPE, messy / "a-masklabel.png")
+    write(1 - SHAPE, masks / "1.png")  # inverted, as ComfyUI has it
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "a.txt"):
+        (messy / name).write_bytes(b"\0\1")
+    whole = palp(monkeypatch, command, model, plain, tmp_path / "out_plain")
+    given = palp(monkeypatch, command, model, tidy, tmp_path / "out_tidy", "--masks", masks)
+    assert capsys.readouterr().err.count("left out") == 0
+    found = palp(monkeypatch, command, model, messy, tmp_path / "out_messy")
+    said = "palp: left out: .DS_Store, ._a.png, Thumbs.db, a.txt (captions in files are not read)."
+    assert said in capsys.readouterr().err.splitlines()
+    assert all(torch.equal(found[key], given[key]) for key in given)
+    assert any(not torch.equal(whole[key], given[key]) for key in whole.keys() & given.keys())
+
+
+def test_masks_are_none_where_there_are_none_beside_a_photo(tmp_path, capsys):
+    for name, pixels in (("a.png", PHOTO), ("b.png", OTHER), ("b_mask.png", SHAPE)):
+        write(pixels, tmp_path / name)
+    images, masks = read_photos((tmp_path,), ())
+    assert len(images) == 2 and masks[0] is None and torch.equal(masks[1], SHAPE)
+    write(SHAPE, tmp_path / "given" / "a.png")
+    _, masks = read_photos((tmp_path,), (tmp_path / "given",) * 1)
+    assert len(masks) == 1
+    assert "the masks beside the images are left out, because --masks has others." in capsys.readouterr().err
+
+
+def test_a_cut_out_picture_is_masked_by_its_alpha(monkeypatch, tmp_path, model):
+    write(torch.cat([PHOTO, SHAPE[..., None]], dim=-1), tmp_path / "cut_out" / "a.png")
+    hidden = torch.where(SHAPE[..., None] > 0, PHOTO, OTHER)
+    write(torch.cat([hidden, SHAPE[..., None]], dim=-1), tmp_path / "hidden" / "a.png")
+    first, second = (
+        palp(monkeypatch, "train", model, tmp_path / name, tmp_path / f"out_{name}") for name in ("cut_out", "hidden")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_what_is_said_of_a_mask_is_a_line_of_the_command(monkeypatch, tmp_path, model, caplog):
+    write(PHOTO, tmp_path / "photos" / "a.png")
+    write(1 - SHAPE, tmp_path / "photos" / "a_mask.png")
+    palp(monkeypatch, "train", model, tmp_path / "photos", tmp_path / "out")
+    assert "mask 1 of [V] is white all round" in caplog.text

@@ -1,0 +1,65 @@
+"""Words in the place of placeholders: as a person would write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from palp_core.models.prompts import check_known, check_weights
+from palp_core.models.wording import put_words, without_article
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "expected"),
+    [
+        ("a [V] in Paris", "cat", "a cat in Paris"),
+        ("a [V] cat in Paris", "cat", "a cat in Paris"),
+        ("[V] cat", "cat", "cat"),
+        ("a [V] Cat, big", "cat", "a cat, big"),
+        ("a [V]  cat's hat", "cat", "a cat's hat"),
+        ("a cat [V] in Paris", "cat", "a cat in Paris"),
+        ("a [V] cat", "tabby cat", "a tabby cat"),
+        ("a [V] tabby cat", "tabby cat", "a tabby cat"),
+        ("a tabby [V]", "tabby cat", "a tabby cat"),
+        ("a [V] cat", "ohwx cat", "a ohwx cat"),
+        ("([V] cat:1.2)", "cat", "(cat:1.2)"),
+        ("a [V] caterpillar", "cat", "a cat caterpillar"),
+        ("a [V] cat-like hat", "cat", "a cat cat-like hat"),
+        ("a tomcat [V]", "cat", "a tomcat cat"),
+        ("[V] and a cat", "cat", "cat and a cat"),
+        ("[V][V]", "cat", "catcat"),
+        ("a [V] (cat)", "c.t", "a c.t (cat)"),
+        ("a [X]", "cat", "a [X]"),
+    ],
+)
+def test_no_word_stands_beside_itself(prompt, words, expected):
+    assert put_words(prompt, {"[V]": words}) == expected
+
+
+def test_two_subjects_of_one_class_side_by_side():
+    assert put_words("a [V] [V2] duel", {"[V]": "cat", "[V2]": "cat"}) == "a cat duel"
+    assert put_words("a [V] and a [V2] cat", {"[V]": "cat", "[V2]": "cat"}) == "a cat and a cat"
+    texts = {"[V]": "ohwx cat", "[V2]": "zxcq cat"}
+    assert put_words("[V] [V2] cat", texts) == "ohwx cat zxcq cat"
+
+
+@pytest.mark.parametrize(
+    ("word", "bare"),
+    [
+        ("a cat", "cat"),
+        ("An owl", "owl"),
+        (" the  big cat", "big cat"),
+        ("cat", "cat"),
+        ("a", "a"),
+        ("a-frame", "a-frame"),
+    ],
+)
+def test_an_article_before_a_word(word, bare):
+    assert without_article(word) == bare
+
+
+@pytest.mark.parametrize("habit", ["[V:1.2]", "[v:1.2]", "[ V : 1.2 ]"])
+def test_a_weight_inside_the_brackets_is_named_with_what_works(habit):
+    for check in (check_weights, check_known):
+        with pytest.raises(ValueError, match=r"prompt holds .*Write \(\[V\]:1\.2\) in ComfyUI.*write \[V\] there"):
+            check("prompt", f"a {habit} in Paris", ["[V]"])
+    check_known("prompt", "a ([V]:1.2), [cat:0.5], at [10:30]", ["[V]"])
