@@ -20,6 +20,9 @@ HOST_TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 #: order, which ends with quick ones; xdist's own would end with files of few tests, which are the longest.
 TWO_WORKERS = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
 
+#: Percent of the branches and lines of `palp_core` and `nodes` that the whole suite has to reach on a host.
+LEAST_COVERAGE = 95
+
 COMFYUI = "https://github.com/comfyanonymous/ComfyUI"
 CLONE = REPO / ".nox" / "ComfyUI"
 #: Seconds that the network may take to answer, and to bring ComfyUI or Chromium.
@@ -78,9 +81,17 @@ def install_chromium(session: nox.Session) -> None:
         attempt(session, python, "-m", "playwright", "install", "--no-shell", "chromium", seconds=DOWNLOAD)
 
 
-@nox.session
-def tests(session: nox.Session) -> None:
-    """pytest on the ComfyUI found, else on the newest one, which it clones. Arguments after `--` go to pytest."""
+def report_coverage(session: nox.Session, on_a_host: bool) -> None:
+    """One line for all processes of a whole run. Too little is an error only where the host tests ran, too."""
+    session.run("coverage", "combine", "--quiet")
+    total = session.run("coverage", "report", "--format=total", silent=True).split()[-1]
+    print(f"branch coverage of palp_core and nodes: {total} %")
+    if on_a_host and float(total) < LEAST_COVERAGE:
+        session.error(f"{LEAST_COVERAGE} % is the least. `coverage report --skip-covered --show-missing` shows where.")
+
+
+def install_tests(session: nox.Session) -> Path | None:
+    """Install what the tests need, and say on which ComfyUI they run."""
     host = find_comfyui(session) or clone_comfyui(session)
     if host:
         session.log(f"ComfyUI: {host}")
@@ -93,7 +104,24 @@ def tests(session: nox.Session) -> None:
     session.install("--no-compile", *requirements, "-e", ".[test]")
     if host:
         install_chromium(session)
+    return host
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """pytest on the ComfyUI found, else on the newest one, which it clones. Arguments after `--` go to pytest."""
+    install_tests(session)
     session.run("pytest", *TWO_WORKERS, *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The whole suite, with what it reaches of the code; some 40 % slower than `tests`."""
+    host = install_tests(session)
+    session.run("coverage", "erase")
+    # All processes that inherit it are measured; coverage.py's own `run -m` would put this folder before ComfyUI's.
+    session.run("pytest", *TWO_WORKERS, env={"COVERAGE_PROCESS_START": str(REPO / "pyproject.toml")})
+    report_coverage(session, on_a_host=host is not None)
 
 
 @nox.session

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from devtools.faults.seams import no_space
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core.cli import main as cli
+from palp_core.errors import OUT_OF_MEMORY
 from palp_core.files import writing
 from palp_core.files.lora_file import load_lora_file
 from palp_core.methods.personalization_learner import PersonalizationLearner
@@ -99,6 +101,20 @@ def test_a_process_that_gets_sigterm_exits_with_143_and_its_file(tmp_path, argum
         out, err = process.communicate(timeout=120)
     assert process.returncode == 143 and "Traceback" not in err
     assert files(tmp_path / "loras") == [Path(out.strip()).name]
+
+
+def test_a_card_that_is_too_small_is_one_line_with_the_remedy(monkeypatch, tmp_path, arguments):
+    at_third_step(monkeypatch, partial(raising, torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB.")))
+    told = palp(monkeypatch, arguments)
+    assert told == f"palp: {OUT_OF_MEMORY} What was learned in 2 steps is kept in {KEPT}."
+    assert files(tmp_path / "loras") == [KEPT]
+
+
+def test_an_error_that_is_ours_to_mend_keeps_its_traceback_and_what_was_learned(monkeypatch, capsys, arguments):
+    at_third_step(monkeypatch, partial(raising, TypeError("a mistake in the code")))
+    with pytest.raises(TypeError, match="a mistake in the code"):
+        palp(monkeypatch, arguments)
+    assert f"What was learned in 2 steps is kept in {KEPT}." in capsys.readouterr().err
 
 
 def test_a_full_disk_does_not_hide_why_a_training_failed(monkeypatch, tmp_path, arguments):

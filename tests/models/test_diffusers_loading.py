@@ -71,3 +71,17 @@ def test_a_scheduler_without_discrete_levels_is_named(tmp_path):
     pipeline.scheduler = EDMEulerScheduler()
     with pytest.raises(ModelError, match=r"scheduler \(EDMEulerScheduler\) has no discrete noise levels"):
         DiffusersBackbone(pipeline, device="cpu")
+
+
+def test_an_inpainting_model_is_refused(tmp_path):
+    pipeline = tiny_pipeline("sd1", tmp_path)
+    pipeline.unet.register_to_config(in_channels=9)
+    with pytest.raises(ModelError, match=r"takes 9 channels for latents of 4: .* Use a text-to-image model"):
+        DiffusersBackbone(pipeline, device="cpu")
+
+
+def test_the_refiner_of_sdxl_is_refused(tmp_path):
+    pipeline = tiny_pipeline("sdxl", tmp_path)
+    pipeline.text_encoder = None
+    with pytest.raises(ModelError, match=r"refiner has one text encoder only\. Train on an SDXL base model"):
+        DiffusersBackbone(pipeline, device="cpu")
