@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -30,14 +32,6 @@ def names(paths) -> list[str | None]:
     return [path and path.name for path in paths]
 
 
-def heif_is_installed() -> bool:
-    try:
-        import pillow_heif  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def test_what_phones_and_systems_leave_is_passed_over_and_listed_in_one_line(tmp_path):
     put(tmp_path, "a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "IMG_1.MOV", "b.PNG".lower(), "c.tif")
     found = find_photos([tmp_path])
@@ -58,8 +52,8 @@ def test_a_picture_is_one_by_its_content(tmp_path):
         [read_image(image) for image in find_photos([tmp_path]).images]
 
 
-@pytest.mark.skipif(heif_is_installed(), reason="pillow-heif is installed")
-def test_a_heic_is_named_with_the_remedy(tmp_path):
+def test_a_heic_is_named_with_the_remedy_where_pillow_heif_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     put(tmp_path, "a.jpg", "b.HEIC", "Thumbs.db")
     (tmp_path / "c.jpg").write_bytes(HEIC)  # as some phones send it
     found = find_photos([tmp_path])
@@ -73,7 +67,6 @@ def test_a_heic_is_named_with_the_remedy(tmp_path):
 
 
 def test_a_heic_is_read_where_pillow_heif_is_installed(tmp_path):
-    pillow_heif = pytest.importorskip("pillow_heif")
     picture = pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red"))
     picture.save(tmp_path / "a.HEIC")
     (image,) = find_photos([tmp_path]).images
