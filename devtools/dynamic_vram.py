@@ -51,8 +51,11 @@ def weights_at_once() -> Iterator[None]:
         memory.aimdo_enabled = before
 
 
-def patcher_of(model: nn.Module, load_device: torch.device | None = None):
-    """Return the host's patcher of a module; where weights are streamed, it can make a plain one, as a loader's can."""
+def patcher_of(model: nn.Module, load_device: torch.device | None = None, whole: nn.Module | None = None):
+    """Return the host's patcher of a module; where weights are streamed, it can make a plain one, as a loader's can.
+
+    whole: the same module once more, for the plain one; by default a copy, which quantized weights do not bear.
+    """
     import comfy.model_management
     import comfy.model_patcher as patchers
 
@@ -60,8 +63,9 @@ def patcher_of(model: nn.Module, load_device: torch.device | None = None):
     places = {"load_device": device, "offload_device": torch.device("cpu")}
     if not is_wanted():
         return patchers.ModelPatcher(model, **places)
-    config = getattr(model, "model_config", None)  # it has None for any attribute, which copying does not bear
-    whole = copy.deepcopy(model, {id(config): config})
+    if whole is None:
+        config = getattr(model, "model_config", None)  # it has None for any attribute, which copying does not bear
+        whole = copy.deepcopy(model, {id(config): config})
     patcher = patchers.CoreModelPatcher(model, **places)
     patcher.cached_patcher_init = (lambda disable_dynamic=False: patchers.ModelPatcher(whole, **places), ())
     return patcher

@@ -147,10 +147,12 @@ def _scaled_fp8_model(family: str):
         tensors |= _scaled(name, tensor) if _is_block_matrix(name, tensor) else {name: tensor}
     quantization = {"mixed_ops": True}
     operations = comfy.ops.mixed_precision_ops(quantization, torch.float32, disabled={"float8_e4m3fn"})
+    models = []
     with weights_at_once():
-        patcher = tiny_model(family, operations=operations)
-        patcher.model.diffusion_model.load_state_dict(tensors, strict=False)
-    return patcher_of(patcher.model)
+        for _ in range(2):
+            models.append(tiny_model(family, operations=operations).model)
+            models[-1].diffusion_model.load_state_dict(tensors, strict=False)
+    return patcher_of(models[0], whole=models[1])
 
 
 def _is_block_matrix(name: str, tensor: Tensor) -> bool:

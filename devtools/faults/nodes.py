@@ -186,7 +186,7 @@ def _demo_world(_parts: Parts, _root: Path) -> None:
     from palp_pack.nodes.demo_world import PalpDemoWorld
 
     named = {"style": "sketch", "accessory": "hat", "place": "beach"}
-    _executed(PalpDemoWorld, subject="cat", individual=1, photos=1, **named)
+    _executed(PalpDemoWorld, subject="cat", individual=1, photos=1, network="unet", **named)
 
 
 def sampled(parts: Parts, model, conditioning) -> torch.Tensor:

@@ -102,7 +102,7 @@ def test_transformer_is_that_of_diffusers(demo_model):
 
     parts = load_transformer(MODEL_FOLDER), demo_model.load_clip(MODEL_FOLDER), demo_model.load_vae(MODEL_FOLDER)
     ours, theirs = ComfyBackbone(*parts), load_world("cpu", "transformer").backbone
-    assert ours.family == theirs.family and ours.native_resolution == theirs.native_resolution == 64
+    assert ours.family.name == theirs.family.name and ours.native_resolution == theirs.native_resolution == 64
     torch.testing.assert_close(ours.levels.sigmas, theirs.levels.sigmas, rtol=1e-4, atol=0)
     assert ours.projections().keys() == theirs.projections().keys()
     noisy, sigma = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 4.0])
