@@ -6,6 +6,7 @@
 set -uo pipefail
 
 TOTAL=${TOTAL:-470} # seconds for everything on a GPU; a CPU takes several times as long
+FIGURES=${FIGURES:-unets guidance transformers demo} # what is measured, in this order
 REPO=$(cd "$(dirname "$0")/.." && pwd)
 
 usage() {
@@ -34,7 +35,7 @@ cd "$REPO"
 STEPS=()
 step() { STEPS+=("$1|$(($2 * SLOWER))|$3"); }
 
-FIGURES="python3 -m benchmarks.gpu unets guidance transformers demo --device $DEVICE $QUICK --out '$OUT/figures.json'"
+MEASURE="python3 -m benchmarks.gpu $FIGURES --device $DEVICE $QUICK --out '$OUT/figures.json'"
 PYTEST="OMP_NUM_THREADS=1 python3 -m pytest -q -p no:cacheprovider --timeout=100 --durations=8"
 # Tests that follow each other share tiny models: a worker begins with a row of them, and takes others' when it is done.
 WORKERS="-n 8 --dist=worksteal"
@@ -55,7 +56,7 @@ if [ "$DEVICE" = cuda ] && [ -z "$QUICK" ]; then
     STREAMED+=" $PYTEST $WORKERS tests/nodes/host/test_transformers.py tests/nodes/host/test_backbone.py"
 fi
 step tests 120 tests
-step figures 320 "$FIGURES"
+step figures 320 "$MEASURE"
 
 # Beside each other: with weights as they are, and streamed in (dynamic VRAM).
 tests() {

@@ -57,7 +57,8 @@ SHALLOW = {
 #: A picture of 64 x 64 pixels.
 UNET_LATENTS = (4, 8, 8)
 #: Sizes that a tiny text encoder has, and no real one.
-TEXT_SIZES = {"context_in_dim", "cap_feat_dim", "joint_attention_dim", "txtdim", "vec_in_dim", "adm_in_channels"}
+TEXT_SIZES = {"context_in_dim", "cap_feat_dim", "joint_attention_dim", "txtdim", "txtheads", "txtkvheads"}
+TEXT_SIZES |= {"vec_in_dim", "adm_in_channels"}
 
 
 def sized_parts(family: str, device: str) -> tuple:

@@ -40,8 +40,8 @@ QUICK_SIDE = 64
 CHECKPOINTED = ("plain checkpointed", "delta checkpointed", "palp checkpointed")
 #: The family on which the host's node is measured beside, too: each time it loads the model once more.
 BESIDE = Z_IMAGE.name
-#: In the order in which they are measured: the smaller ones first.
-ORDER = (Z_IMAGE, KLEIN, SD3, CHROMA, ANIMA, FLUX, QWEN_IMAGE, KREA2)
+#: In the order in which they are measured.
+ORDER = (Z_IMAGE, ANIMA, SD3, KLEIN, CHROMA, KREA2, QWEN_IMAGE, FLUX)
 
 
 def unets(figures: Figures, device: str, quick: bool) -> None:
