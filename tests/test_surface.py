@@ -34,7 +34,7 @@ SHARED += "gradient-checkpointing max-grad-norm seed learning-rate"
 OPTIONS = {
     "demo": "out subject target-prompts seed network steps json",
     "train": f"{SHARED} class-word target-prompt personalization-prompt trigger file-name embedding-learning-rate rank "
-    "subject-word clean-prompt alignment-weight noise rescale score push alpha beta negative-prompt",
+    "subject-word clean-prompt alignment-weight noise rescale score push interval alpha beta negative-prompt",
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
     "generate": "model prompt negative-prompt count out seed steps guidance-scale size device",
     "info": "json",

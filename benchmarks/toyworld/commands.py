@@ -51,6 +51,7 @@ class Run:
     #: Other settings of the alignment branch; none for the method's.
     weight: float | None = None
     push: float | None = None
+    interval: int | None = None
     alpha: float | None = None
     beta: float | None = None
     #: Steps of a word alone, each number a training of its own; none for the method's.
@@ -105,7 +106,7 @@ class Run:
         return [changed(method, self._changes())] if reads_prompt(method) else [method]
 
     def _changes(self) -> dict[str, float]:
-        return _given(self, "weight", "push", "alpha", "beta")
+        return _given(self, "weight", "push", "interval", "alpha", "beta")
 
 
 @dataclass(frozen=True)

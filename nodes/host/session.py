@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import comfy.model_management
@@ -70,17 +70,20 @@ class TrainingProgress:
         self.steps = steps
         self.bar = comfy.utils.ProgressBar(steps, node_id=node_id)
         self.history: list[Step] = []
+        #: What was measured last, by name: not every step measures everything.
+        self.losses: dict[str, float] = {}
         self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
 
     def update(self, step: Step) -> None:
         self.history.append(step)
+        self.losses |= step.losses
         preview = None
         if time.monotonic() >= self._next_chart:
             pixels = (drawn_chart(self.history) * 255).round().byte().numpy()
             preview = ("JPEG", Image.fromarray(pixels), None)
             self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
         self.bar.update_absolute(step.index + 1, self.steps, preview)
-        show_text(self.node_id, f"step {step.index + 1} of {self.steps}: {losses(step)}")
+        show_text(self.node_id, f"step {step.index + 1} of {self.steps}: {in_words(step.subject, self.losses)}")
 
     def chart(self, node: type[io.ComfyNode]) -> tuple[Tensor, ui.PreviewImage | None]:
         """Plot the losses of all steps: the host's IMAGE, (1, H, W, 3), and how the node shows it.
@@ -95,7 +98,7 @@ class TrainingProgress:
             return chart, None
 
 
-def losses(step: Step) -> str:
-    """Say in words what a step measured."""
-    measured = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in step.losses.items())
-    return f"{step.subject} {measured}".strip()
+def in_words(subject: str, losses: Mapping[str, float]) -> str:
+    """Say what was measured, and on which subject."""
+    measured = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in losses.items())
+    return f"{subject} {measured}".strip()

@@ -56,6 +56,8 @@ class AlignmentOptions(_AlignmentOptions):
     score: Literal[tuple(SCORES)] = AlignmentConfig().score.name
     #: Asks for this share more of what tells the scene from the photo, with score delta; none is the score's own.
     push: float | None = None
+    #: Keeps the prompt in one step of so many, with score delta; none is the score's own.
+    interval: int | None = None
     #: Guides the base model by this scale, with score palp, sds or nfsd; none is the score's own.
     alpha: float | None = None
     #: Guides the personalized model by this scale, with score palp; none is the score's own.

@@ -57,11 +57,11 @@ def _take_steps(
     run: Training, unfinished: Unfinished, state: dict[str, Tensor] | None, history: list[Step], asked: list[int]
 ) -> None:
     """Append the steps to the history, until the last, or until a signal has asked to stop."""
-    total = run.method.config.steps
+    total, losses = run.method.config.steps, {}
     with closing(run.steps(state)) as steps, tqdm(steps, total=total, initial=len(history), unit="step") as bar:
         for step in bar:
             history.append(step)
-            losses = {name.replace("_", " "): f"{value:.3f}" for name, value in step.losses.items()}
+            losses |= {name.replace("_", " "): f"{value:.3f}" for name, value in step.losses.items()}
             bar.set_postfix(losses, refresh=False)
             stopped = asked and len(history) < total
             if stopped or len(history) % SAVE_STATE_EVERY == 0:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models.backbone import Conditioning
+from ..models.backbone import Conditioning, predicted_noise
 from ..models.lora import LoraAdapters
 from ..models.noise import per_sample
 from ..training.data import Batch, Example, draw_batch, random_index, stack_batch
@@ -77,26 +77,31 @@ class PersonalizationLearner:
 
     @torch.enable_grad()
     def step(self) -> Step:
+        """Learn the photo, keep the prompt, or both, as the score's interval has it."""
+        alignment = self.config.alignment
+        learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)
         placeholder, batch = self._draw_batch()
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
         photo = self._encode(self.method.subjects[placeholder].personalization_prompt)
-        denoised = self.backbone.denoise(x, sigma, [photo])
+        with torch.set_grad_enabled(learns_photo):
+            denoised = self.backbone.denoise(x, sigma, [photo])
         weight = self.backbone.prediction.loss_weight(sigma)
         denoising = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
         measured = {"sigma": sigma.mean(), "denoising_loss": denoising}
-        alignment, prompts = self.config.alignment, {**self.fixed.shared, "photo": photo}
-        if alignment.trains_target_prompt:
-            # This loss's activations go before those of the target prompt come.
-            self.optimizer.backward(denoising)
-            loss, prompts["target"] = 0, self._encode(self.method.target_prompt)
-            denoised = self.backbone.denoise(x, sigma, [prompts["target"]])
-        elif alignment.needs("target"):
-            prompts["target"] = self._encode(self.method.target_prompt)
-        if alignment.weight > 0:
-            prediction = (x - denoised) / per_sample(sigma, x)
-            sample = NoisySample(x, noise, sigma, prediction, weight * sigma**2, batch.region)
-            delta = self._difference(sample, placeholder, prompts)
+        if keeps_prompt:
+            prompts = {**self.fixed.shared, "photo": photo}
+            predicted = {"photo": predicted_noise(x, denoised, sigma)}
+            if alignment.trains_target_prompt:
+                if learns_photo:  # this loss's activations go before those of the target prompt come
+                    self.optimizer.backward(denoising)
+                loss, prompts["target"] = 0, self._encode(self.method.target_prompt)
+                target = self.backbone.denoise(x, sigma, [prompts["target"]])
+                predicted["target"] = predicted_noise(x, target, sigma)
+            elif alignment.needs("target"):
+                prompts["target"] = self._encode(self.method.target_prompt)
+            sample = NoisySample(x, noise, sigma, predicted[alignment.score.trains], weight * sigma**2, batch.region)
+            delta = self._difference(sample, placeholder, prompts, predicted)
             loss = loss + alignment_loss(delta, sample, alignment)
             measured["score_gap"] = (per_sample(sample.weight, delta) * delta.square()).mean().sqrt()
         self.optimizer.backward(loss)
@@ -105,22 +110,30 @@ class PersonalizationLearner:
         return Step(self.done - 1, numbers.pop("sigma"), numbers, placeholder)
 
     @torch.no_grad()
-    def _difference(self, sample: NoisySample, placeholder: str, prompts: dict[PromptName, Conditioning]) -> Tensor:
-        """Delta of the configured score, (B, C, H, W)."""
+    def _difference(
+        self,
+        sample: NoisySample,
+        placeholder: str,
+        prompts: dict[PromptName, Conditioning],
+        predicted: dict[PromptName, Tensor],
+    ) -> Tensor:
+        """Delta of the configured score, (B, C, H, W). predicted: at the sample, by the personalized model."""
         alignment, noise = self.config.alignment, sample.noise
         if alignment.noise == "fresh":
             noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
         if alignment.needs("class_photo"):
             prompts = {**prompts, "class_photo": self.fixed.class_photo[placeholder]}
+        renoises = alignment.score.renoises
         views = Views(
             self.backbone.denoise,
             self.lora.disabled,
-            renoise(sample, noise),
+            renoise(sample, noise) if renoises else sample.x,
             noise,
             sample.sigma,
             prompts,
             self.backbone.levels,
             sample.region,
+            {} if renoises else {name: value.detach() for name, value in predicted.items()},
         )
         return alignment.score.difference(views)
 

@@ -125,11 +125,16 @@ class Backbone(ABC):
         return torch.autocast(self.device.type, self.compute_dtype if half else torch.bfloat16, enabled=half)
 
 
+def predicted_noise(x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
+    """Return eps_hat = (x - D)/sigma, (B, ...)."""
+    return (x - denoised) / per_sample(sigma, x)
+
+
 def predict_noise(denoise: Denoiser, x: Tensor, sigma: Tensor, conds: list[Conditioning]) -> tuple[Tensor, ...]:
     """Return eps_hat = (x - D)/sigma for each of several prompts, in one call of the denoiser; (B, ...) each."""
     count = len(conds)
     denoised = denoise(x.repeat(count, *[1] * (x.ndim - 1)), sigma.repeat(count), conds)  # (count*B, ...)
-    return tuple((x - part) / per_sample(sigma, x) for part in denoised.chunk(count))
+    return tuple(predicted_noise(x, part, sigma) for part in denoised.chunk(count))
 
 
 P = TypeVar("P")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def loss_chart(history: list[Step], width: int = WIDTH, height: int = HEIGHT, ti
     axes = figure.add_subplot(title=title)
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)
-    first, *others = history[0].losses if history else [""]
+    first, *others = dict.fromkeys(name for step in history for name in step.losses) or [""]
     lines = [_plotted(axes, history, first, COLORS[0])]
     if others:
         right = axes.twinx()
@@ -56,7 +57,8 @@ def rendered(figure: Figure) -> Tensor:
 def _plotted(axes, history: list[Step], name: str, color: str):
     """One loss on these axes; returns its line."""
     label = name.replace("_", " ")
-    steps, values = [step.index + 1 for step in history], [step.losses[name] for step in history]
+    measured = [(step.index + 1, step.losses[name]) for step in history if name in step.losses]
+    steps, values = zip(*measured, strict=True) if measured else ((), ())
     axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
     axes.set_ylabel(label, color=color)
     axes.margins(x=0.01)
@@ -64,7 +66,7 @@ def _plotted(axes, history: list[Step], name: str, color: str):
     return axes.plot(steps, running_mean(values), color=color, linewidth=2, label=label)[0]
 
 
-def running_mean(values: list[float]) -> np.ndarray:
+def running_mean(values: Sequence[float]) -> np.ndarray:
     """Centred mean over a tenth of the run, at least five steps; narrower at both ends."""
     values = np.asarray(values, dtype=float)
     half = max(2, round(len(values) * SMOOTHING_SHARE))

@@ -24,7 +24,7 @@ NODES = {
     "PALP_RecordAttention": "model clip prompt",
     "PALP_AttentionHeatmap": "recording image word opacity against",
 }
-SCORES = {"delta": ["push"], "palp": ["alpha", "beta"]}
+SCORES = {"delta": ["push", "interval"], "palp": ["alpha", "beta"]}
 
 
 def test_nodes_have_their_ids_and_inputs_in_this_order(server: ComfyServer):

@@ -19,6 +19,11 @@ def test_chart_is_a_picture_that_shows_the_losses():
     assert loss_chart(history(1, 0.5)).isfinite().all()
 
 
+def test_a_loss_that_not_every_step_measures_is_shown_where_it_is():
+    one = [Step(0, 1.0, {"denoising_loss": 1.0}, "[V]")]
+    assert not torch.equal(loss_chart(one + history(9, 0.5)[1::2]), loss_chart(one + history(9, 0.0)[1::2]))
+
+
 def test_running_mean_is_a_mean_of_neighbours_that_exist():
     values = list(range(100))
     smooth = running_mean(values)
