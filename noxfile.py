@@ -81,12 +81,12 @@ def install_chromium(session: nox.Session) -> None:
         attempt(session, python, "-m", "playwright", "install", "--no-shell", "chromium", seconds=DOWNLOAD)
 
 
-def report_coverage(session: nox.Session, on_a_host: bool) -> None:
-    """One line for all processes of a whole run. Too little is an error only where the host tests ran, too."""
+def report_coverage(session: nox.Session, whole: bool) -> None:
+    """One line for all processes. Too little is an error only of a whole run, where the host tests ran, too."""
     session.run("coverage", "combine", "--quiet")
     total = session.run("coverage", "report", "--format=total", silent=True).split()[-1]
     print(f"branch coverage of palp_core and nodes: {total} %")
-    if on_a_host and float(total) < LEAST_COVERAGE:
+    if whole and float(total) < LEAST_COVERAGE:
         session.error(f"{LEAST_COVERAGE} % is the least. `coverage report --skip-covered --show-missing` shows where.")
 
 
@@ -116,12 +116,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """The whole suite, with what it reaches of the code; some 40 % slower than `tests`."""
+    """The tests, and what they reach of the code; slower than `tests`. Arguments after `--` go to pytest."""
     host = install_tests(session)
     session.run("coverage", "erase")
     # All processes that inherit it are measured; coverage.py's own `run -m` would put this folder before ComfyUI's.
-    session.run("pytest", *TWO_WORKERS, env={"COVERAGE_PROCESS_START": str(REPO / "pyproject.toml")})
-    report_coverage(session, on_a_host=host is not None)
+    measured = {"COVERAGE_PROCESS_START": str(REPO / "pyproject.toml")}
+    session.run("pytest", *TWO_WORKERS, *session.posargs, env=measured)
+    report_coverage(session, whole=host is not None and not session.posargs)
 
 
 @nox.session

@@ -21,11 +21,12 @@ def recorded(world: World, pictures: Tensor, prompt: str, words: LearnedWords) -
     backbone = world.backbone
     cond = backbone.encode_prompt(prompt, words)
     latents = torch.cat([backbone.encode_image((picture.movedim(0, -1) + 1) / 2) for picture in pictures])
+    latents = latents.to(backbone.device)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
     tokens = content_tokens(world, prompt, words)
     heat = HeatMaps()
     for level in LEVELS:
-        sigma = backbone.levels.at(level)
+        sigma = backbone.levels.at(level).to(latents)
         only = None if backbone.joint else is_decoder
         with recorded_attention(backbone.denoiser, tokens, only=only, joint=backbone.joint) as layers:
             backbone.denoise(latents + sigma * noise, sigma.expand(len(latents)), [cond])
