@@ -48,7 +48,7 @@ def unets(figures: Figures, device: str, quick: bool) -> None:
     """Measure all kinds of step on Stable Diffusion 1.5 and SDXL."""
     load_host()
     for family, side in UNETS.items():
-        steps = HostSteps(family, device, QUICK_SIDE if quick else side, batch_size=1, steps=1 if quick else 3)
+        steps = HostSteps(family, device, QUICK_SIDE if quick else side, batch_size=1, steps=1 if quick else 4)
         measure(figures, steps, {k: m for k, m in steps.kinds().items() if not quick or k in ("delta", "Train LoRA")})
         del steps
         free()

@@ -100,7 +100,8 @@ def alignment_loss(delta: Tensor, sample: NoisySample, config: AlignmentConfig) 
     """Return the surrogate whose gradient is weight * Delta * d x0_hat/d theta, rescaled or not; ().
 
     Its value means nothing, its gradient does: -weight * mean(stopgrad(Delta) * e), times sigma without rescaling, and
-    times the weight that the sample has in the model's own loss.
+    times the weight that the sample has in the model's own loss. Where one step in n has it, it counts n times, so that
+    its part in the training is the weight's alone.
     """
     scale = per_sample(sample.weight if config.rescale else sample.weight * sample.sigma, sample.x)
-    return -config.weight * (scale * delta.detach() * sample.prediction).mean()
+    return -config.weight * config.score.interval * (scale * delta.detach() * sample.prediction).mean()

@@ -261,13 +261,14 @@ def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, a
     assert calls_of_steps(backbone, alignment, len(calls)) == calls
 
 
-def test_at_the_sample_the_loss_is_half_the_squared_distance_from_a_target(backbone):
-    """Which autograd finds through the square, with the target held still."""
+@pytest.mark.parametrize("interval", [1, 2])
+def test_at_the_sample_the_loss_is_half_the_squared_distance_from_a_target(backbone, interval):
+    """Which autograd finds through the square, with the target held still; one step in two has it twice."""
     generator = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
     texts = ("a sketch of a dog", "a photo of a dog", "a sketch of a cat", "a photo of a cat")
     clean, neutral, target, personal = (backbone.encode_prompt(text, {}) for text in texts)
-    config, named = AlignmentConfig(0.7, Delta(0.25)), {"clean": clean, "class_photo": neutral, "photo": personal}
+    config, named = AlignmentConfig(0.7, Delta(0.25, interval)), {"clean": clean, "class_photo": neutral, "photo": personal}
     column, region = SIGMA.view(-1, 1, 1, 1), torch.ones(3, 1, 8, 8)
     with attached_lora(backbone, rank=4, seed=0) as lora:
         for parameter in lora.parameters():
@@ -277,7 +278,7 @@ def test_at_the_sample_the_loss_is_half_the_squared_distance_from_a_target(backb
         delta = difference(config.score, backbone.denoise, lora.disabled, sample, noise, **named, target=target)
         ours = torch.autograd.grad(alignment_loss(delta, sample, config), lora.parameters(), retain_graph=True)
         aim = prediction.detach() + delta
-        theirs = torch.autograd.grad(0.7 / 2 * (prediction - aim).square().mean(), lora.parameters())
+        theirs = torch.autograd.grad(interval * 0.7 / 2 * (prediction - aim).square().mean(), lora.parameters())
     for mine, written in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, written)
 
