@@ -268,7 +268,8 @@ def test_at_the_sample_the_loss_is_half_the_squared_distance_from_a_target(backb
     x, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
     texts = ("a sketch of a dog", "a photo of a dog", "a sketch of a cat", "a photo of a cat")
     clean, neutral, target, personal = (backbone.encode_prompt(text, {}) for text in texts)
-    config, named = AlignmentConfig(0.7, Delta(0.25, interval)), {"clean": clean, "class_photo": neutral, "photo": personal}
+    named = {"clean": clean, "class_photo": neutral, "photo": personal}
+    config = AlignmentConfig(0.7, Delta(0.25, interval))
     column, region = SIGMA.view(-1, 1, 1, 1), torch.ones(3, 1, 8, 8)
     with attached_lora(backbone, rank=4, seed=0) as lora:
         for parameter in lora.parameters():
