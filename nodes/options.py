@@ -19,6 +19,7 @@ from .widgets import (
     load_initial_embedding,
     personalization_prompt_input,
     placeholder_input,
+    retrain_input,
     trigger_input,
     widget,
 )
@@ -49,6 +50,7 @@ class Options:
     personalization_prompt: str = ""
     initial_embedding: Embedding | None = None
     trigger: str = ""
+    retrain: bool = False
 
     @property
     def shared(self) -> dict:
@@ -103,6 +105,7 @@ class PalpOptions(io.ComfyNode):
                 widget(PersonalizationConfig, "clean_prompt", multiline=True),
                 initial_embedding_input(),
                 trigger_input(),
+                retrain_input(),
             ],
             outputs=[
                 OptionsSocket.Output(
@@ -121,6 +124,7 @@ class PalpOptions(io.ComfyNode):
         personalization_prompt,
         initial_embedding,
         trigger,
+        retrain,
         **settings,
     ):
         chosen = dict(score)
@@ -134,6 +138,7 @@ class PalpOptions(io.ComfyNode):
             personalization_prompt,
             load_initial_embedding(initial_embedding),
             trigger,
+            retrain,
         )
         return io.NodeOutput(options)
 

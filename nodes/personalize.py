@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..palp_core.files.lora_file import load_lora_file
+from ..palp_core.files.run_folder import find_run
 from ..palp_core.files.safetensors_file import reserve
 from ..palp_core.methods.alignment import AlignmentConfig
 from ..palp_core.methods.personalization import Personalization, PersonalizationConfig
-from ..palp_core.methods.result import save_run
+from ..palp_core.methods.recording import Recording
+from ..palp_core.methods.result import described_run, personalization_identity, save_run
 from ..palp_core.methods.subjects import check_subjects
 from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
 from .host.lora import apply_lora_file
-from .host.session import TrainingProgress, show_text, train
+from .host.session import TrainingProgress, came_from, runs_folder, show_text, train
 from .options import Options, options_input
 from .widgets import (
     CATEGORY,
@@ -80,12 +83,19 @@ class PalpPersonalize(io.ComfyNode):
             check_subjects(everyone, widgets["target_prompt"])  # before a model is touched
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(Personalization(backbone, everyone, widgets["target_prompt"], config))
-            progress = TrainingProgress(cls.hidden.unique_id, config.steps)
-            path = train(run, progress, partial(save_run, run, name=name), folder, "PALP Personalize")
+            identity, described = personalization_identity(run.method), described_run(run.method)
+            kept = find_run(runs_folder(), name, identity, described, config.steps, chosen.retrain)
+            path = kept.result(config.steps, map(Path, folder_paths.get_folder_paths("loras")))
+            taken = path is not None
+            progress = TrainingProgress(cls.hidden.unique_id, config.steps, Recording(kept))
+            if not taken:
+                save = partial(save_run, run, name=name)
+                path = train(run, progress, save, folder, "PALP Personalize")
         file = load_lora_file(path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         notes = [note for one in everyone for note in one.notes]
-        show_text(cls.hidden.unique_id, " ".join([f"saved as {path.name}. Prompt: {file.info.prompt}", *notes]))
+        told = [f"{came_from(path, taken, progress.begun)} Prompt: {file.info.prompt}", *notes]
+        show_text(cls.hidden.unique_id, " ".join(told))
         chart, shown = progress.chart(cls)
         return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=shown)
 

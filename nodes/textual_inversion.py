@@ -10,14 +10,17 @@ import torch
 from comfy_api.latest import io
 
 from ..palp_core.errors import FileError
+from ..palp_core.files.embedding_file import load_embedding
+from ..palp_core.files.run_folder import find_run, is_result
 from ..palp_core.files.safetensors_file import first_writable_folder, reserve
 from ..palp_core.methods.concept import Concept
-from ..palp_core.methods.result import save_word
+from ..palp_core.methods.recording import Recording
+from ..palp_core.methods.result import described_run, save_word, word_identity
 from ..palp_core.methods.templates import Kind
 from ..palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
-from .host.session import TrainingProgress, show_text, train
+from .host.session import TrainingProgress, came_from, runs_folder, show_text, train
 from .host.text import clip_with_words
 from .options import Options, options_input
 from .widgets import CATEGORY, checkpoint_inputs, images_input, masks_input, unbatch, widget
@@ -56,7 +59,7 @@ class TextualInversionTrain(io.ComfyNode):
         widgets = {name: value[0] for name, value in widgets.items()}
         chosen = options[0] if options else Options()
         folder, overwrite = first_writable_folder(folder_paths.get_folder_paths("embeddings")), widgets["overwrite"]
-        name = reserve(folder, widgets["name"], overwrite)
+        name = reserve(folder, widgets["name"], overwrite or is_result(runs_folder(), widgets["name"]))
         _check_no_namesake(folder, name)
         with torch.inference_mode(False):
             concept = _concept(images, masks, widgets, chosen)
@@ -64,17 +67,26 @@ class TextualInversionTrain(io.ComfyNode):
             config = TextualInversionConfig(**own, **chosen.shared)
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(TextualInversion(backbone, concept, config))
-            progress = TrainingProgress(cls.hidden.unique_id, config.steps)
+            identity, described = word_identity(run.method), described_run(run.method)
+            kept = find_run(runs_folder(), name, identity, described, config.steps, chosen.retrain)
+            path = kept.result(config.steps, [folder])
+            if taken := path is not None and path.stem == name:
+                vectors = load_embedding(path).vectors
+            else:
+                reserve(folder, name, overwrite)
+            progress = TrainingProgress(cls.hidden.unique_id, config.steps, Recording(kept))
 
             def save(where: Path) -> Path:
                 return save_word(run, where, name, overwrite=overwrite and where == folder)
 
-            path = train(run, progress, save, folder, NAME)
+            if not taken:
+                path = train(run, progress, save, folder, NAME)
+                vectors = run.result.vectors
         word = f"embedding:{path.stem}"
-        said = f"saved as {path.name}. Write {word} in any prompt, a space or comma after it."
+        said = f"{came_from(path, taken, progress.begun)} Write {word} in any prompt, a space or comma after it."
         show_text(cls.hidden.unique_id, " ".join([said, *concept.notes]))
         chart, shown = progress.chart(cls)
-        known = clip_with_words(clip, {word: run.result.vectors})
+        known = clip_with_words(clip, {word: vectors})
         return io.NodeOutput(known, word, chart, ui=shown)
 
 

@@ -111,6 +111,14 @@ def trigger_input() -> io.String.Input:
     )
 
 
+def retrain_input() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "retrain",
+        default=False,
+        tooltip="Trains from the beginning, also where the same training is there already, finished or not.",
+    )
+
+
 def personalization_prompt_input() -> io.String.Input:
     return io.String.Input(
         "personalization_prompt",

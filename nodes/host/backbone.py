@@ -21,6 +21,7 @@ from ...palp_core.models.memory import frozen
 from ...palp_core.models.prompts import too_long, unknown_word
 from .compat import without_dynamic_memory
 from .families import diffusers_names, family_of, joint_layout, levels_of, native_resolution, prediction_of
+from .fingerprint import fingerprint
 from .gradients import (
     check_is_loaded,
     differentiable_attention,
@@ -101,6 +102,11 @@ class ComfyBackbone(Backbone):
         joined = {name: cond.concat([other[name] for other in inputs[1:]]) for name, cond in inputs[0].items()}
         with self.autocast():
             return self.model.apply_model(x, sigma, transformer_options=options, **joined)
+
+    def fingerprint(self) -> Iterator[str | Tensor]:
+        for patcher in (self.patcher, self._given_clip.patcher, self.vae.patcher):
+            yield from fingerprint(patcher)
+        yield repr(self._given_clip.layer_idx)
 
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:
         tokens = LearnedWordsTokenizer(self.clip.tokenizer, words).tokenize_with_weights(prompt)

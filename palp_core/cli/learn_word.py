@@ -9,21 +9,21 @@ from typing import Annotated
 import tyro
 
 from ..files.embedding_file import load_embedding
-from ..files.run_folder import Unfinished
+from ..files.run_folder import find_run, is_result
 from ..files.safetensors_file import reserve
 from ..methods.concept import Concept
-from ..methods.result import save_word, word_identity
+from ..methods.result import described_run, save_word, word_identity
 from ..methods.templates import Kind
 from ..methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..models.backbone import Precision
 from ..training.loop import Training
 from . import session
-from .options import TextualInversionOptions, read_photos, training_backbone
+from .options import RUNS, TextualInversionOptions, read_photos, training_backbone
 
 
 @dataclass(frozen=True)
 class LearnWord:
-    """Learn a word by Textual Inversion. Stopped with Ctrl-C, it keeps what it has learned; --resume goes on."""
+    """Learn a word by Textual Inversion. Stopped, it keeps what it has learned; the same command goes on."""
 
     #: Loads this model: a diffusers folder or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
     model: Path
@@ -41,14 +41,14 @@ class LearnWord:
     templates: tuple[str, ...] = ()
     #: Describes each image in a sentence, {} for the word, in place of templates.
     captions: tuple[str, ...] = ()
-    #: Writes the file, its loss chart and, while unfinished, the training's state into this folder.
+    #: Writes the file, its loss chart and, into `runs` there, the training's own folder.
     out: Path = Path("embeddings")
     #: Names the word and its file.
     name: str = "my_word"
     #: Replaces a word of this name.
     overwrite: bool = False
-    #: Goes on with the unfinished training of this name.
-    resume: bool = False
+    #: Trains from the beginning, also where the same training is there already, finished or not.
+    retrain: bool = False
     #: Computes there: cuda, cpu or mps; none takes CUDA if there is one.
     device: str | None = None
     #: Computes in this number format; auto is bf16 on a GPU, else fp32.
@@ -58,7 +58,7 @@ class LearnWord:
     )
 
     def run(self) -> None:
-        name = reserve(self.out, self.name, self.overwrite)
+        name = reserve(self.out, self.name, self.overwrite or is_result(self.out / RUNS, self.name))
         images, masks = read_photos(self.images, self.masks)
         concept = Concept(
             images,
@@ -72,9 +72,13 @@ class LearnWord:
         config = TextualInversionConfig(**asdict(self.settings))
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(TextualInversion(backbone, concept, config))
-        unfinished = Unfinished(self.out / f".{name}.unfinished.safetensors", word_identity(run.method))
+        identity, described = word_identity(run.method), described_run(run.method)
+        folder = find_run(self.out / RUNS, name, identity, described, config.steps, self.retrain)
 
-        def save(folder: Path) -> Path:
-            return save_word(run, folder, name, overwrite=self.overwrite and folder == self.out)
+        if folder.result(config.steps, [self.out]) is None:
+            reserve(self.out, name, self.overwrite)
 
-        session.train(run, save, self.out, unfinished, self.resume)
+        def save(where: Path) -> Path:
+            return save_word(run, where, name, overwrite=self.overwrite and where == self.out)
+
+        session.train(run, save, self.out, folder)

@@ -42,6 +42,9 @@ def config_options(config: type, **renamed: str) -> type:
     return make_dataclass(f"{config.__name__}Options", found, frozen=True)
 
 
+#: Where trainings have their folders, in the folder that their files go to.
+RUNS = "runs"
+
 PersonalizationOptions = config_options(PersonalizationConfig)
 TextualInversionOptions = config_options(TextualInversionConfig)
 _AlignmentOptions = config_options(AlignmentConfig, weight="alignment_weight")

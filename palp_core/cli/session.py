@@ -10,72 +10,60 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, getsignal, signal
 from tempfile import gettempdir
 
-from safetensors import SafetensorError
-from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import DivergedError, SettingError
 from ..files.images import write_image
-from ..files.run_folder import Unfinished
+from ..files.run_folder import RunFolder
 from ..files.safetensors_file import save_somewhere
+from ..methods.recording import Recording
 from ..methods.result import keep_unfinished
 from ..training.chart import loss_chart
 from ..training.loop import Step, Training, closing
 from .errors import sentence
 
-SAVE_STATE_EVERY = 50  # steps
 ENDED_BY_SIGTERM = 128 + SIGTERM  # as shells have it
 
 
-def train(run: Training, save: Callable[[Path], Path], out: Path, unfinished: Unfinished, resume: bool) -> None:
-    """Train, save, and write the loss chart beside the file.
+def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFolder) -> None:
+    """Train from where the folder stands, save, and write the loss chart beside the file.
 
     save: in the folder that it is given: `out`, or where that fails, as on a full disk, another, which is printed.
     """
-    state, rows = unfinished.earlier(resume)
-    history = [Step(**row) for row in rows]
-    if len(history) > run.method.config.steps:
-        raise SettingError(
-            f"steps is {run.method.config.steps}, but {unfinished.file} has {len(history)} of them already."
-        )
+    steps = run.method.config.steps
+    if (taken := folder.result(steps, [out])) is not None:
+        print(f"taken from an earlier training of the same: {folder.path}. --retrain trains anew.", file=sys.stderr)
+        print(taken)
+        return
+    recording = Recording(folder)
+    if recording.history:
+        print(f"goes on from step {len(recording.history)} of {folder.path}.", file=sys.stderr)
     with stopped_by_signals() as asked:
-        with _kept_on_failure(run, save, out), _forgotten_if_diverged(unfinished):
-            _take_steps(run, unfinished, state, history, asked)
+        with _kept_on_failure(run, recording, save, out):
+            _take_steps(run, recording, asked)
+        kept = recording.keep_ended(run)
         path = save_somewhere(save, _folders_to_save_in(out))
     print(path)
-    if len(history) < run.method.config.steps:
-        goes_on = "; --resume goes on" if unfinished.file.exists() else ""
+    if len(recording.history) < steps:
+        goes_on = "; the same command goes on from there" if kept else ""
         print(f"stopped: what was learned until now is kept{goes_on}.", file=sys.stderr)
     else:
-        unfinished.file.unlink(missing_ok=True)
-    _write_chart(history, path.with_suffix(".loss.png"))
+        recording.finish(path)
+    _write_chart(recording.history, path.with_suffix(".loss.png"))
     if SIGTERM in asked:
         sys.exit(ENDED_BY_SIGTERM)
 
 
-def _take_steps(
-    run: Training, unfinished: Unfinished, state: dict[str, Tensor] | None, history: list[Step], asked: list[int]
-) -> None:
-    """Append the steps to the history, until the last, or until a signal has asked to stop."""
-    total, losses = run.method.config.steps, {}
-    with closing(run.steps(state)) as steps, tqdm(steps, total=total, initial=len(history), unit="step") as bar:
+def _take_steps(run: Training, recording: Recording, asked: list[int]) -> None:
+    """Record the steps, until the last, or until a signal has asked to stop."""
+    total, history, losses = run.method.config.steps, recording.history, {}
+    begun = {"total": total, "initial": len(history), "unit": "step"}
+    with closing(run.steps(recording.state)) as steps, tqdm(steps, **begun) as bar:
         for step in bar:
-            history.append(step)
+            recording.note(step, run.learner)
             losses |= {name.replace("_", " "): f"{value:.3f}" for name, value in step.losses.items()}
             bar.set_postfix(losses, refresh=False)
-            stopped = asked and len(history) < total
-            if stopped or len(history) % SAVE_STATE_EVERY == 0:
-                _save_state(unfinished, run, history)
-            if stopped:
+            if asked and len(history) < total:
                 return
-
-
-def _save_state(unfinished: Unfinished, run: Training, history: list[Step]) -> None:
-    """What it is for is safety: where it fails, as on a full disk, the training itself goes on."""
-    try:
-        unfinished.save(run.learner.state(), [step._asdict() for step in history])
-    except (OSError, SafetensorError) as error:
-        logging.warning("the training's state could not be saved: %s", error)
 
 
 def _write_chart(history: list[Step], file: Path) -> None:
@@ -87,26 +75,17 @@ def _write_chart(history: list[Step], file: Path) -> None:
 
 
 @contextmanager
-def _kept_on_failure(run: Training, save: Callable[[Path], Path], out: Path) -> Iterator[None]:
+def _kept_on_failure(run: Training, recording: Recording, save: Callable[[Path], Path], out: Path) -> Iterator[None]:
     """Inside, what a training that fails or is interrupted has learned is saved before the error goes on."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
+        recording.keep_ended(run, error)
         outcome = keep_unfinished(run, save, _folders_to_save_in(out))
         if (cause := sentence(error)) is None:
             print(outcome, file=sys.stderr)
             raise
         sys.exit(f"palp: {cause} {outcome}")
-
-
-@contextmanager
-def _forgotten_if_diverged(unfinished: Unfinished) -> Iterator[None]:
-    """What goes on from the state of a training that diverged diverges again."""
-    try:
-        yield
-    except DivergedError:
-        unfinished.file.unlink(missing_ok=True)
-        raise
 
 
 def _folders_to_save_in(out: Path) -> list[Path]:

@@ -10,20 +10,20 @@ from typing import Annotated
 import tyro
 
 from ..files.embedding_file import load_embedding
-from ..files.run_folder import Unfinished
+from ..files.run_folder import find_run
 from ..files.safetensors_file import reserve
 from ..methods.personalization import Personalization, PersonalizationConfig
-from ..methods.result import personalization_identity, save_run
+from ..methods.result import described_run, personalization_identity, save_run
 from ..methods.subjects import Subject
 from ..models.backbone import Precision
 from ..training.loop import Training
 from . import session
-from .options import AlignmentOptions, PersonalizationOptions, read_photos, training_backbone
+from .options import RUNS, AlignmentOptions, PersonalizationOptions, read_photos, training_backbone
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train PALP on your own model and photos. Stopped with Ctrl-C, it keeps what it has learned; --resume goes on."""
+    """Train PALP on your own model and photos. Stopped, it keeps what it has learned; the same command goes on."""
 
     #: Loads this model: a diffusers folder, or a .safetensors checkpoint of Stable Diffusion 1.x, 2.x or SDXL.
     model: Path
@@ -41,12 +41,12 @@ class Train:
     trigger: str = ""
     #: Describes the photos neutrally; empty means "a photo of [V]".
     personalization_prompt: str = ""
-    #: Writes the file, its loss chart and, while unfinished, the training's state into this folder.
+    #: Writes the file, its loss chart and, into `runs` there, the training's own folder.
     out: Path = Path("loras")
     #: Names the file; a number is added, so that no file is overwritten.
     file_name: str = "palp"
-    #: Goes on with the unfinished training of this name.
-    resume: bool = False
+    #: Trains from the beginning, also where the same training is there already, finished or not.
+    retrain: bool = False
     #: Computes there: cuda, cpu or mps; none takes CUDA if there is one.
     device: str | None = None
     #: Computes in this number format; auto is bf16 on a GPU, else fp32.
@@ -68,5 +68,6 @@ class Train:
         )
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(Personalization(backbone, [subject], self.target_prompt, config))
-        unfinished = Unfinished(self.out / f".{name}.unfinished.safetensors", personalization_identity(run.method))
-        session.train(run, partial(save_run, run, name=name), self.out, unfinished, self.resume)
+        identity, described = personalization_identity(run.method), described_run(run.method)
+        folder = find_run(self.out / RUNS, name, identity, described, config.steps, self.retrain)
+        session.train(run, partial(save_run, run, name=name), self.out, folder)

@@ -1,133 +1,146 @@
-"""The state of a training between two runs of the command, to go on from."""
+"""A training's folder: what is trained, what its steps measured, where it stands, and what came of it.
+
+NAME_00001/ holds settings.json, metrics.jsonl with a line for each step, state.safetensors to go on from, and
+result.json once a training of all its steps has been saved. A folder is found again by the identity of the training.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ..errors import FileError
-from .checks import ALPHA, Source, check_lora, check_word
-from .description import read_json
-from .names import printable
-from .reading import CHECKSUM, TensorFile, opened
-from .safetensors_file import save_tensors
+from .run_state import RunState
+from .writing import write
 
-REMEDY = "Delete it, and begin again without --resume."
-MOST_HEADER = 64 * 2**20  # bytes: the history of a hundred thousand steps, which settings allow, has a third of it
-#: What a step measured, as a row of the history has it.
-ROW = {"index": int, "sigma": float, "losses": dict, "subject": str}
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam keeps of a parameter
+SETTINGS, METRICS, STATE, RESULT = "settings.json", "metrics.jsonl", "state.safetensors", "result.json"
 
 
 @dataclass(frozen=True)
-class Unfinished:
-    """A training that may be gone on with. identity: it goes on with the same inputs only."""
+class RunFolder:
+    """The folder of one training. identity: of all that the result depends on, but for the number of steps."""
 
-    file: Path
+    path: Path
     identity: str
 
-    def earlier(self, resume: bool) -> tuple[dict[str, Tensor] | None, list[dict]]:
-        """Return what to go on from, and what the steps until there measured; nothing without an earlier training.
+    @property
+    def state(self) -> RunState:
+        """Where the training stands, if its file is there."""
+        return RunState(self.path / STATE, self.identity)
 
-        Raises FileError where there is one and the user did not mean it, where the user means one that is not there,
-        and where it is damaged.
+    @property
+    def steps(self) -> int:
+        """How many steps are behind its state; 0 without one. Raises FileError where it is damaged."""
+        return len(self.history())
+
+    def history(self) -> list[dict]:
+        """Return what its steps measured, as far as there is a state of them. Raises FileError where it is damaged."""
+        return self.state.history() if self.state.file.exists() else []
+
+    def earlier(self) -> tuple[dict[str, Tensor] | None, list[dict]]:
+        """Return what to go on from, and what the steps until there measured; None and none at the beginning.
+
+        Raises FileError where the state is damaged.
         """
-        if not resume and self.file.exists():
-            raise FileError(
-                f"{self.file} holds an unfinished training. Go on with --resume, take another name, or delete it."
-            )
-        if not resume:
-            return None, []
-        if not self.file.exists():
-            raise FileError(f"there is no unfinished training {self.file}. Leave out --resume.")
-        with opened(self.file, Source(self.file.name, REMEDY), MOST_HEADER) as file:
-            return self._read(file)
+        return self.state.read() if self.state.file.exists() else (None, [])
 
-    def _read(self, file: TensorFile) -> tuple[dict[str, Tensor], list[dict]]:
-        if missing := {CHECKSUM, "identity", "history"} - file.metadata.keys():
-            raise file.source.refusal(f"is damaged: it does not say its {min(missing)}")
-        _check_layouts(file)
-        state = file.tensors()  # by its checksum, the identity is the one that was written
-        if file.metadata["identity"] != self.identity:
-            raise FileError(
-                f"{self.file} was begun with another model, other photos, prompts or settings, or by another version "
-                "of PALP. Give the same, or another name."
-            )
-        history = read_json(file.source, file.metadata["history"], MOST_HEADER)
-        _check_history(file.source, history, int(state["steps"]))
-        for name in state.keys() & {"random", "alignment_random"}:
-            _check_random(file.source, name, state[name])
-        return state, history
+    def keep(self, state: dict[str, Tensor], history: list[dict]) -> None:
+        """Put a later state in the place of an earlier one, each file whole or not at all. Raises OSError."""
+        self.state.save(state, history)
+        rows = "".join(json.dumps(row) + "\n" for row in history)
+        write(self.path / METRICS, lambda path: path.write_text(rows, encoding="utf-8"))
 
-    def save(self, state: Mapping[str, Tensor], history: list[dict]) -> None:
-        """Replace what is kept by a later state."""
-        save_tensors(self.file, state, {"identity": self.identity, "history": json.dumps(history)})
+    def forget(self) -> None:
+        """Take the state away, from which nothing good comes: that of a training that diverged."""
+        self.state.file.unlink(missing_ok=True)
+
+    def finish(self, steps: int, file: Path) -> None:
+        """Note the file of a training that has come to its end. Raises OSError."""
+        _write_json(self.path / RESULT, {"steps": steps, "file": file.name, "sha256": _digest(file)})
+
+    def result(self, steps: int, folders: Iterable[Path]) -> Path | None:
+        """Find the file that a training of so many steps ended with, unchanged, in one of the folders; None without."""
+        found = _read_json(self.path / RESULT)
+        if found.get("steps") != steps or not isinstance(found.get("file"), str):
+            return None
+        files = (folder / Path(found["file"]).name for folder in folders)
+        return next((file for file in files if file.is_file() and _digest(file) == found.get("sha256")), None)
 
 
-def _check_layouts(file: TensorFile) -> None:
-    """Raise FileError unless the tensors are those of a LoRA or words, their optimizer and their random numbers."""
-    source, rest = file.source, dict(file.layouts)
-    for name, kind, shape in (("steps", torch.int64, ()), ("random", torch.uint8, None)):
-        found = rest.pop(name, None)
-        if found is None or found.dtype != kind or shape not in (None, found.shape):
-            raise source.refusal(f"is damaged: {name} is not there, or not what it should be")
-    rest.pop("alignment_random", None)
-    adam = {key: rest.pop(key) for key in list(rest) if key.startswith("optimizer.")}
-    for key in [key for key in rest if key.startswith("scaler.")]:
-        if rest.pop(key).shape != ():
-            raise source.refusal(f"is damaged: {printable(key)} is not one number")
-    words = {key: layout for key, layout in rest.items() if key.startswith("word.")}
-    lora = {key: layout for key, layout in rest.items() if key not in words}
-    for key in words:
-        check_word(source, key, {key: key}, words)
-    if lora:
-        check_lora(source, lora)
-    trained = [layout.shape for key, layout in rest.items() if not key.endswith(ALPHA)]
-    _check_moments(source, {key: layout.shape for key, layout in adam.items()}, trained)
+def find_run(parent: Path, name: str, identity: str, settings: dict, steps: int, anew: bool = False) -> RunFolder:
+    """Find the folder of a training, with what it has by now; a new one, NAME_00001, where there is none.
+
+    settings: described for whoever opens the folder. steps: that are asked for; of several folders of the training,
+    that of such a result is taken, else the one that is nearest to them, and never one that is past them. anew: takes
+    no earlier one. Raises FileError where an earlier one is damaged.
+    """
+    earlier = [] if anew else [run for run in _runs(parent) if run.identity == identity]
+    for run in earlier:
+        if _read_json(run.path / RESULT).get("steps") == steps:
+            return run
+    reached = [(run.steps, run.path.name, run) for run in earlier]
+    if usable := [entry for entry in reached if entry[0] <= steps]:
+        return max(usable, key=lambda entry: entry[:2])[2]
+    return _begun(parent, name, identity, settings)
 
 
-def _check_moments(source: Source, shapes: dict[str, tuple[int, ...]], trained: list[tuple[int, ...]]) -> None:
-    """Raise FileError unless Adam's numbers are of what is trained; a word that no step has read has none."""
-    parameters: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
-        number, _, name = key.removeprefix("optimizer.").partition(".")
-        parameters.setdefault(number, {})[name] = shape
-    numbers, left = set(map(str, range(len(trained)))), Counter(trained)
-    for number, found in parameters.items():
-        known = number in numbers and found.keys() == MOMENTS
-        if not known or found["step"] != () or found["exp_avg"] != found["exp_avg_sq"]:
-            raise source.refusal(f"is damaged: the optimizer's numbers of parameter {printable(number)} are not whole")
-        left[found["exp_avg"]] -= 1
-        if left[found["exp_avg"]] < 0:
-            raise source.refusal(f"is damaged: the optimizer has numbers for {found['exp_avg']}, which is not trained")
+def is_result(parent: Path, name: str) -> bool:
+    """Say whether a training there has ended with the file NAME.safetensors."""
+    return any(_read_json(file).get("file") == f"{name}.safetensors" for file in parent.glob(f"*/{RESULT}"))
 
 
-def _check_history(source: Source, history: object, steps: int) -> None:
-    if not isinstance(history, list) or len(history) != steps:
-        raise source.refusal(f"is damaged: its history is not that of {steps} steps")
-    for index, row in enumerate(history):
-        if not _is_row(row) or row["index"] != index:
-            raise source.refusal(f"is damaged: its history of step {index + 1} is not what a step measures")
+def _runs(parent: Path) -> Iterator[RunFolder]:
+    """All folders of trainings there; what is none, or cannot be read, is passed over."""
+    for file in sorted(parent.glob(f"*/{SETTINGS}")):
+        if isinstance(identity := _read_json(file).get("identity"), str):
+            yield RunFolder(file.parent, identity)
 
 
-def _is_row(row: object) -> bool:
-    return (
-        isinstance(row, dict)
-        and row.keys() == ROW.keys()
-        and all(isinstance(row[name], kind) for name, kind in ROW.items())
-        and all(isinstance(loss, float) and math.isfinite(loss) for loss in row["losses"].values())
-    )
-
-
-def _check_random(source: Source, name: str, state: Tensor) -> None:
+def _begun(parent: Path, name: str, identity: str, settings: dict) -> RunFolder:
+    """Make a folder. What it is for is safety: where it cannot be made, as on a full disk, the training goes on."""
+    path = parent / f"{name}_{1:05}"
     try:
-        torch.Generator().set_state(state)
-    except (RuntimeError, TypeError) as error:
-        raise source.refusal(f"is damaged: {name} is no state of random numbers") from error
+        path = _claimed(parent, name)
+        _write_json(path / SETTINGS, {"identity": identity, **settings})
+    except OSError as error:
+        logging.warning("the training's folder %s could not be made: %s", path, error)
+    return RunFolder(path, identity)
+
+
+def _claimed(parent: Path, name: str) -> Path:
+    """Make parent/NAME_00001, at the first free number, which no other process has then."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for path in (parent / f"{name}_{number:05}" for number in count(1)):
+        with suppress(FileExistsError):
+            path.mkdir()
+            break
+    return path
+
+
+def _write_json(file: Path, content: dict) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _read_json(file: Path) -> dict:
+    """What is in the file, if it is there and holds fields."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        digest = sha256()
+        while part := opened.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -75,8 +75,12 @@ class PersonalizationLearner:
         found = {kind: [v for encoder, v in vectors if encoder.startswith(kind)] for kind in rates}
         return [{"params": found[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if found[kind]]
 
-    @torch.enable_grad()
     def step(self) -> Step:
+        with self.optimizer.undone_on_failure(self.random, self.alignment_random):
+            return self._step()
+
+    @torch.enable_grad()
+    def _step(self) -> Step:
         """Learn the photo, keep the prompt, or both, as the score's interval has it."""
         alignment = self.config.alignment
         learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)

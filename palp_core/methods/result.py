@@ -9,7 +9,6 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..files.embedding_file import save_embedding, word_metadata
@@ -125,8 +124,12 @@ def personalization_identity(method: Personalization) -> str:
     for subject in method.subjects.values():
         texts += [subject.placeholder, subject.class_word, subject.personalization_prompt]
         learned = subject.initial_embedding.vectors.values() if subject.initial_embedding else ()
-        tensors += [*subject.images, *subject.masks, *learned]
+        tensors += [*subject.images, *_masks(subject.masks), *learned]
     return _identity(method.backbone, method.config, texts, tensors)
+
+
+def _masks(masks: Iterable[Tensor | None]) -> list[Tensor | str]:
+    return ["no mask" if mask is None else mask for mask in masks]
 
 
 def word_identity(method: TextualInversion) -> str:
@@ -134,21 +137,34 @@ def word_identity(method: TextualInversion) -> str:
     concept = method.concept
     texts = [concept.initial_word, concept.kind, *concept.templates, "captions", *concept.captions]
     learned = concept.initial_embedding.vectors.values() if concept.initial_embedding else ()
-    return _identity(method.backbone, method.config, texts, [*concept.images, *concept.masks, *learned])
+    return _identity(method.backbone, method.config, texts, [*concept.images, *_masks(concept.masks), *learned])
 
 
-def _identity(backbone: Backbone, config: TrainingConfig, texts: list[str], tensors: Iterable[Tensor]) -> str:
+def _identity(backbone: Backbone, config: TrainingConfig, texts: list[str], parts: Iterable[Tensor | str]) -> str:
     """Of all that the result depends on; another version of PALP may keep another state.
 
     The number of steps and what only saves memory are left out: both may be others when a training goes on.
     """
     settings = described_config(replace(config, steps=1, gradient_checkpointing=False))
-    kind = [__version__, backbone.prediction.name, str(backbone.compute_dtype)]
+    kind = [__version__, backbone.family.name, backbone.prediction.name, str(backbone.compute_dtype)]
     digest = sha256(json.dumps([settings, texts, *kind]).encode())
-    some = torch.cat([p.detach().flatten()[:4].float() for p in backbone.denoiser.parameters()])
-    for tensor in (some.cpu(), *tensors):
-        digest.update(tensor.numpy().tobytes())
+    for part in (*backbone.fingerprint(), *parts):
+        digest.update(part.encode() if isinstance(part, str) else _bytes(part))
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """Shape and numbers."""
+    return repr(tuple(tensor.shape)).encode() + tensor.detach().cpu().float().numpy().tobytes()
+
+
+def described_run(method: Personalization | TextualInversion) -> dict:
+    """Say what is trained, for whoever opens the folder of a training."""
+    shared = {"version": __version__, "family": method.backbone.family.name, "settings": _settings(method)}
+    if isinstance(method, TextualInversion):
+        return {**shared, "initial_word": method.concept.initial_word, "photos": len(method.concept.images)}
+    subjects = {s.placeholder: {"class_word": s.class_word, "photos": len(s.images)} for s in method.subjects.values()}
+    return {**shared, "target_prompt": method.target_prompt, "clean_prompt": method.clean_prompt, "subjects": subjects}
 
 
 def keep_unfinished(run: Training, save: Callable[[Path], Path], folders: Sequence[Path]) -> str:

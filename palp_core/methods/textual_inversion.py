@@ -121,8 +121,12 @@ class TextualInversionLearner:
         group = {"params": list(self.vectors.values()), "lr": self.config.learning_rate, "weight_decay": 0.0}
         self.optimizer = Optimizer([group], self.backbone, self.config.max_grad_norm)
 
-    @torch.enable_grad()
     def step(self) -> Step:
+        with self.optimizer.undone_on_failure(self.random):
+            return self._step()
+
+    @torch.enable_grad()
+    def _step(self) -> Step:
         examples = draw_batch(self.examples, self.config.batch_size, self.random)
         x0, mask, _ = stack_batch(examples, self.backbone.device)
         sigma, noise = draw_noise(self.backbone.levels, x0, self.random)

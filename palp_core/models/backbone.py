@@ -8,7 +8,7 @@ eps, v or a flow is known only inside a backbone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
@@ -119,10 +119,20 @@ class Backbone(ABC):
         learn_words: the text encoders are needed in every step.
         """
 
+    @abstractmethod
+    def fingerprint(self) -> Iterator[str | Tensor]:
+        """Yield texts and small tensors on the CPU that tell this model, its text encoders and VAE from others."""
+
     def autocast(self) -> torch.autocast:
         """Mixed precision for the denoiser: adapters and optimizer stay float32, matrix products run in half."""
         half = self.compute_dtype in (torch.bfloat16, torch.float16)
         return torch.autocast(self.device.type, self.compute_dtype if half else torch.bfloat16, enabled=half)
+
+
+def some_weights(module: nn.Module) -> Tensor:
+    """Copy a few numbers of each parameter, float32, on the CPU, one behind the other; (N,)."""
+    few = [parameter.detach().flatten()[:4].to("cpu").float() for parameter in module.parameters()]
+    return torch.cat(few) if few else torch.empty(0)
 
 
 def predicted_noise(x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:

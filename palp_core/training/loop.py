@@ -68,6 +68,8 @@ class Training(Generic[Result]):
         self.method = method
         #: What was learned, once the iteration has ended, was closed or has failed.
         self.result: Result | None = None
+        #: What to go on from, once the iteration has ended, early or not; None where it could not be copied.
+        self.state: dict[str, Tensor] | None = None
         #: Why there is no result of a training that has failed: a second fault, as of a device that is lost.
         self.lost: Exception | None = None
         self._learner: Learner[Result] | None = None
@@ -103,16 +105,21 @@ class Training(Generic[Result]):
                 self._rescue(learner)
                 raise
             else:
-                self.result = learner.result()
+                self.result, self.state = learner.result(), _on_the_cpu(learner.state())
             finally:
                 self._learner = None
 
     def _rescue(self, learner: Learner[Result]) -> None:
         """Copy what was learned before a fault, or note why that fails: the first fault is the one to be told."""
         try:
-            self.result = learner.result()
+            self.result, self.state = learner.result(), _on_the_cpu(learner.state())
         except Exception as error:
             self.lost = error
+
+
+def _on_the_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state that takes no memory of the card from whoever works there next."""
+    return {name: tensor.cpu() for name, tensor in state.items()}
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,18 @@ class Optimizer:
             raise DivergedError(number)
         self.optimizer.zero_grad(set_to_none=True)
         return dict(zip(measured, numbers, strict=True))
+
+    @contextmanager
+    def undone_on_failure(self, *randoms: torch.Generator) -> Iterator[None]:
+        """Inside, a step that fails or is cancelled leaves no gradients, and its random numbers come again."""
+        before = [random.get_state() for random in randoms]
+        try:
+            yield
+        except BaseException:
+            for random, state in zip(randoms, before, strict=True):
+                random.set_state(state)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
 
     def state(self) -> dict[str, Tensor]:
         """Name everything that the next step depends on."""

@@ -23,6 +23,7 @@ from palp_core.cli import main as cli
 from palp_core.errors import DivergedError
 from palp_core.files import writing
 from palp_core.files.lora_file import load_lora_file
+from palp_core.methods import recording
 from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld import demo
 from palp_core.training.loop import Training
@@ -61,7 +62,7 @@ def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, pho
     palp(monkeypatch, *train_arguments(model, photos, out, **{"alignment-weight": 0.5}))
     file = out / f"{NAME}_00001.safetensors"
     assert capsys.readouterr().out.strip().endswith(file.name)
-    assert {path.name for path in out.iterdir()} == {file.name, f"{NAME}_00001.loss.png"}
+    assert {path.name for path in out.iterdir()} == {file.name, f"{NAME}_00001.loss.png", "runs"}
     info = load_lora_file(file).info
     assert info.settings["alignment"]["weight"] == 0.5 and info.steps == 3 and info.rank == 2
     with safe_open(file, "pt") as saved:  # photos and model lie there, too
@@ -175,44 +176,69 @@ def stop_after(steps: int, monkeypatch, arguments: list[str]) -> None:
         palp(monkeypatch, *arguments)
 
 
-def test_ctrl_c_keeps_what_was_learned_and_resume_goes_on(monkeypatch, capsys, tmp_path, model, photos):
+def test_ctrl_c_keeps_what_was_learned_and_the_same_command_goes_on(monkeypatch, capsys, tmp_path, model, photos):
     out, handler = tmp_path / "loras", signal.getsignal(signal.SIGINT)
     palp(monkeypatch, *train_arguments(model, photos, tmp_path / "whole", steps=4))
     stop_after(3, monkeypatch, train_arguments(model, photos, out, steps=4))
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "the same command goes on from there" in capsys.readouterr().err
     assert load_lora_file(out / f"{NAME}_step3_00001.safetensors").info.steps == 3
-    with pytest.raises(SystemExit, match="holds an unfinished training"):
-        palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
-    palp(monkeypatch, *train_arguments(model, photos, out, steps=4), "--resume")
-    assert not list(out.glob(".*"))
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
+    assert f"goes on from step 3 of {out / 'runs' / NAME}_00001" in capsys.readouterr().err
     whole, resumed = (load_lora_file(folder / f"{NAME}_00001.safetensors").lora for folder in (tmp_path / "whole", out))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_the_same_training_is_not_trained_twice(monkeypatch, capsys, tmp_path, model, photos):
+    """Its file is named at once; --retrain makes another, and so does a file that is no longer what it was."""
+    out = tmp_path / "loras"
+    once = train_arguments(model, photos, out, steps=1)
+    palp(monkeypatch, *once)
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "steps", lambda *_: pytest.fail("it trains again"))
+        palp(monkeypatch, *once)
+    told = capsys.readouterr()
+    assert "taken from an earlier training" in told.err and told.out.strip() == str(out / f"{NAME}_00001.safetensors")
+    palp(monkeypatch, *once, "--retrain")
+    assert capsys.readouterr().out.strip() == str(out / f"{NAME}_00002.safetensors")
+    for file in out.glob("*.safetensors"):
+        file.write_bytes(file.read_bytes() + b" ")
+    palp(monkeypatch, *once)
+    assert capsys.readouterr().out.strip() == str(out / f"{NAME}_00003.safetensors")
+
+
 def test_a_killed_training_goes_on_from_its_last_state(monkeypatch, tmp_path, model, photos):
     out = tmp_path / "loras"
-    monkeypatch.setattr(session, "SAVE_STATE_EVERY", 2)
+    monkeypatch.setattr(recording, "SECONDS_BETWEEN_STATES", 0.0)
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "whole", steps=4))
 
     class Killed(session.tqdm):
         def set_postfix(self, *_args, **_options) -> None:
-            if list(out.glob(".*.unfinished.safetensors")):
+            if list(out.glob("runs/*/state.safetensors")):
+                monkeypatch.setattr(recording.Recording, "keep", lambda *_: False)  # nothing is saved any more
                 raise SystemExit("killed")
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit, match="killed"):
         patched.setattr(session, "tqdm", Killed)
         palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
-    palp(monkeypatch, *train_arguments(model, photos, out, steps=4), "--resume")
-    assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 4
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=4))
+    whole, resumed = (load_lora_file(folder / f"{NAME}_00001.safetensors").lora for folder in (tmp_path / "whole", out))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_an_unfinished_training_may_become_longer_and_spare_memory(monkeypatch, tmp_path, model, photos):
+def test_a_finished_training_may_become_longer_and_spare_memory(monkeypatch, capsys, tmp_path, model, photos):
+    """Two steps, then three more, are the five that would have been trained at once."""
     out = tmp_path / "loras"
-    stop_after(2, monkeypatch, train_arguments(model, photos, out, steps=4))
-    with pytest.raises(SystemExit, match=r"steps is 1, but .* has 2 of them already"):
-        palp(monkeypatch, *train_arguments(model, photos, out, steps=1), "--resume")
-    palp(monkeypatch, *train_arguments(model, photos, out, steps=5), "--gradient-checkpointing", "--resume")
-    assert load_lora_file(out / f"{NAME}_00001.safetensors").info.steps == 5
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "whole", steps=5))
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=2))
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=5), "--gradient-checkpointing")
+    assert "goes on from step 2" in capsys.readouterr().err
+    files = (tmp_path / "whole" / f"{NAME}_00001.safetensors", out / f"{NAME}_00002.safetensors")
+    whole, longer = (load_lora_file(file).lora for file in files)
+    assert all(torch.allclose(whole[key], longer[key], atol=1e-4) for key in whole)
+    palp(monkeypatch, *train_arguments(model, photos, out, steps=1))  # fewer are another training
+    assert load_lora_file(out / f"{NAME}_00003.safetensors").info.steps == 1
 
 
 @pytest.mark.parametrize("command", ["train", "learn-word"])
@@ -222,7 +248,7 @@ def test_what_was_learned_is_kept_elsewhere_when_the_disk_is_full(
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    monkeypatch.setattr(session, "SAVE_STATE_EVERY", 1)
+    monkeypatch.setattr(recording, "SECONDS_BETWEEN_STATES", 0.0)
     arguments = train_arguments if command == "train" else learn_arguments
     with no_space(writing, "in the middle", out):
         palp(monkeypatch, *arguments(model, photos, out))
@@ -235,26 +261,32 @@ def test_a_word_that_was_stopped_goes_on(monkeypatch, capsys, tmp_path, model, p
     out = tmp_path / "embeddings"
     palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "whole", steps=4))
     stop_after(2, monkeypatch, learn_arguments(model, photos, out, steps=4))
-    assert "--resume goes on" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="begun with another model, other photos"):
-        palp(monkeypatch, *learn_arguments(model, photos, out, steps=4, seed=6), "--resume")
-    palp(monkeypatch, *learn_arguments(model, photos, out, steps=4), "--resume")
+    assert "the same command goes on" in capsys.readouterr().err
+    palp(monkeypatch, *learn_arguments(model, photos, out, steps=4))
     whole, resumed = (load_file(folder / f"{NAME}.safetensors") for folder in (tmp_path / "whole", out))
     assert torch.equal(whole["emb_params"], resumed["emb_params"])
-    assert not list(out.glob(".*"))
+    capsys.readouterr()
+    palp(monkeypatch, *learn_arguments(model, photos, out, steps=4))  # its name is no obstacle to itself
+    assert "taken from an earlier training" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="is in the embeddings folder already"):
+        palp(monkeypatch, *learn_arguments(model, photos, out, steps=4, seed=6))
 
 
-@pytest.mark.parametrize("changed", ["photos", "model"])
-def test_resume_with_other_inputs_is_refused(monkeypatch, tmp_path, model, photos, changed):
-    out = tmp_path / "loras"
+@pytest.mark.parametrize("changed", ["photos", "model", "settings"])
+def test_other_inputs_are_another_training(monkeypatch, capsys, tmp_path, model, photos, changed):
+    out, other = tmp_path / "loras", {}
     stop_after(1, monkeypatch, train_arguments(model, photos, out))
     if changed == "photos":
         next(photos.iterdir()).unlink()
+    elif changed == "settings":
+        other = {"seed": 99}
     else:
-        file = model / "unet" / "diffusion_pytorch_model.safetensors"
+        file = model / "vae" / "diffusion_pytorch_model.safetensors"
         save_file({name: 2 * value for name, value in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(SystemExit, match="another model, other photos"):
-        palp(monkeypatch, *train_arguments(model, photos, out), "--resume")
+    capsys.readouterr()
+    palp(monkeypatch, *train_arguments(model, photos, out, **other))
+    assert "goes on" not in capsys.readouterr().err
+    assert len(list((out / "runs").iterdir())) == 2
 
 
 def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_path, model, photos):
@@ -270,7 +302,7 @@ def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_pat
     with monkeypatch.context() as patched:
         patched.setattr(session, "tqdm", Diverging)
         with pytest.raises(SystemExit, match=f"not finite at step 2.*2 steps is kept in {NAME}_step2_00001"):
-            palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"), "--resume")
+            palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras"))
     assert load_lora_file(tmp_path / "loras" / f"{NAME}_step2_00001.safetensors").info.steps == 2
     lower = train_arguments(model, photos, tmp_path / "loras", **{"learning-rate": 1e-5})
     palp(monkeypatch, *lower)  # as the error asks: no state of the diverged run is in the way
@@ -283,7 +315,6 @@ def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_pat
         (("--images", "nowhere"), "there is no image"),
         (("--target-prompt", "a cat"), "has no placeholder"),
         (("--file-name", "../cat"), "must be a plain name"),
-        (("--resume",), "no unfinished training"),
         (("--model", "photos"), "model_index.json"),
         (("--images", "cut_off.png"), "not an image that can be read"),
         (("--device", "gpu"), "device gpu cannot be used"),

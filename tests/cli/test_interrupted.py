@@ -85,7 +85,7 @@ def test_sigterm_ends_the_step_and_saves(monkeypatch, capsys, tmp_path, argument
     assert palp(monkeypatch, arguments) == 143
     told = capsys.readouterr()
     assert told.out.strip().endswith("my_cat_step3_00001.safetensors")
-    assert "stopped: what was learned until now is kept; --resume goes on." in told.err
+    assert "stopped: what was learned until now is kept; the same command goes on from there." in told.err
     assert files(tmp_path / "loras") == ["my_cat_step3_00001.safetensors"]
     assert signal.getsignal(signal.SIGTERM) is usual
 
@@ -94,8 +94,8 @@ def test_a_process_that_gets_sigterm_exits_with_143_and_its_file(tmp_path, argum
     arguments[arguments.index("--steps") + 1] = "100000"
     command = [sys.executable, "-m", "palp_core.cli.main", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        unfinished = tmp_path / "loras" / ".my_cat.unfinished.safetensors"
-        while not unfinished.exists() and process.poll() is None:
+        kept = tmp_path / "loras/runs/my_cat_00001/settings.json"  # it trains from now on
+        while not kept.exists() and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=120)
@@ -141,5 +141,5 @@ def test_a_chart_that_fails_is_told_and_the_file_is_there(monkeypatch, caplog, t
 
     monkeypatch.setattr(writing, "fill", full_for_charts)
     assert palp(monkeypatch, arguments) is None
-    assert [path.name for path in (tmp_path / "loras").iterdir()] == ["my_cat_00001.safetensors"]
+    assert [path.name for path in (tmp_path / "loras").glob("my_cat*")] == ["my_cat_00001.safetensors"]
     assert "the loss chart could not be written: No space left" in caplog.text

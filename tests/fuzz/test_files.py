@@ -27,7 +27,7 @@ from palp_core.cli.info import Info
 from palp_core.errors import PalpError
 from palp_core.files.embedding_file import described_word
 from palp_core.files.images import read_image
-from palp_core.files.run_folder import Unfinished
+from palp_core.files.run_state import RunState
 
 KEYS = [
     "emb_params",
@@ -45,7 +45,7 @@ def made(what: str) -> bytes:
     """A good file."""
     with TemporaryDirectory() as folder:
         if what == "state":
-            state = Unfinished(Path(folder, "any"), "0123")
+            state = RunState(Path(folder, "any"), "0123")
             state.save(*random_state())
             return state.file.read_bytes()
         make = {"lora": random_lora_file, "word": random_word_file}
@@ -123,7 +123,7 @@ def check_all(path: Path) -> None:
     check_embedding(path)
     read(path, described_word)
     check_info(path)
-    read(path, lambda path: Unfinished(path, "0123").earlier(resume=True))
+    read(path, lambda path: RunState(path, "0123").read())
 
 
 @given(st.sampled_from(["lora", "sdxl"]).flatmap(lambda what: damaged(made(what))))
@@ -144,7 +144,7 @@ def test_bytes_of_a_word(place, content):
 def test_bytes_of_an_unfinished_training(place, content):
     """Nothing but the whole of what was saved is gone on with."""
     place.write_bytes(content)
-    found = read(place, lambda path: Unfinished(path, "0123").earlier(resume=True))
+    found = read(place, lambda path: RunState(path, "0123").read())
     if found is not None:
         state, history = random_state()
         assert found[1] == history and found[0].keys() == state.keys()
@@ -217,9 +217,9 @@ def test_what_an_unfinished_training_holds(place, data):
     if data.draw(st.booleans()):
         row = data.draw(st.sampled_from(history))
         row[data.draw(st.sampled_from([*sorted(row), "more"]))] = data.draw(json_values)
-    unfinished = Unfinished(place, "0123")
+    unfinished = RunState(place, "0123")
     unfinished.save(state, history)
-    found = read(place, lambda path: unfinished.earlier(resume=True))
+    found = read(place, lambda path: unfinished.read())
     if found is not None:
         assert len(found[1]) == int(found[0]["steps"])
 

@@ -13,7 +13,8 @@ NODES = {
     "PALP_Personalize": "model clip vae images class_word target_prompt steps alignment_weight seed file_name "
     "masks subjects options",
     "PALP_Options": "score learning_rate embedding_learning_rate rank batch_size resolution gradient_checkpointing "
-    "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger",
+    "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger "
+    "retrain",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects",
     "PALP_LoadLora": "model clip lora_name strength",
     "PALP_DemoWorld": "subject individual style accessory place photos network",

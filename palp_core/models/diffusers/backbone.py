@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ModelError
-from ..backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision
+from ..backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision, some_weights
 from ..memory import frozen
 from .flow import FlowNetwork, architecture_of
 from .flow_text import FlowText
@@ -57,6 +57,12 @@ class DiffusersBackbone(Backbone):
         with self.autocast():
             output = self.network.predict(inputs, sigma, conds)
         return self.prediction.denoised(x, sigma, output.float())
+
+    def fingerprint(self) -> Iterator[str | Tensor]:
+        for name, part in sorted(self.pipeline.components.items()):
+            if isinstance(part, nn.Module):
+                yield name
+                yield some_weights(part)
 
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:
         return self.text.encode(prompt, words)

@@ -314,6 +314,14 @@ def test_a_file_of_another_family_is_refused_by_the_loader(make, tmp_path):
         apply_lora_file(xl_model, clip, file, 1.0)
 
 
+def recording(folder):
+    """Of a training that has its own folder there."""
+    from palp_pack.palp_core.files.run_folder import find_run
+    from palp_pack.palp_core.methods.recording import Recording
+
+    return Recording(find_run(folder / "runs", "cat", "0123abcd", {}, steps=3))
+
+
 @pytest.mark.parametrize("good_steps", [0, 2])
 def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, good_steps):
     from palp_pack.nodes.host.session import TrainingProgress, train
@@ -325,11 +333,17 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
 
     def diverging(*args):
         calls.append(args)
-        return denoise(*args) * (float("nan") if len(calls) > DRAWS + 4 * good_steps else 1)
+        return denoise(*args) * (float("nan") if len(calls) > DRAWS + 2 * good_steps else 1)
 
-    run.method.backbone.denoise = diverging  # called to find the subject, then four times in a step
+    run.method.backbone.denoise = diverging  # called to find the subject, then four times in two steps
     with pytest.raises(RuntimeError) as failure:
-        train(run, TrainingProgress(None, 3), lambda folder: save_run(run, folder, "cat"), tmp_path, "PALP Personalize")
+        train(
+            run,
+            TrainingProgress(None, 3, recording(tmp_path)),
+            lambda folder: save_run(run, folder, "cat"),
+            tmp_path,
+            "PALP Personalize",
+        )
     outcome = "is kept in cat_step2_00001.safetensors" if good_steps else "nothing was saved"
     assert f"not finite at step {good_steps + 1}" in str(failure.value) and outcome in str(failure.value)
     kept = [path.name for path in tmp_path.glob("*.safetensors*")]
@@ -348,7 +362,13 @@ def test_a_folder_that_cannot_be_written_to_does_not_lose_the_run(make, tmp_path
     full.write_text("a file where the folder should be")
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(refuge))
     with pytest.raises(RuntimeError, match=r"full could not be written to\. What was learned is kept in .*output"):
-        train(run, TrainingProgress(None, 3), lambda folder: save_run(run, folder, "cat"), full, "PALP Personalize")
+        train(
+            run,
+            TrainingProgress(None, 3, recording(tmp_path)),
+            lambda folder: save_run(run, folder, "cat"),
+            full,
+            "PALP Personalize",
+        )
     assert [path.name for path in refuge.iterdir()] == ["cat_00001.safetensors"]
 
 
@@ -358,11 +378,11 @@ def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
     from palp_pack.palp_core import save_run
 
     run = personalization(*make())
-    progress = TrainingProgress(None, 3)
+    progress = TrainingProgress(None, 3, recording(tmp_path))
     denoise = run.method.backbone.denoise
 
     def full(*args):
-        if len(progress.history) == 2:
+        if len(progress.recording.history) == 2:
             raise comfy.model_management.OOM_EXCEPTION("no memory left")
         return denoise(*args)
 

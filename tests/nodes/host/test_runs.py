@@ -43,16 +43,24 @@ def training(parts, prompt: str = "a sketch of [V] in Paris", steps: int = 3, **
     return Training(Personalization(ComfyBackbone(*parts), subjects, prompt, config))
 
 
+def recording(parent: Path):
+    """Of a training that has a folder there."""
+    from palp_pack.palp_core.files.run_folder import find_run
+    from palp_pack.palp_core.methods.recording import Recording
+
+    return Recording(find_run(parent, "cat", "0123abcd", {}, steps=3))
+
+
 def train(run: Training, folder: Path, event=None) -> Path:
     """As the node does. event: happens in the place of the third step."""
     from palp_pack.nodes.host import session
     from palp_pack.palp_core import save_run
 
-    progress = session.TrainingProgress(None, 3)
+    progress = session.TrainingProgress(None, 3, recording(folder.parent / "runs"))
     denoise = run.method.backbone.denoise
 
     def or_event(*args):
-        if event is not None and len(progress.history) == 2:
+        if event is not None and len(progress.recording.history) == 2:
             event()
         return denoise(*args)
 
@@ -129,7 +137,7 @@ def test_a_chart_that_fails_does_not_fail_the_run(parts, loras, monkeypatch, cap
     monkeypatch.setattr(session, "SECONDS_BETWEEN_CHARTS", 0.0)
     monkeypatch.setattr(session.ui, "PreviewImage", lambda *_, **__: raising(OSError("no space")))
     assert train(training(parts), loras).is_file()
-    progress = session.TrainingProgress(None, 3)
+    progress = session.TrainingProgress(None, 3, recording(loras.parent / "other runs"))
     chart, shown = progress.chart(None)
     assert chart.ndim == 4 and chart.shape[-1] == 3 and shown is None
     assert "could not be drawn: no font" in caplog.text and "could not be shown: no space" in caplog.text

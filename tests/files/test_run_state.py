@@ -12,28 +12,28 @@ from safetensors.torch import load_file, save_file
 
 from devtools.random_files import PROJECTIONS, random_state
 from palp_core.errors import FileError
-from palp_core.files.run_folder import Unfinished
+from palp_core.files.run_state import RunState
 
 DOWN = f"{PROJECTIONS[0]}.lora_down.weight"
-REFUSED = r"\.cat\.unfinished\.safetensors .*--resume"
+REFUSED = r"state\.safetensors .*Delete its folder"
 
 
 @pytest.fixture
-def unfinished(tmp_path) -> Unfinished:
-    kept = Unfinished(tmp_path / ".cat.unfinished.safetensors", "0123abcd")
+def unfinished(tmp_path) -> RunState:
+    kept = RunState(tmp_path / "state.safetensors", "0123abcd")
     kept.save(*random_state())
     return kept
 
 
-def refused(kept: Unfinished) -> str:
+def refused(kept: RunState) -> str:
     with pytest.raises(FileError, match=REFUSED) as refusal:
-        kept.earlier(resume=True)
+        kept.read()
     return str(refusal.value)
 
 
 def test_what_is_read_is_what_was_kept(unfinished):
     state, history = random_state()
-    read, rows = unfinished.earlier(resume=True)
+    read, rows = unfinished.read()
     assert rows == history and read.keys() == state.keys()
     assert all(torch.equal(read[key], value) and read[key].dtype == value.dtype for key, value in state.items())
 
@@ -45,7 +45,7 @@ def test_a_word_that_no_step_has_read_has_no_moments(unfinished):
     for name in ("step", "exp_avg", "exp_avg_sq"):
         state[f"optimizer.5.{name}"] = state.pop(f"optimizer.4.{name}")
     unfinished.save(state, history)
-    assert unfinished.earlier(resume=True)[1] == history
+    assert unfinished.read()[1] == history
 
 
 @pytest.mark.parametrize("part", [0, 4, 8, 9, 100, 0.1, 0.5, 0.9, 0.999])
@@ -67,7 +67,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(unfinished):
         flipped[place] ^= 1 << chosen.randrange(8)
         unfinished.file.write_bytes(flipped)
         try:
-            read, rows = unfinished.earlier(resume=True)
+            read, rows = unfinished.read()
         except FileError as error:
             assert unfinished.file.name in str(error)
             continue
@@ -165,22 +165,22 @@ def test_a_state_without_what_it_says_of_itself_is_refused(unfinished, change):
 
 def test_a_long_training_is_kept_whole(tmp_path):
     """A hundred thousand steps are the most that a setting allows; other files have shorter headers."""
-    kept = Unfinished(tmp_path / ".cat.unfinished.safetensors", "0123abcd")
+    kept = RunState(tmp_path / "state.safetensors", "0123abcd")
     state, _ = random_state()
     losses = {"denoising_loss": 0.12345678901234567, "score_gap": 0.12345678901234567}
     row = {"sigma": 12.345678901234567, "losses": losses, "subject": "[V]"}
     history = [{"index": index, **row} for index in range(100_000)]
     state["steps"] = torch.tensor(len(history))
     kept.save(state, history)
-    assert len(json.dumps(kept.earlier(resume=True)[1])) > 10_000_000
+    assert len(json.dumps(kept.read()[1])) > 10_000_000
 
 
 def test_the_state_of_another_training_is_refused(unfinished):
-    other = Unfinished(unfinished.file, "ffff")
+    other = RunState(unfinished.file, "ffff")
     with pytest.raises(FileError, match="another model, other photos"):
-        other.earlier(resume=True)
+        other.read()
 
 
 def test_a_folder_in_the_states_place_is_named(tmp_path):
-    (tmp_path / ".cat.unfinished.safetensors").mkdir()
-    refused(Unfinished(tmp_path / ".cat.unfinished.safetensors", "0123abcd"))
+    (tmp_path / "state.safetensors").mkdir()
+    refused(RunState(tmp_path / "state.safetensors", "0123abcd"))

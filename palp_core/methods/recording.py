@@ -1,0 +1,61 @@
+"""A training's steps as they come: kept in its folder on a timer, and however the training ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import DivergedError
+from ..files.run_folder import RunFolder
+from ..training.loop import Learner, Step, Training
+
+SECONDS_BETWEEN_STATES = 120.0
+
+
+class Recording:
+    """The steps of a training, from its first, and the folder that keeps them. Raises FileError as `earlier` does."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        #: What to go on from; None at the beginning.
+        self.state, rows = folder.earlier()
+        self.history = [Step(**row) for row in rows]
+        self._next = time.monotonic() + SECONDS_BETWEEN_STATES
+
+    def note(self, step: Step, learner: Learner) -> None:
+        """Add a step that was taken, and keep the state when it is time."""
+        self.history.append(step)
+        if time.monotonic() >= self._next:
+            self.keep(learner.state())
+            self._next = time.monotonic() + SECONDS_BETWEEN_STATES
+
+    def keep(self, state: Mapping[str, Tensor]) -> bool:
+        """Keep a state; returns whether it is. Where that fails, as on a full disk, the training itself goes on."""
+        try:
+            self.folder.keep(dict(state), [step._asdict() for step in self.history])
+        except (OSError, SafetensorError) as error:
+            logging.warning("the training's state could not be saved: %s", error)
+            return False
+        return True
+
+    def finish(self, file: Path) -> None:
+        """Note the file that the training has ended with, so that it is found in the place of another training."""
+        try:
+            self.folder.finish(len(self.history), file)
+        except OSError as error:
+            logging.warning("the training's result could not be noted: %s", error)
+
+    def keep_ended(self, run: Training, error: BaseException | None = None) -> bool:
+        """Keep where a training ended, early or not; returns whether it can be gone on with from there.
+
+        What goes on from the state of a training that diverged diverges again: it is forgotten.
+        """
+        if isinstance(error, DivergedError):
+            self.folder.forget()
+            return False
+        return run.state is not None and self.keep(run.state)
