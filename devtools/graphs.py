@@ -43,6 +43,7 @@ OPTIONS_WIDGETS = {
     "clean_prompt": "",
     "initial_embedding": "none",
     "trigger": "",
+    "retrain": False,
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -43,11 +46,29 @@ def host_tokenizer(comfyui: Path):
     """A maker of diffusers tokenizers with the host's own vocabulary."""
 
     def make(_folder: Path, pad_token: str) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(
-            comfyui / "comfy" / "sd1_tokenizer", pad_token=pad_token, model_max_length=77
-        )
+        return _read_tokenizer(comfyui / "comfy" / "sd1_tokenizer", pad_token)
 
     return make
+
+
+@cache
+def _read_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
+    """Read once: its vocabulary takes longer than a tiny model, and nothing changes it."""
+    return CLIPTokenizer.from_pretrained(folder, pad_token=pad_token, model_max_length=77)
+
+
+def tokenizer_of(kind: Callable[[], object]) -> object:
+    """Make the host's tokenizer. The vocabulary is read once; what is set on one does not show on the next."""
+    tokenizer = copy.copy(_first_of(kind))
+    for name, part in [*vars(tokenizer).items()]:
+        if hasattr(part, "tokenizer"):
+            setattr(tokenizer, name, copy.copy(part))
+    return tokenizer
+
+
+@cache
+def _first_of(kind: Callable[[], object]) -> object:
+    return kind()
 
 
 def host_parts(pipeline, family: str, prediction: str = "epsilon") -> tuple:
@@ -126,7 +147,7 @@ def _clip(pipeline, family: str):
         width = part.text_projection.weight.shape[0]
         projection = weights.get("text_projection.weight", torch.eye(width))  # the host leaves an absent one unset
         part.text_projection.load_state_dict({"weight": projection})
-    return assembled_clip(model, tokenizer())
+    return assembled_clip(model, tokenizer_of(tokenizer))
 
 
 def assembled_clip(model, tokenizer):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from palp_core.models.families import FAMILIES, FLUX, QWEN_IMAGE, Z_IMAGE
 
 from .dynamic_vram import patcher_of, weights_at_once
-from .host_models import assembled_clip
+from .host_models import assembled_clip, tokenizer_of
 from .transformer_sizes import CLIP, QWEN, T5, TINY
 
 
@@ -63,7 +63,7 @@ def tiny_clip(family: str, seed: int = 2):
     with weights_at_once():
         model, tokenizer = tiny.text(options)
     randomize(model, seed)
-    return assembled_clip(model, tokenizer())
+    return assembled_clip(model, tokenizer_of(tokenizer))
 
 
 class TinyVae:

@@ -5,11 +5,15 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 # Tiny models lose more to handing work around than they win; what the tests start beside themselves, a hundredfold.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+FEW_DRAWS = 2
 
 
 def make_importable(package: Path) -> None:
@@ -22,6 +26,12 @@ def make_importable(package: Path) -> None:
 
 for name in ("benchmarks", "devtools"):
     make_importable(Path(__file__).parents[1] / name)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of noise, to find a subject in its photo by: where a random model sees one means nothing."""
+    monkeypatch.setattr("palp_core.methods.subject_region.DRAWS", FEW_DRAWS)
 
 
 #: Files that take minutes: begun last, one of two workers would stand idle. Others keep pytest's order.

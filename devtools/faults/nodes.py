@@ -171,7 +171,13 @@ def _load_lora(parts: Parts, _root: Path) -> None:
 def _options(_parts: Parts, _root: Path) -> None:
     from palp_pack.nodes.options import PalpOptions
 
-    texts = {"placeholder": "[V]", "personalization_prompt": "", "initial_embedding": GIVEN, "trigger": ""}
+    texts = {
+        "placeholder": "[V]",
+        "personalization_prompt": "",
+        "initial_embedding": GIVEN,
+        "trigger": "",
+        "retrain": False,
+    }
     _executed(PalpOptions, score={"score": "delta"}, precision="auto", offloading=False, **texts)
 
 

@@ -11,6 +11,7 @@ STEPS = 200
 OPTIONS = {
     "score": ALIGNMENT.score.name,
     "score.push": ALIGNMENT.score.push,
+    "score.interval": ALIGNMENT.score.interval,
     "learning_rate": 2e-3,
     "embedding_learning_rate": 2e-3,
     "rank": 16,

@@ -14,6 +14,11 @@ from palp_core.toyworld.scenes import CLASSES, new_individual, reference_scenes
 from palp_core.toyworld.world import load_world
 
 
+@pytest.fixture(autouse=True)
+def few_draws() -> None:
+    """As many as for users: this is about the region itself."""
+
+
 @pytest.fixture(scope="module")
 def backbone():
     return load_world("cpu").backbone

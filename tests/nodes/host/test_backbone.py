@@ -389,4 +389,4 @@ def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
     run.method.backbone.denoise = full
     with pytest.raises(RuntimeError, match=r"Out of memory. Switch on gradient_checkpointing.*cat_step2_00001"):
         train(run, progress, lambda folder: save_run(run, folder, "cat"), tmp_path, "PALP Personalize")
-    assert [path.name for path in tmp_path.iterdir()] == ["cat_step2_00001.safetensors"]
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["cat_step2_00001.safetensors"]
