@@ -57,7 +57,7 @@ class Memory:
 
 
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Take seconds and peak bytes of every measured step, by kind."""
+    """Take the mean seconds of a round's steps, which need not be alike, and a step's peak bytes; by kind."""
     found = {kind: {"seconds": [], "bytes": []} for kind in KINDS}
     modules = (backbone.denoiser, *backbone.text.modules())
     weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
@@ -68,8 +68,8 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
             )
             steps = run.steps()
             next(steps)  # warms up
-            for _ in range(args.steps):
-                found[kind]["seconds"].append(timed(steps, backbone.device))
+            taken = [timed(steps, backbone.device) for _ in range(args.steps)]
+            found[kind]["seconds"].append(statistics.fmean(taken))
             with Memory(backbone.device, weights) as memory:
                 next(steps)
             found[kind]["bytes"].append(memory.peak)
