@@ -108,6 +108,9 @@ def test_words_that_are_not_one_token_are_named(parts):
 # --- on a real server ---
 
 
+TEXT = "a photo of embedding:{}, in Paris"
+
+
 def drawing(clip: list, text: str) -> dict:
     """From a prompt to a saved picture, nodes 20 to 25; the model comes from node 1."""
     latent = {"width": 64, "height": 64, "batch_size": 1}
@@ -133,11 +136,9 @@ def embeddings(server: ComfyServer) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_a_word_works_in_its_own_run_and_after_a_restart(server, family, request):
-    checkpoint = request.getfixturevalue(f"{family}_checkpoint")
-    name = f"cat-{family}"
-    text = f"a photo of embedding:{name}, in Paris"
+def trained_word(server: ComfyServer, checkpoint: str, name: str, widths: dict[str, int]) -> np.ndarray:
+    """A picture of a word from the run that learned it. widths: of the vectors in its file."""
+    text = TEXT.format(name)
     trained = server.queue(
         {**word_graph(checkpoint, name=name), **drawing(["10", 0], text)}, timeout=900
     ).require_success()
@@ -146,15 +147,22 @@ def test_a_word_works_in_its_own_run_and_after_a_restart(server, family, request
     assert any(f"Write embedding:{name} in any prompt" in text for _, text in trained.texts)
 
     path = server.base_directory / "models/embeddings" / f"{name}.safetensors"
-    widths = {"sd15": {"emb_params": 768}, "sdxl": {"clip_l": 768, "clip_g": 1280}}[family]
     assert {key: rows.shape for key, rows in load_file(path).items()} == {k: (1, w) for k, w in widths.items()}
+    return first
 
+
+def test_words_work_in_their_own_run_and_after_a_restart(server, sd15_checkpoint, sdxl_checkpoint):
+    words = {"cat-sd15": (sd15_checkpoint, {"emb_params": 768})}
+    words |= {"cat-sdxl": (sdxl_checkpoint, {"clip_l": 768, "clip_g": 1280})}
+    first = {name: trained_word(server, checkpoint, name, widths) for name, (checkpoint, widths) in words.items()}
     server.restart()
-    stock = {"1": word_graph(checkpoint)["1"]}
-    again = server.queue({**stock, **drawing(["1", 1], text)}, timeout=600).require_success()
-    assert (picture(server, again) == first).all()
-    without = server.queue({**stock, **drawing(["1", 1], "a photo of cat, in Paris")}, timeout=600).require_success()
-    assert (picture(server, without) != first).any()
+    for name, (checkpoint, _) in words.items():
+        stock = {"1": word_graph(checkpoint)["1"]}
+        again = server.queue({**stock, **drawing(["1", 1], TEXT.format(name))}, timeout=600).require_success()
+        assert (picture(server, again) == first[name]).all(), name
+        plain = drawing(["1", 1], "a photo of cat, in Paris")
+        without = server.queue({**stock, **plain}, timeout=600).require_success()
+        assert (picture(server, without) != first[name]).any(), name
 
 
 BAD = {
