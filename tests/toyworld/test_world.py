@@ -140,22 +140,30 @@ def test_following_the_alignment_gradient_turns_a_photo_into_the_prompts_style(w
     assert pushed_along(world, sign=-1.0) < 0.1
 
 
+@pytest.fixture
+def few_sampling_steps(monkeypatch):
+    """Half of the usual ones move the figures of pictures by 0.02 at most, and drawing takes longest."""
+    monkeypatch.setattr("palp_core.toyworld.world.SAMPLING_STEPS", 8)
+
+
 def learned(world, individual, target: Target, alignment: AlignmentConfig):
     """Pictures of the prompt after 50 steps, with the text that stands for the subject."""
     run = personalization(world, individual, target.prompt("a [V]"), 50, 0, alignment)
     for step in run.steps():
         if step.index + 1 == run.method.config.steps:
-            return paint(world, target.prompt(f"a {run.method.texts['[V]']}"), {}, 8, seed=0)
+            return paint(world, target.prompt(f"a {run.method.texts['[V]']}"), {}, 4, seed=0)
 
 
-def test_palp_keeps_the_prompt_that_plain_training_forgets_and_learns_the_subject_as_well(flow_world):
+def test_palp_keeps_the_prompt_that_plain_training_forgets_and_learns_the_subject_as_well(
+    flow_world, few_sampling_steps
+):
     world, target = flow_world, Target("neon", "house", "hat", "room")
     individual = new_individual(73, "house")
     plain, palp = (
         judge(world.evaluators, learned(world, individual, target, a), target, references(individual))
         for a in (AlignmentConfig(weight=0), ALIGNMENT)
     )
-    base = judge(world.evaluators, paint(world, target.prompt("a house"), {}, 8, 0), target, references(individual))
+    base = judge(world.evaluators, paint(world, target.prompt("a house"), {}, 4, 0), target, references(individual))
     assert palp.text_alignment >= 0.9 and palp.text_alignment >= plain.text_alignment + 0.1, (plain, palp)
     assert palp.subject_alignment >= plain.subject_alignment - 0.2, (plain, palp)
     assert palp.subject_alignment >= base.subject_alignment + 0.4, (base, palp)
