@@ -70,7 +70,10 @@ def described_alignment(config: AlignmentConfig) -> dict:
     """Describe all of it that has an effect."""
     if not config.weight:
         return {"weight": 0}
-    return {**asdict(config), "score": {"name": config.score.name, **asdict(config.score)}}
+    score = {"name": config.score.name, **asdict(config.score)}
+    if score.get("interval") == 1:  # as it was before there were others
+        del score["interval"]
+    return {**asdict(config), "score": score}
 
 
 def alignment_settings(method: Trained) -> set[str]:

@@ -7,9 +7,8 @@ With x_t = x0 + sigma*eps and e = eps_hat(x_t, y_P), the prediction that carries
     Delta  = E_pre^alpha(x_hat, y_c) - E_theta^beta(x_hat, y_P)       both without gradients
     E^a(c) = (1 - a)*E(null) + a*E(c)                                 classifier-free guidance
 
-A score may look at x_t in the place of x_hat (scores.py). The gradient of the loss with respect to x0_hat is Delta.
-Since d x0_hat/d theta = -sigma * d e/d theta, dividing by sigma (the paper's rescaling) leaves the surrogate loss =
--weight * mean(stopgrad(Delta) * e).
+The gradient of the loss with respect to x0_hat is Delta. Since d x0_hat/d theta = -sigma * d e/d theta, dividing by
+sigma (the paper's rescaling) leaves the surrogate loss = -weight * mean(stopgrad(Delta) * e).
 
 The paper's model predicts eps. Of a model that predicts v = sqrt(1 + sigma^2)*e + terms without e, the denoising loss
 is on v, so the surrogate is taken on v too: times 1 + sigma^2, or it would count for nothing at large noise.
@@ -22,7 +21,6 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from ..errors import SettingError
 from ..models.noise import per_sample
 from ..settings import check_settings, setting
 from .scores import Delta, PromptName, Score
@@ -64,8 +62,6 @@ class AlignmentConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.noise == "fresh" and not self.score.renoises:
-            raise SettingError(f"noise is fresh, but score {self.score.name} re-noises nothing. Choose same.")
 
     @property
     def trains_target_prompt(self) -> bool:

@@ -88,24 +88,22 @@ class PersonalizationLearner:
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
         photo = self._encode(self.method.subjects[placeholder].personalization_prompt)
-        with torch.set_grad_enabled(learns_photo):
-            denoised = self.backbone.denoise(x, sigma, [photo])
         weight = self.backbone.prediction.loss_weight(sigma)
-        denoising = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
-        measured = {"sigma": sigma.mean(), "denoising_loss": denoising}
+        measured, loss, prompts = {"sigma": sigma.mean()}, 0, {**self.fixed.shared, "photo": photo}
+        if learns_photo:
+            denoised = self.backbone.denoise(x, sigma, [photo])
+            measured["denoising_loss"] = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
+        if keeps_prompt and alignment.needs("target"):
+            prompts["target"] = self._encode(self.method.target_prompt)
+        if keeps_prompt and alignment.trains_target_prompt:
+            if learns_photo:  # this loss's activations go before those of the target prompt come
+                self.optimizer.backward(loss)
+                loss = 0
+            denoised = self.backbone.denoise(x, sigma, [prompts["target"]])
         if keeps_prompt:
-            prompts = {**self.fixed.shared, "photo": photo}
-            predicted = {"photo": predicted_noise(x, denoised, sigma)}
-            if alignment.trains_target_prompt:
-                if learns_photo:  # this loss's activations go before those of the target prompt come
-                    self.optimizer.backward(denoising)
-                loss, prompts["target"] = 0, self._encode(self.method.target_prompt)
-                target = self.backbone.denoise(x, sigma, [prompts["target"]])
-                predicted["target"] = predicted_noise(x, target, sigma)
-            elif alignment.needs("target"):
-                prompts["target"] = self._encode(self.method.target_prompt)
-            sample = NoisySample(x, noise, sigma, predicted[alignment.score.trains], weight * sigma**2, batch.region)
-            delta = self._difference(sample, placeholder, prompts, predicted)
+            prediction = predicted_noise(x, denoised, sigma)
+            sample = NoisySample(x, noise, sigma, prediction, weight * sigma**2, batch.region)
+            delta = self._difference(sample, placeholder, prompts)
             loss = loss + alignment_loss(delta, sample, alignment)
             measured["score_gap"] = (per_sample(sample.weight, delta) * delta.square()).mean().sqrt()
         self.optimizer.backward(loss)
@@ -114,30 +112,22 @@ class PersonalizationLearner:
         return Step(self.done - 1, numbers.pop("sigma"), numbers, placeholder)
 
     @torch.no_grad()
-    def _difference(
-        self,
-        sample: NoisySample,
-        placeholder: str,
-        prompts: dict[PromptName, Conditioning],
-        predicted: dict[PromptName, Tensor],
-    ) -> Tensor:
-        """Delta of the configured score, (B, C, H, W). predicted: at the sample, by the personalized model."""
+    def _difference(self, sample: NoisySample, placeholder: str, prompts: dict[PromptName, Conditioning]) -> Tensor:
+        """Delta of the configured score, (B, C, H, W)."""
         alignment, noise = self.config.alignment, sample.noise
         if alignment.noise == "fresh":
             noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
         if alignment.needs("class_photo"):
             prompts = {**prompts, "class_photo": self.fixed.class_photo[placeholder]}
-        renoises = alignment.score.renoises
         views = Views(
             self.backbone.denoise,
             self.lora.disabled,
-            renoise(sample, noise) if renoises else sample.x,
+            renoise(sample, noise),
             noise,
             sample.sigma,
             prompts,
             self.backbone.levels,
             sample.region,
-            {} if renoises else {name: value.detach() for name, value in predicted.items()},
         )
         return alignment.score.difference(views)
 

@@ -1,6 +1,6 @@
 """What PALP (arXiv 2401.06105, sec. 4.3) compares the two models by, and the scores it is compared with.
 
-With x_hat the re-noised sample, x_t the sample itself, y_c the clean prompt and y_P the photo's (alignment.py):
+With x_hat the re-noised sample, y_c the clean prompt and y_P the photo's (alignment.py):
 
     Delta = E_pre^alpha(x_hat, y_c) - E_theta^beta(x_hat, y_P)       both without gradients
     E^a(c) = (1 - a)*E(null) + a*E(c)                                classifier-free guidance
@@ -11,9 +11,9 @@ the settings, the page and the command line by its place in `SCORES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -37,30 +37,25 @@ NFSD_SMALL_NOISE = 0.2
 
 @dataclass(frozen=True)
 class Views:
-    """What a score may look at: the predictions of both models for a noisy sample, under any of the prompts."""
+    """What a score may look at: the predictions of both models for the re-noised sample, under any of the prompts."""
 
     denoise: Denoiser
     #: Makes a context in which `denoise` is the base model.
     base_model: Callable[[], AbstractContextManager[None]]
-    x: Tensor  # (B, C, H, W), x_hat, or x_t where the score does not re-noise
-    noise: Tensor  # (B, C, H, W), the noise in x
+    x: Tensor  # (B, C, H, W), x_hat
+    noise: Tensor  # (B, C, H, W), with which x_hat was re-noised
     sigma: Tensor  # (B,)
     prompts: dict[PromptName, Conditioning]  # each a batch of one; those that the score needs
     levels: NoiseLevels
     region: Tensor | None = None  # (B, 1, H, W) in 0..1
-    #: What the personalized model is known to predict for x already, (B, C, H, W) each, without gradients.
-    known: Mapping[PromptName, Tensor] = field(default_factory=dict)
 
     def base(self, *prompts: PromptName) -> tuple[Tensor, ...]:
-        """Evaluate E_pre(x, c) for each of these prompts, in one call of the model; (B, C, H, W) each."""
+        """Evaluate E_pre(x_hat, c) for each of these prompts, in one call of the model; (B, C, H, W) each."""
         return self._predictions(self.base_model, prompts)
 
     def personalized(self, *prompts: PromptName) -> tuple[Tensor, ...]:
-        """Give E_theta(x, c) for each of these prompts, evaluating what is not known in one call; (B, C, H, W) each."""
-        missing = tuple(name for name in prompts if name not in self.known)
-        evaluated = zip(missing, self._predictions(nullcontext, missing), strict=True) if missing else ()
-        found = {**self.known, **dict(evaluated)}
-        return tuple(found[name] for name in prompts)
+        """Evaluate E_theta(x_hat, c) for each of these prompts, in one call of the model; (B, C, H, W) each."""
+        return self._predictions(nullcontext, prompts)
 
     def _predictions(
         self, model: Callable[[], AbstractContextManager[None]], prompts: tuple[PromptName, ...]
@@ -80,8 +75,6 @@ class Score(Protocol):
     prompts: ClassVar[frozenset[PromptName]]
     #: Whether it has to know where in its photo the subject is.
     needs_region: ClassVar[bool]
-    #: Whether it looks at x_hat, as the paper does, or at x_t, of which the step's own predictions are known.
-    renoises: ClassVar[bool]
     #: One step in so many moves the prediction of the target prompt, and the others learn the photo; 1 does both in
     #: each. Of a score that trains the photo's prediction it is 1.
     interval: int
@@ -112,11 +105,10 @@ def _beta(default: float, more: str):
 
 @dataclass(frozen=True)
 class _OfThePhoto:
-    """A score of the re-noised sample that moves the photo's prediction, as the paper's does, in each step."""
+    """A score that moves the photo's prediction, as the paper's does, in each step."""
 
     trains: ClassVar = "photo"
     needs_region: ClassVar = False
-    renoises: ClassVar = True
     interval: ClassVar = 1
 
     def __post_init__(self) -> None:
@@ -133,19 +125,17 @@ class Delta:
     eps_hat(x_t, y), y being the target prompt with [V]. c_P is y_P with the class word; m is 1 where in the photo the
     subject is and 0 elsewhere, so that what was learned of the photo's surroundings is not kept:
 
-        Delta = E_pre(x_t, y_c) + m*(E_theta(x_t, y_P) - E_pre(x_t, c_P)) - e
-                + push*(E_pre(x_t, y_c) - E_pre(x_t, c_P))
+        Delta = E_pre(x_hat, y_c) + m*(E_theta(x_hat, y_P) - E_pre(x_hat, c_P)) - E_theta(x_hat, y)
+                + push*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P))
 
-    At x_t, where the paper has x_hat, the loss is half the squared distance of e from a target that holds still, and
-    what the step has predicted already need not be predicted again. No null prompt is looked at, so that no scale of
-    guidance is in it: what it asks for does not depend on the scale at which the model draws.
+    No null prompt is looked at, so that no scale of guidance is in it: what it asks for does not depend on the scale at
+    which the model draws.
     """
 
     name = "delta"
     trains = "target"
     prompts = frozenset({"clean", "class_photo", "target", "photo"})
     needs_region = True
-    renoises = False
 
     push: float = setting(
         0.25,
@@ -156,9 +146,9 @@ class Delta:
         step=0.05,
     )
     interval: int = setting(
-        2,
-        "Keeps the prompt in one step of so many, and learns the photo in the others; 1 does both in each step, which "
-        "takes longer.",
+        1,
+        "Keeps the prompt in one step of so many, and learns the photo in the others: at 2 a step takes half the time, "
+        "and it takes more steps to learn the subject. 1 does both in each step.",
         usual="1 to 3",
         low=1,
         high=100,
