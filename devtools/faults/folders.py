@@ -8,8 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from palp_core.files.run_folder import METRICS, RESULT, SETTINGS, STATE
+
 #: Where nodes save, where they save when that fails, and where that fails too.
 NAMES = ("loras", "embeddings", "output", "system")
+
+#: Of a training's folder.
+WHOLE = {SETTINGS, METRICS, STATE, RESULT}
 
 
 @contextmanager
@@ -37,5 +42,11 @@ def host_folders(root: Path) -> Iterator[None]:
 
 
 def files_in(root: Path) -> set[str]:
-    """Name all files as folder/name, hidden ones and unfinished ones, too; pictures of a preview are the host's own."""
-    return {f"{name}/{path.name}" for name in NAMES for path in (root / name).rglob("*") if path.is_file()}
+    """Name all files as folder/name, hidden ones and unfinished ones, too.
+
+    Pictures of a preview are the host's own; of the trainings' folders, only what is cut off or half written counts.
+    """
+    found = [path for name in NAMES for path in (root / name).rglob("*") if path.is_file()]
+    trainings = root / "output/palp"
+    named = [path for path in found if trainings not in path.parents or path.name not in WHOLE]
+    return {f"{path.relative_to(root).parts[0]}/{path.name}" for path in named}

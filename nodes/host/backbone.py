@@ -104,8 +104,9 @@ class ComfyBackbone(Backbone):
             return self.model.apply_model(x, sigma, transformer_options=options, **joined)
 
     def fingerprint(self) -> Iterator[str | Tensor]:
-        for patcher in (self.patcher, self._given_clip.patcher, self.vae.patcher):
-            yield from fingerprint(patcher)
+        for patcher in (self.patcher, self._given_clip.patcher, getattr(self.vae, "patcher", None)):
+            if patcher is not None:  # which a VAE of another node pack may do without
+                yield from fingerprint(patcher)
         yield repr(self._given_clip.layer_idx)
 
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:

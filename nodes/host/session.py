@@ -75,7 +75,7 @@ def _ended(
     """Keep what a training that ended early has, and say where."""
     goes_on = recording.keep_ended(run, error)
     outcome = keep_unfinished(run, save, folders)
-    return f"{outcome} Queue it again to go on from there." if goes_on and recording.history else outcome
+    return f"{outcome} Queue it again to go on from there." if goes_on else outcome
 
 
 SECONDS_BETWEEN_CHARTS = 3.0

@@ -58,4 +58,4 @@ class Recording:
         if isinstance(error, DivergedError):
             self.folder.forget()
             return False
-        return run.state is not None and self.keep(run.state)
+        return bool(self.history) and run.state is not None and self.keep(run.state)
