@@ -11,10 +11,17 @@ from ...palp_core.models.backbone import some_weights
 
 def fingerprint(patcher) -> Iterator[str | Tensor]:
     """Yield texts and small tensors of a ModelPatcher, the same whenever the same weights are patched alike."""
-    yield some_weights(patcher.model)
+    yield some_weights(_unpatched(patcher))
     for key in sorted(patcher.patches, key=str):
         yield str(key)
         yield from _parts(patcher.patches[key])
+
+
+def _unpatched(patcher) -> Iterator[Tensor]:
+    """All parameters as they were loaded: while a model is in use, patches are in the weights, also those of a copy."""
+    for name, parameter in patcher.model.named_parameters():
+        saved = patcher.backup.get(name)
+        yield parameter if saved is None else saved.weight
 
 
 def _parts(patch: object) -> Iterator[str | Tensor]:

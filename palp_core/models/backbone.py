@@ -8,7 +8,7 @@ eps, v or a flow is known only inside a backbone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
@@ -129,9 +129,9 @@ class Backbone(ABC):
         return torch.autocast(self.device.type, self.compute_dtype if half else torch.bfloat16, enabled=half)
 
 
-def some_weights(module: nn.Module) -> Tensor:
+def some_weights(parameters: Iterable[Tensor]) -> Tensor:
     """Copy a few numbers of each parameter, float32, on the CPU, one behind the other; (N,)."""
-    few = [parameter.detach().flatten()[:4].to("cpu").float() for parameter in module.parameters()]
+    few = [parameter.detach().flatten()[:4].to("cpu").float() for parameter in parameters]
     return torch.cat(few) if few else torch.empty(0)
 
 

@@ -62,7 +62,7 @@ class DiffusersBackbone(Backbone):
         for name, part in sorted(self.pipeline.components.items()):
             if isinstance(part, nn.Module):
                 yield name
-                yield some_weights(part)
+                yield some_weights(part.parameters())
 
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:
         return self.text.encode(prompt, words)
