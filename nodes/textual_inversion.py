@@ -67,10 +67,10 @@ class TextualInversionTrain(io.ComfyNode):
             config = TextualInversionConfig(**own, **chosen.shared)
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(TextualInversion(backbone, concept, config))
-            identity, described = word_identity(run.method), described_run(run.method)
+            identity, described = word_identity(run.method, name), described_run(run.method)
             kept = find_run(runs_folder(), name, identity, described, config.steps, chosen.retrain)
             path = kept.result(config.steps, [folder])
-            if taken := path is not None and path.stem == name:
+            if taken := path is not None:
                 vectors = load_embedding(path).vectors
             else:
                 reserve(folder, name, overwrite)

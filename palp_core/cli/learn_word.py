@@ -72,7 +72,7 @@ class LearnWord:
         config = TextualInversionConfig(**asdict(self.settings))
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(TextualInversion(backbone, concept, config))
-        identity, described = word_identity(run.method), described_run(run.method)
+        identity, described = word_identity(run.method, name), described_run(run.method)
         folder = find_run(self.out / RUNS, name, identity, described, config.steps, self.retrain)
 
         if folder.result(config.steps, [self.out]) is None:

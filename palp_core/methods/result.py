@@ -132,10 +132,13 @@ def _masks(masks: Iterable[Tensor | None]) -> list[Tensor | str]:
     return ["no mask" if mask is None else mask for mask in masks]
 
 
-def word_identity(method: TextualInversion) -> str:
-    """Return model, pictures, sentences and settings of a textual inversion in a few letters."""
+def word_identity(method: TextualInversion, name: str) -> str:
+    """Return name, model, pictures, sentences and settings of a textual inversion in a few letters.
+
+    A word is its name: under another one it is another word.
+    """
     concept = method.concept
-    texts = [concept.initial_word, concept.kind, *concept.templates, "captions", *concept.captions]
+    texts = [name, concept.initial_word, concept.kind, *concept.templates, "captions", *concept.captions]
     learned = concept.initial_embedding.vectors.values() if concept.initial_embedding else ()
     return _identity(method.backbone, method.config, texts, [*concept.images, *_masks(concept.masks), *learned])
 

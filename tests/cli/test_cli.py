@@ -393,3 +393,15 @@ def test_bad_input_of_the_demo_is_said_before_it_trains(monkeypatch, tmp_path, a
     monkeypatch.setattr(Training, "steps", lambda *_: pytest.fail("trained"))
     with pytest.raises(SystemExit, match=f"palp: .*{message}"):
         palp(monkeypatch, "demo", *arguments)
+
+
+def test_a_finished_word_whose_file_is_gone_is_written_again(monkeypatch, capsys, tmp_path, model, photos):
+    out = tmp_path / "embeddings"
+    palp(monkeypatch, *learn_arguments(model, photos, out))
+    file = out / f"{NAME}.safetensors"
+    vectors = load_file(file)["emb_params"]
+    file.unlink()
+    capsys.readouterr()
+    palp(monkeypatch, *learn_arguments(model, photos, out))
+    assert capsys.readouterr().out.strip() == str(file)
+    assert torch.equal(load_file(file)["emb_params"], vectors)
