@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
@@ -12,11 +13,16 @@ from torch import nn
 @contextmanager
 def placed(device: torch.device, modules: list[nn.Module]) -> Iterator[None]:
     """Keep modules on this device inside; after, each goes back to where it was."""
-    homes = [next(m.parameters()).device for m in modules]
+    homes = {module: next(module.parameters()).device for module in modules if _lies_elsewhere(module, device)}
     try:
-        for module in modules:
+        for module in homes:
             module.to(device)
         yield
     finally:
-        for module, home in zip(modules, homes, strict=True):
+        for module, home in homes.items():
             module.to(home)
+
+
+def _lies_elsewhere(module: nn.Module, device: torch.device) -> bool:
+    """Whether any of it does; to move what is there already takes longer than to see that."""
+    return any(tensor.device != device for tensor in chain(module.parameters(), module.buffers()))

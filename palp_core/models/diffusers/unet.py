@@ -25,19 +25,15 @@ class UNet:
 
     def __init__(self, pipeline, family: Family):
         self.pipeline, self.family, self.module = pipeline, family, pipeline.unet
+        self.dtype = pipeline.unet.dtype  # once: to answer, diffusers looks at every module of the UNet
         self.prediction = _prediction(pipeline)
         self.native_resolution = _native_resolution(pipeline, family, self.prediction)
         self.levels = _levels(pipeline)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return that of its weights."""
-        return self.module.dtype
-
     def predict(self, x: Tensor, sigma: Tensor, conds: Sequence[Conditioning]) -> Tensor:
         """Return what the UNet says of x, (B, C, h, w)."""
         text = stacked(conds, len(x))
-        extra = size_conditioning(self.pipeline, x, text["pooled"]) if self.family.pooled else None
+        extra = size_conditioning(self.pipeline, x, text["pooled"].to(self.dtype)) if self.family.pooled else None
         context = text["context"].to(self.dtype)
         return self.module(x.to(self.dtype), self.levels.nearest(sigma), context, added_cond_kwargs=extra).sample
 
