@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import nox
@@ -22,6 +23,10 @@ TWO_WORKERS = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
 
 #: Percent of the branches and lines of `palp_core` and `nodes` that the whole suite has to reach on a host.
 LEAST_COVERAGE = 95
+
+#: Where Python keeps what it compiles: nobody's ComfyUI gets files from the tests. Were nothing kept, which
+#: $PYTHONDONTWRITEBYTECODE asks for, each server and each command that a test starts would compile all that it imports.
+BYTECODE = REPO / ".nox" / "bytecode"
 
 COMFYUI = "https://github.com/comfyanonymous/ComfyUI"
 CLONE = REPO / ".nox" / "ComfyUI"
@@ -90,6 +95,13 @@ def report_coverage(session: nox.Session, whole: bool) -> None:
         session.error(f"{LEAST_COVERAGE} % is the least. `coverage report --skip-covered --show-missing` shows where.")
 
 
+def keep_bytecode(session: nox.Session) -> None:
+    """For all that a session starts; that of earlier tests' folders, which never come again, goes."""
+    of_tests = Path(tempfile.gettempdir()).resolve()
+    shutil.rmtree(BYTECODE.joinpath(*of_tests.parts[1:]), ignore_errors=True)
+    session.env.update({"PYTHONPYCACHEPREFIX": str(BYTECODE), "PYTHONDONTWRITEBYTECODE": ""})
+
+
 def install_tests(session: nox.Session) -> Path | None:
     """Install what the tests need, and say on which ComfyUI they run."""
     host = find_comfyui(session) or clone_comfyui(session)
@@ -104,6 +116,7 @@ def install_tests(session: nox.Session) -> Path | None:
     session.install("--no-compile", *requirements, "-e", ".[test]")
     if host:
         install_chromium(session)
+    keep_bytecode(session)
     return host
 
 
