@@ -14,6 +14,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from . import dynamic_vram
+from .random_models import CROSS_ATTENTION, SDXL_DEPTH
 
 PACK = Path(__file__).parents[1]
 PACK_NAME = "palp_pack"
@@ -101,7 +102,7 @@ def _model(pipeline, family: str, prediction: str):
 
 def _unet_config(unet, family: str) -> dict:
     sdxl = family == "sdxl"
-    depths = [1, 2] if sdxl else [1, 1]
+    depths = [(SDXL_DEPTH if sdxl else 1) * crossed for crossed in CROSS_ATTENTION[family]]
     config = {
         "image_size": 32,
         "in_channels": 4,
@@ -111,7 +112,7 @@ def _unet_config(unet, family: str) -> dict:
         "channel_mult": (1, 2),
         "transformer_depth": list(depths),
         "transformer_depth_output": [depth for depth in depths for _ in range(2)],
-        "transformer_depth_middle": depths[-1],
+        "transformer_depth_middle": max(depths),
         "context_dim": unet.config.cross_attention_dim,
         "use_spatial_transformer": True,
         "use_linear_in_transformer": sdxl,

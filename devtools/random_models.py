@@ -32,18 +32,26 @@ class Architecture:
     vae_channels: tuple[int, ...] = (32, 32, 32, 32)
 
 
+#: Where the two levels have cross-attention, of which most of a UNet's work is: as in the models themselves, SD 1.x has
+#: none where the picture is smallest, and SDXL none where it is largest. SD 2.x has it in both.
+CROSS_ATTENTION = {"sd1": (True, False), "sd2": (True, True), "sdxl": (False, True)}
+#: Transformer layers of SDXL's attention.
+SDXL_DEPTH = 2
+
+
 def tiny_architecture(family: str) -> Architecture:
-    """Two levels, cross-attention in both; SDXL's with several transformer layers."""
+    """Two levels; SDXL's with several transformer layers."""
+    crossed = CROSS_ATTENTION[family]
     unet = {
         "sample_size": 8,
         "block_out_channels": (32, 64),
         "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "down_block_types": tuple("CrossAttnDownBlock2D" if has else "DownBlock2D" for has in crossed),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(crossed)),
         "attention_head_dim": 4,
     }
     if family == "sdxl":
-        return Architecture((TINY_TEXT, TINY_TEXT), {**unet, "transformer_layers_per_block": (1, 2)})
+        return Architecture((TINY_TEXT, TINY_TEXT), {**unet, "transformer_layers_per_block": (1, SDXL_DEPTH)})
     return Architecture((TINY_TEXT,), unet)
 
 
