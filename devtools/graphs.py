@@ -44,6 +44,8 @@ OPTIONS_WIDGETS = {
     "initial_embedding": "none",
     "trigger": "",
     "retrain": False,
+    "preview_every": -1,
+    "preview_guidance": 0.0,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.personalization import PersonalizationConfig
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
+from palp_core.methods.previews import PreviewConfig
 from palp_core.methods.scores import SCORES
 from palp_core.methods.textual_inversion import TextualInversionConfig
 from palp_core.settings import Setting, choices_of, default_of, settings_of
@@ -40,6 +41,10 @@ SCORE = {
     "nfsd": "This score serves comparisons. Only `palp train` has it.",
 }
 
+PREVIEWS = """\
+**PALP Options**, `palp train` and `palp learn-word` have both. They change nothing that is learned.
+"""
+
 TEXTUAL_INVERSION = """\
 **Textual Inversion Train** has `steps`, `learning_rate`, `vectors`, `hold_norm`, `regularization` and `seed`. It takes
 `batch_size`, `resolution` and `gradient_checkpointing` from a connected **PALP Options**. `palp learn-word` has all of
@@ -57,6 +62,7 @@ def settings_page() -> str:
         section("PALP: PersonalizationConfig", PERSONALIZATION, PersonalizationConfig),
         section("How the prompt is kept: AlignmentConfig", ALIGNMENT, AlignmentConfig),
         *(section(f"Score {name}: {score.__name__}", SCORE[name] + "\n", score) for name, score in SCORES.items()),
+        section("Pictures while it trains: PreviewConfig", PREVIEWS, PreviewConfig),
         section("Textual Inversion: TextualInversionConfig", TEXTUAL_INVERSION, TextualInversionConfig),
         section("Pick-and-Draw Guidance: PickAndDrawConfig", PICK_AND_DRAW, PickAndDrawConfig),
     ]

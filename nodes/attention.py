@@ -7,8 +7,8 @@ from comfy_api.latest import io, ui
 from ..palp_core.methods.heatmap import overlay, word_heat, word_share
 from ..palp_core.models.prompts import check_prompt
 from .host.attention_recording import AttentionRecording, recorded_model
+from .host.progress import show_text
 from .host.reader import PromptReader
-from .host.session import show_text
 from .host.text import spelled_out
 from .widgets import CATEGORY
 

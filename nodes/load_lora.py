@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..palp_core.files.lora_file import LoraFile, load_lora_file
+from ..palp_core.files.lora_file import LoraFile
+from ..palp_core.files.snapshots import load_at_step
 from .host.lora import apply_lora_file
-from .host.session import show_text
+from .host.lora_list import loras_ours_first
+from .host.progress import show_text
+from .host.session import runs_folder
 from .widgets import CATEGORY
 
 
@@ -31,8 +35,9 @@ class LoadPalpLora(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Takes the CLIP of the same checkpoint; it learns the file's words."),
                 io.Combo.Input(
                     "lora_name",
-                    options=folder_paths.get_filename_list("loras"),
-                    tooltip="Names a file of PALP Personalize in the loras folder.",
+                    options=loras_ours_first(),
+                    tooltip="Names a file of PALP Personalize; these come first in the list. Press R to list one "
+                    "that was saved just now.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -41,6 +46,14 @@ class LoadPalpLora(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     tooltip="Sets how strongly the LoRA changes the model: 1 as trained, 0 not at all. The word stays.",
+                ),
+                io.Int.Input(
+                    "step",
+                    default=0,
+                    min=0,
+                    max=100_000,
+                    tooltip="Takes what was learned until this step, one at which the training drew a picture; 0 is "
+                    "its end.",
                 ),
             ],
             outputs=[
@@ -55,8 +68,9 @@ class LoadPalpLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, lora_name, strength):
-        file = load_lora_file(folder_paths.get_full_path_or_raise("loras", lora_name))
+    def execute(cls, model, clip, lora_name, strength, step):
+        path = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
+        file = load_at_step(path, runs_folder(), step)
         model, clip, left_out = apply_lora_file(model, clip, file, strength)
         said = report(file, left_out)
         logging.info("Load PALP LoRA: %s: %s", lora_name, said)
@@ -64,7 +78,7 @@ class LoadPalpLora(io.ComfyNode):
         return io.NodeOutput(model, clip, file.info.prompt, ui={"text": (said,)})
 
     @classmethod
-    def fingerprint_inputs(cls, model, clip, lora_name, strength):
+    def fingerprint_inputs(cls, lora_name, **_inputs):
         """Run again when the file has been replaced. A name that is linked is not known yet: None."""
         return lora_name and os.path.getmtime(folder_paths.get_full_path_or_raise("loras", lora_name))
 

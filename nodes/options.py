@@ -9,8 +9,10 @@ from comfy_api.latest import io
 
 from ..palp_core.files.embedding_file import Embedding
 from ..palp_core.methods.personalization import PersonalizationConfig
+from ..palp_core.methods.previews import PreviewConfig
 from ..palp_core.methods.scores import Delta, Palp, Score
 from ..palp_core.models.backbone import Precision
+from ..palp_core.settings import settings_of
 from ..palp_core.training.config import TrainingConfig
 from .widgets import (
     CATEGORY,
@@ -36,6 +38,7 @@ SETTINGS = (
     "gradient_checkpointing",
     "subject_word",
 )
+PREVIEWS = tuple(settings_of(PreviewConfig))
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Options:
     initial_embedding: Embedding | None = None
     trigger: str = ""
     retrain: bool = False
+    previews: PreviewConfig = PreviewConfig()
 
     @property
     def shared(self) -> dict:
@@ -106,6 +110,7 @@ class PalpOptions(io.ComfyNode):
                 initial_embedding_input(),
                 trigger_input(),
                 retrain_input(),
+                *(widget(PreviewConfig, name) for name in PREVIEWS),
             ],
             outputs=[
                 OptionsSocket.Output(
@@ -129,6 +134,7 @@ class PalpOptions(io.ComfyNode):
     ):
         chosen = dict(score)
         kind = SCORES[chosen.pop("score")]
+        previews = PreviewConfig(**{name: settings.pop(name) for name in PREVIEWS})
         options = Options(
             settings,
             kind(**chosen),
@@ -139,6 +145,7 @@ class PalpOptions(io.ComfyNode):
             load_initial_embedding(initial_embedding),
             trigger,
             retrain,
+            previews,
         )
         return io.NodeOutput(options)
 

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..palp_core.files.lora_file import load_lora_file
-from ..palp_core.files.run_folder import find_run
-from ..palp_core.files.safetensors_file import reserve
+from ..palp_core.files.names import check_file_name
+from ..palp_core.files.safetensors_file import first_writable_folder, reserve
 from ..palp_core.methods.alignment import AlignmentConfig
 from ..palp_core.methods.personalization import Personalization, PersonalizationConfig
 from ..palp_core.methods.recording import Recording
-from ..palp_core.methods.result import described_run, personalization_identity, save_run
-from ..palp_core.methods.subjects import check_subjects
+from ..palp_core.methods.result import save_run, training_folder
+from ..palp_core.methods.subjects import check_class_word, check_subjects, check_target_prompt
 from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
 from .host.lora import apply_lora_file
-from .host.session import TrainingProgress, came_from, runs_folder, show_text, train
+from .host.session import runs_folder, trained
 from .options import Options, options_input
 from .widgets import (
     CATEGORY,
     Subjects,
     checkpoint_inputs,
     class_word_input,
+    first_fault,
     images_input,
     make_subject,
     masks_input,
@@ -57,8 +57,24 @@ class PalpPersonalize(io.ComfyNode):
                 io.String.Output(display_name="prompt", tooltip="Is the target prompt, ready for CLIP Text Encode."),
                 io.String.Output(display_name="file", tooltip="Names the saved file in the loras folder."),
                 io.Image.Output(display_name="loss_chart", tooltip="Shows the history of the losses."),
+                io.Image.Output(
+                    display_name="previews",
+                    tooltip="Shows the pictures that were drawn while it trained, the base model's first.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, class_word=None, target_prompt=None, file_name=None, images=None, masks=None):
+        """Let the page mark the node before anything is loaded; what is linked is not known yet, and None.
+
+        The host hands over growing inputs, too, and leaves its own checks of numbers out where it may hand over all.
+        """
+        return first_fault(
+            (check_class_word, class_word),
+            (check_target_prompt, target_prompt),
+            (partial(check_file_name, argument="file_name", folder="loras"), file_name),
         )
 
     @classmethod
@@ -66,7 +82,8 @@ class PalpPersonalize(io.ComfyNode):
         model, clip, vae = model[0], clip[0], vae[0]
         widgets = {name: value[0] for name, value in widgets.items()}
         chosen = options[0] if options else Options()
-        folder = folder_paths.get_folder_paths("loras")[0]
+        loras = folder_paths.get_folder_paths("loras")
+        folder = first_writable_folder(loras)
         name = reserve(folder, widgets["file_name"], overwrite=True, argument="file_name")  # a number makes it free
         with torch.inference_mode(False):
             subject = make_subject(
@@ -83,21 +100,14 @@ class PalpPersonalize(io.ComfyNode):
             check_subjects(everyone, widgets["target_prompt"])  # before a model is touched
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(Personalization(backbone, everyone, widgets["target_prompt"], config))
-            identity, described = personalization_identity(run.method), described_run(run.method)
-            kept = find_run(runs_folder(), name, identity, described, config.steps, chosen.retrain)
-            path = kept.result(config.steps, map(Path, folder_paths.get_folder_paths("loras")))
-            taken = path is not None
-            progress = TrainingProgress(cls.hidden.unique_id, config.steps, Recording(kept))
-            if not taken:
-                save = partial(save_run, run, name=name)
-                path = train(run, progress, save, folder, "PALP Personalize")
-        file = load_lora_file(path)
+            kept = training_folder(run.method, runs_folder(), name, chosen.retrain)
+            recording = Recording(kept, run.method, chosen.previews)
+            done = trained(cls, run, recording, partial(save_run, run, name=name), folder, loras)
+        file = load_lora_file(done.path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
-        notes = [note for one in everyone for note in one.notes]
-        told = [f"{came_from(path, taken, progress.begun)} Prompt: {file.info.prompt}", *notes]
-        show_text(cls.hidden.unique_id, " ".join(told))
-        chart, shown = progress.chart(cls)
-        return io.NodeOutput(model, clip, file.info.prompt, path.name, chart, ui=shown)
+        done.tell(f"Prompt: {file.info.prompt}", *(note for one in everyone for note in one.notes))
+        chart, pictures, shown = done.progress.ending(cls)
+        return io.NodeOutput(model, clip, file.info.prompt, done.path.name, chart, pictures, ui=shown)
 
 
 def _config(widgets: dict, chosen: Options) -> PersonalizationConfig:

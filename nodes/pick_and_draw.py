@@ -12,8 +12,8 @@ from .host.backbone import ComfyBackbone
 from .host.compat import ADVANCED
 from .host.guidance_inputs import as_conditioning, read_prompts, read_reference, template_backbone
 from .host.guided_sampling import GuidanceSource, guided_model
+from .host.progress import show_text
 from .host.reader import PromptReader
-from .host.session import show_text
 from .widgets import CATEGORY, widget
 
 SETTINGS = ("pick_weight", "draw_weight", "step_size", "iterations", "start_percent", "end_percent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -11,19 +12,20 @@ from comfy_api.latest import io
 
 from ..palp_core.errors import FileError
 from ..palp_core.files.embedding_file import load_embedding
-from ..palp_core.files.run_folder import find_run, is_result
+from ..palp_core.files.names import check_file_name
+from ..palp_core.files.run_folder import is_result
 from ..palp_core.files.safetensors_file import first_writable_folder, reserve
 from ..palp_core.methods.concept import Concept
 from ..palp_core.methods.recording import Recording
-from ..palp_core.methods.result import described_run, save_word, word_identity
+from ..palp_core.methods.result import save_word, training_folder
 from ..palp_core.methods.templates import Kind
 from ..palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
-from .host.session import TrainingProgress, came_from, runs_folder, show_text, train
+from .host.session import runs_folder, trained
 from .host.text import clip_with_words
 from .options import Options, options_input
-from .widgets import CATEGORY, checkpoint_inputs, images_input, masks_input, unbatch, widget
+from .widgets import CATEGORY, checkpoint_inputs, first_fault, images_input, masks_input, unbatch, widget
 
 HOST_SUFFIXES = (".safetensors", ".pt", ".bin")  # with which the host looks for embedding:NAME
 NAME = "Textual Inversion Train"
@@ -48,10 +50,22 @@ class TextualInversionTrain(io.ComfyNode):
             outputs=[
                 io.Clip.Output(display_name="clip", tooltip="Knows the word, for CLIP Text Encode in the same run."),
                 io.String.Output(display_name="embedding", tooltip="embedding:NAME, as it is written in prompts."),
-                io.Image.Output(display_name="loss_chart", tooltip="The history of the loss as a picture."),
+                io.Image.Output(display_name="loss_chart", tooltip="Shows the history of the loss."),
+                io.Image.Output(
+                    display_name="previews",
+                    tooltip="Shows the pictures that were drawn while it trained, first with the word as it started.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
+
+    @classmethod
+    def validate_inputs(cls, name=None, images=None, masks=None):
+        """Let the page mark the node before anything is loaded; a name that is linked is not known yet, and None.
+
+        The host hands over growing inputs, too, and leaves its own checks of numbers out where it may hand over all.
+        """
+        return first_fault((partial(check_file_name, folder="embeddings"), name))
 
     @classmethod
     def execute(cls, model, clip, vae, images, masks=None, options=None, **widgets):
@@ -67,27 +81,20 @@ class TextualInversionTrain(io.ComfyNode):
             config = TextualInversionConfig(**own, **chosen.shared)
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(TextualInversion(backbone, concept, config))
-            identity, described = word_identity(run.method, name), described_run(run.method)
-            kept = find_run(runs_folder(), name, identity, described, config.steps, chosen.retrain)
-            path = kept.result(config.steps, [folder])
-            if taken := path is not None:
-                vectors = load_embedding(path).vectors
-            else:
+            kept = training_folder(run.method, runs_folder(), name, chosen.retrain)
+            if kept.result(config.steps, [folder]) is None:
                 reserve(folder, name, overwrite)
-            progress = TrainingProgress(cls.hidden.unique_id, config.steps, Recording(kept))
+            recording = Recording(kept, run.method, chosen.previews)
 
             def save(where: Path) -> Path:
                 return save_word(run, where, name, overwrite=overwrite and where == folder)
 
-            if not taken:
-                path = train(run, progress, save, folder, NAME)
-                vectors = run.result.vectors
-        word = f"embedding:{path.stem}"
-        said = f"{came_from(path, taken, progress.begun)} Write {word} in any prompt, a space or comma after it."
-        show_text(cls.hidden.unique_id, " ".join([said, *concept.notes]))
-        chart, shown = progress.chart(cls)
-        known = clip_with_words(clip, {word: vectors})
-        return io.NodeOutput(known, word, chart, ui=shown)
+            done = trained(cls, run, recording, save, folder, [folder])
+        word = f"embedding:{done.path.stem}"
+        done.tell(f"Write {word} in any prompt, a space or comma after it.", *concept.notes)
+        chart, pictures, shown = done.progress.ending(cls)
+        known = clip_with_words(clip, {word: load_embedding(done.path).vectors})
+        return io.NodeOutput(known, word, chart, pictures, ui=shown)
 
 
 def _concept(images: dict, masks: dict | None, widgets: dict, chosen: Options) -> Concept:

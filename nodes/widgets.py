@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..palp_core.errors import PalpError
 from ..palp_core.files.embedding_file import Embedding, load_embedding
 from ..palp_core.methods.subjects import Subject
 from ..palp_core.settings import Setting, choices_of, default_of, setting_of
@@ -29,6 +31,20 @@ def checkpoint_inputs() -> list[io.Input]:
         io.Clip.Input("clip", tooltip="Takes the text encoder that belongs to the model."),
         io.Vae.Input("vae", tooltip="Takes the VAE that belongs to the model."),
     ]
+
+
+def first_fault(*checks: tuple[Callable[[str], object], list[str] | None]) -> bool | str:
+    """Return the first sentence that checks raise for an input's values, or True; for the host's `validate_inputs`.
+
+    checks: each with the values of its input, None where they are not known yet.
+    """
+    for check, values in checks:
+        try:
+            for value in values or ():
+                check(value)
+        except PalpError as error:
+            return str(error)
+    return True
 
 
 def widget(config: type, key: str, name: str = "", advanced: bool = False, multiline: bool = False) -> io.Input:

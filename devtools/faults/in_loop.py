@@ -56,11 +56,11 @@ def _progress_fault(kind: str, step: int) -> Fault:
 def _undrawn(_world: World, error: BaseException) -> Iterator[None]:
     """At each step, and in the end."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from palp_pack.nodes.host import session
+    from palp_pack.nodes.host import progress
 
     with (
         mock.patch.object(FigureCanvasAgg, "draw", lambda _: raising(error)(None)),
-        mock.patch.object(session, "SECONDS_BETWEEN_CHARTS", 0.0),
+        mock.patch.object(progress, "SECONDS_BETWEEN_CHARTS", 0.0),
     ):
         yield
 

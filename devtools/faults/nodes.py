@@ -161,7 +161,7 @@ def _record(parts: Parts, _root: Path) -> None:
 def _load_lora(parts: Parts, _root: Path) -> None:
     from palp_pack.nodes.load_lora import LoadPalpLora
 
-    inputs = {"model": parts.model, "clip": parts.clip, "lora_name": GIVEN, "strength": 1.0}
+    inputs = {"model": parts.model, "clip": parts.clip, "lora_name": GIVEN, "strength": 1.0, "step": 0}
     model, clip, prompt = _executed(LoadPalpLora, **inputs)
     with torch.inference_mode():
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
@@ -177,6 +177,8 @@ def _options(_parts: Parts, _root: Path) -> None:
         "initial_embedding": GIVEN,
         "trigger": "",
         "retrain": False,
+        "preview_every": -1,
+        "preview_guidance": 0.0,
     }
     _executed(PalpOptions, score={"score": "delta"}, precision="auto", offloading=False, **texts)
 

@@ -19,22 +19,20 @@ def personalize() -> Workflow:
         "checkpoint": checkpoint((0, 60)),
         "photo": photo("cat.png", (0, 220)),
         "palp": node("PALP_Personalize", (390, 60), {"file_name": "my_cat"}, (400, 500)),
-        "options": node("PALP_Options", (0, 660), size=(330, 440)),
-        "chart": node("PreviewImage", (850, 560), size=(700, 480), title="Loss chart"),
+        "options": node("PALP_Options", (0, 660), size=(330, 490)),
         **sampling(850, 60),
     }
     links = [
         *parts("checkpoint", "palp"),
         ("photo", "IMAGE", "palp", "images.image0"),
         ("options", "options", "palp", "options"),
-        ("palp", "loss_chart", "chart", "images"),
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [
         {"title": "1. Checkpoint and photos", "bounding": [-20, -20, 370, 580]},
-        {"title": "Leave these as they are", "bounding": [-20, 580, 370, 580]},
-        {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 1180]},
-        {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 1180]},
+        {"title": "Leave these as they are", "bounding": [-20, 580, 370, 600]},
+        {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 1200]},
+        {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 1200]},
     ]
     return Workflow(nodes, links, groups)
 
@@ -47,7 +45,7 @@ def two_subjects() -> Workflow:
         "photo2": photo("cup.png", (0, 620)),
         "subject": node("PALP_Subject", (390, 620), {"class_word": "cup", "placeholder": "[V2]"}, (360, 260)),
         "palp": node("PALP_Personalize", (800, 60), COMPOSITION, (400, 500)),
-        "options": node("PALP_Options", (800, 660), PAPERS, (400, 440)),
+        "options": node("PALP_Options", (800, 660), PAPERS, (400, 490)),
         **sampling(1260, 60),
     }
     links = [
@@ -59,9 +57,9 @@ def two_subjects() -> Workflow:
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [
-        {"title": "1. Photos of [V] above, of [V2] below", "bounding": [-20, -20, 790, 1140]},
-        {"title": "2. One prompt names both", "bounding": [780, -20, 440, 1140]},
-        {"title": "3. Both in one picture", "bounding": [1240, -20, 1200, 1140]},
+        {"title": "1. Photos of [V] above, of [V2] below", "bounding": [-20, -20, 790, 1200]},
+        {"title": "2. One prompt names both", "bounding": [780, -20, 440, 1200]},
+        {"title": "3. Both in one picture", "bounding": [1240, -20, 1200, 1200]},
     ]
     return Workflow(nodes, links, groups)
 

@@ -17,6 +17,7 @@ OPTIONS = {
     "rank": 16,
     "batch_size": 2,
     "personalization_prompt": "a photo of a [V]",
+    "preview_guidance": GUIDANCE_SCALE,
 }
 SAMPLER = {
     "steps": 16,
@@ -35,7 +36,7 @@ def try_palp() -> Workflow:
         "photos": node("PreviewImage", (0, 420), size=(330, 330), title="The photo"),
         "latent": node("EmptyLatentImage", (0, 820), {"width": 64, "height": 64, "batch_size": 4}, (330, 110)),
     }
-    nodes["options"] = node("PALP_Options", (390, 620), OPTIONS, (400, 480), "What suits this small model")
+    nodes["options"] = node("PALP_Options", (390, 620), OPTIONS, (400, 530), "What suits this small model")
     links = [("world", "images", "photos", "images")]
     kinds = {"plain": ("Plain training", 0.0), "palp": ("PALP", ALIGNMENT.weight)}
     for number, (name, (title, weight)) in enumerate(kinds.items()):
@@ -43,9 +44,9 @@ def try_palp() -> Workflow:
             nodes |= part.nodes
             links += part.links
     groups = [
-        {"title": "1. A subject and a picture in mind", "bounding": [-20, -20, 370, 1140]},
-        {"title": "2. Learn the subject in both ways", "bounding": [370, -20, 880, 1140]},
-        {"title": "3. The same picture from both", "bounding": [1270, -20, 1200, 1140]},
+        {"title": "1. A subject and a picture in mind", "bounding": [-20, -20, 370, 1200]},
+        {"title": "2. Learn the subject in both ways", "bounding": [370, -20, 880, 1200]},
+        {"title": "3. The same picture from both", "bounding": [1270, -20, 1200, 1200]},
     ]
     return Workflow(nodes, links, groups)
 

@@ -69,6 +69,7 @@ class ComfyBackbone(Backbone):
         self.joint = joint_layout(self.model, self.family)
         self.offloading = offloading
         self._loaded_for_training = False
+        self._trained: list = []  # what is loaded for a training that goes on
 
     @cached_property
     def clip(self):
@@ -159,9 +160,26 @@ class ComfyBackbone(Backbone):
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with self._kept_loaded(), torch.inference_mode():
             decoded = self.vae.decode(self.model.process_latent_out(latents))
         return decoded.float().clamp(0, 1).cpu().flatten(0, -4)  # some VAEs give each picture as a film of one
+
+    @contextmanager
+    def _kept_loaded(self) -> Iterator[None]:
+        """While it trains, the host makes no room for others with what trains, and the others go when they are done."""
+        if not self._trained:
+            yield
+            return
+        loaded = comfy.model_management.current_loaded_models
+        ours = [entry for entry in loaded if any(entry.model is patcher for patcher in self._trained)]
+        for entry in ours:
+            loaded.remove(entry)
+        others = list(loaded)
+        try:
+            yield
+        finally:
+            comfy.model_management.free_memory(ALL_MEMORY, self.device, keep_loaded=others)
+            loaded.extend(ours)
 
     def word_vectors(self, word: str) -> dict[str, Tensor]:
         vectors = {}
@@ -214,7 +232,7 @@ class ComfyBackbone(Backbone):
             stack.enter_context(self.differentiable())
             if learn_words:
                 stack.enter_context(differentiable_text_encoder(self.clip.cond_stage_model))
-            self._loaded_for_training = learn_words
+            self._loaded_for_training, self._trained = learn_words, patchers
             yield
 
     def _load(self, patchers: list) -> None:
@@ -234,7 +252,7 @@ class ComfyBackbone(Backbone):
 
     def _release(self) -> None:
         """Copies of our making (other precision, plain memory) are taken off the device: nobody else will do it."""
-        self._loaded_for_training = False
+        self._loaded_for_training, self._trained = False, []
         pairs = ((self.patcher, self._given_model), (self.clip.patcher, self._given_clip.patcher))
         copies = [patcher for patcher, given in pairs if patcher is not given]
         loaded = comfy.model_management.current_loaded_models

@@ -22,7 +22,7 @@ from .compat import is_out_of_memory, out_of_memory
 from .gradients import make_differentiable
 from .guidance_inputs import Prompts
 from .lora import base_weights, check_lora_is_in_weights, merges, with_weights
-from .session import show_text
+from .progress import show_text
 
 KEY = "palp_pick_and_draw"
 #: Levels that differ by less, relative to their size, are one that was rounded twice.

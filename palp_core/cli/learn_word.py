@@ -9,16 +9,17 @@ from typing import Annotated
 import tyro
 
 from ..files.embedding_file import load_embedding
-from ..files.run_folder import find_run, is_result
+from ..files.run_folder import is_result
 from ..files.safetensors_file import reserve
 from ..methods.concept import Concept
-from ..methods.result import described_run, save_word, word_identity
+from ..methods.previews import PreviewConfig
+from ..methods.result import save_word, training_folder
 from ..methods.templates import Kind
 from ..methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..models.backbone import Precision
 from ..training.loop import Training
 from . import session
-from .options import RUNS, TextualInversionOptions, read_photos, training_backbone
+from .options import RUNS, PreviewOptions, TextualInversionOptions, read_photos, training_backbone
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class LearnWord:
     device: str | None = None
     #: Computes in this number format; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
+    previews: Annotated[PreviewOptions, tyro.conf.arg(name="")] = field(default_factory=PreviewOptions)
     settings: Annotated[TextualInversionOptions, tyro.conf.arg(name="")] = field(
         default_factory=TextualInversionOptions
     )
@@ -72,13 +74,11 @@ class LearnWord:
         config = TextualInversionConfig(**asdict(self.settings))
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(TextualInversion(backbone, concept, config))
-        identity, described = word_identity(run.method, name), described_run(run.method)
-        folder = find_run(self.out / RUNS, name, identity, described, config.steps, self.retrain)
-
+        folder = training_folder(run.method, self.out / RUNS, name, self.retrain)
         if folder.result(config.steps, [self.out]) is None:
             reserve(self.out, name, self.overwrite)
 
         def save(where: Path) -> Path:
             return save_word(run, where, name, overwrite=self.overwrite and where == self.out)
 
-        session.train(run, save, self.out, folder)
+        session.train(run, save, self.out, folder, PreviewConfig(**asdict(self.previews)))

@@ -15,6 +15,7 @@ from ..files.images import read_image, read_mask
 from ..files.photos import find_masks, find_photos
 from ..methods.alignment import AlignmentConfig
 from ..methods.personalization import PersonalizationConfig
+from ..methods.previews import PreviewConfig
 from ..methods.scores import SCORES
 from ..methods.textual_inversion import TextualInversionConfig
 from ..models.backbone import DTYPES, Precision
@@ -46,6 +47,7 @@ def config_options(config: type, **renamed: str) -> type:
 RUNS = "runs"
 
 PersonalizationOptions = config_options(PersonalizationConfig)
+PreviewOptions = config_options(PreviewConfig)
 TextualInversionOptions = config_options(TextualInversionConfig)
 _AlignmentOptions = config_options(AlignmentConfig, weight="alignment_weight")
 

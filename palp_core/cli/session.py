@@ -15,8 +15,10 @@ from tqdm import tqdm
 from ..files.images import write_image
 from ..files.run_folder import RunFolder
 from ..files.safetensors_file import save_somewhere
+from ..methods.previews import PreviewConfig
 from ..methods.recording import Recording
 from ..methods.result import keep_unfinished
+from ..methods.summary import summary
 from ..training.chart import loss_chart
 from ..training.loop import Step, Training, closing
 from .errors import sentence
@@ -24,7 +26,7 @@ from .errors import sentence
 ENDED_BY_SIGTERM = 128 + SIGTERM  # as shells have it
 
 
-def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFolder) -> None:
+def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFolder, previews: PreviewConfig) -> None:
     """Train from where the folder stands, save, and write the loss chart beside the file.
 
     save: in the folder that it is given: `out`, or where that fails, as on a full disk, another, which is printed.
@@ -34,7 +36,8 @@ def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFol
         print(f"taken from an earlier training of the same: {folder.path}. --retrain trains anew.", file=sys.stderr)
         print(taken)
         return
-    recording = Recording(folder)
+    print(f"{summary(run.method)}.", file=sys.stderr)
+    recording = Recording(folder, run.method, previews)
     if recording.history:
         print(f"goes on from step {len(recording.history)} of {folder.path}.", file=sys.stderr)
     with stopped_by_signals() as asked:
@@ -48,6 +51,8 @@ def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFol
         print(f"stopped: what was learned until now is kept{goes_on}.", file=sys.stderr)
     else:
         recording.finish(path)
+    if recording.previews.pictures:
+        print(f"previews: {folder.contact_sheet}", file=sys.stderr)
     _write_chart(recording.history, path.with_suffix(".loss.png"))
     if SIGTERM in asked:
         sys.exit(ENDED_BY_SIGTERM)

@@ -10,15 +10,22 @@ from typing import Annotated
 import tyro
 
 from ..files.embedding_file import load_embedding
-from ..files.run_folder import find_run
 from ..files.safetensors_file import reserve
 from ..methods.personalization import Personalization, PersonalizationConfig
-from ..methods.result import described_run, personalization_identity, save_run
+from ..methods.previews import PreviewConfig
+from ..methods.result import save_run, training_folder
 from ..methods.subjects import Subject
 from ..models.backbone import Precision
 from ..training.loop import Training
 from . import session
-from .options import RUNS, AlignmentOptions, PersonalizationOptions, read_photos, training_backbone
+from .options import (
+    RUNS,
+    AlignmentOptions,
+    PersonalizationOptions,
+    PreviewOptions,
+    read_photos,
+    training_backbone,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Train:
     device: str | None = None
     #: Computes in this number format; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
+    previews: Annotated[PreviewOptions, tyro.conf.arg(name="")] = field(default_factory=PreviewOptions)
     settings: Annotated[PersonalizationOptions, tyro.conf.arg(name="")] = field(default_factory=PersonalizationOptions)
     alignment: Annotated[AlignmentOptions, tyro.conf.arg(name="")] = field(default_factory=AlignmentOptions)
 
@@ -68,6 +76,6 @@ class Train:
         )
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(Personalization(backbone, [subject], self.target_prompt, config))
-        identity, described = personalization_identity(run.method), described_run(run.method)
-        folder = find_run(self.out / RUNS, name, identity, described, config.steps, self.retrain)
-        session.train(run, partial(save_run, run, name=name), self.out, folder)
+        folder = training_folder(run.method, self.out / RUNS, name, self.retrain)
+        previews = PreviewConfig(**asdict(self.previews))
+        session.train(run, partial(save_run, run, name=name), self.out, folder, previews)

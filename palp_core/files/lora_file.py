@@ -23,7 +23,7 @@ from .description import MOST_PROMPT, check_model, checked_fields, damaged, read
 from .metadata import LORA_KEY, kohya, model_spec, to_json
 from .names import is_of_letters, printable
 from .reading import opened
-from .safetensors_file import Content, save_new
+from .safetensors_file import Content, save_new, save_tensors
 
 SINGLE_ENCODER_KEY = "string_to_param.*"
 SAVED_DTYPE = torch.float16
@@ -99,6 +99,11 @@ def save_lora_file(content: Callable[[str], LoraFile], folder: str | Path, name:
     return save_new(_numbered(folder, name), written)
 
 
+def write_lora_file(file: Path, content: LoraFile) -> None:
+    """Write a file of this name, in the place of an earlier one, whole or not at all. Raises OSError."""
+    save_tensors(file, _tensors(content), _metadata(content, file.stem))
+
+
 def _numbered(folder: Path, name: str) -> Iterator[Path]:
     return (folder / f"{name}_{number:05}.safetensors" for number in count(1))
 
@@ -148,6 +153,15 @@ def load_lora_file(path: str | Path) -> LoraFile:
     check_alphas(source, tensors, projections)
     learned = {word: {e: tensors.pop(key).float() for e, key in parts.items()} for word, parts in words.items()}
     return LoraFile(tensors, learned, info)
+
+
+def is_ours(path: str | Path) -> bool:
+    """Say by its header alone whether a file says that it is one of ours."""
+    try:
+        with opened(Path(path)) as file:
+            return LORA_KEY in file.metadata
+    except FileError:
+        return False
 
 
 def _info(source: Source, found: dict) -> LoraInfo:

@@ -1,7 +1,8 @@
 """A training's folder: what is trained, what its steps measured, where it stands, and what came of it.
 
-NAME_00001/ holds settings.json, metrics.jsonl with a line for each step, state.safetensors to go on from, and
-result.json once a training of all its steps has been saved. A folder is found again by the identity of the training.
+NAME_00001/ holds settings.json, metrics.jsonl with a line for each step, state.safetensors to go on from, previews/ and
+snapshots/ of single steps, and result.json once a training of all its steps has been saved. A folder is found again by
+the identity of the training.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..errors import FileError
+from .images import read_image, write_image
 from .run_state import RunState
 from .writing import write
 
 SETTINGS, METRICS, STATE, RESULT = "settings.json", "metrics.jsonl", "state.safetensors", "result.json"
+PREVIEWS, SNAPSHOTS, SHEET = "previews", "snapshots", "contact_sheet.png"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,33 @@ class RunFolder:
         rows = "".join(json.dumps(row) + "\n" for row in history)
         write(self.path / METRICS, lambda path: path.write_text(rows, encoding="utf-8"))
 
+    def keep_preview(self, step: int, picture: Tensor) -> None:
+        """Keep the picture (H, W, 3) in 0..1 that was drawn after so many steps. Raises OSError."""
+        (self.path / PREVIEWS).mkdir(parents=True, exist_ok=True)
+        write_image(picture, self.path / PREVIEWS / f"{_of_step(step)}.png")
+
+    def previews(self, steps: int) -> dict[int, Tensor]:
+        """Return the pictures of the first steps that can be read, (H, W, 3) in 0..1, by the steps behind them."""
+        found = {}
+        for number, file in _steps_in(self.path / PREVIEWS, "png"):
+            with suppress(FileError):
+                if number <= steps:
+                    found[number] = read_image(file)
+        return found
+
+    @property
+    def contact_sheet(self) -> Path:
+        """Name the file of the pictures of all steps."""
+        return self.path / SHEET
+
+    def snapshot(self, step: int) -> Path:
+        """Name the file of what was learned in so many steps."""
+        return self.path / SNAPSHOTS / f"{_of_step(step)}.safetensors"
+
+    def snapshots(self) -> list[int]:
+        """List the steps of which there is a snapshot."""
+        return [number for number, _ in _steps_in(self.path / SNAPSHOTS, "safetensors")]
+
     def forget(self) -> None:
         """Take the state away, from which nothing good comes: that of a training that diverged."""
         self.state.file.unlink(missing_ok=True)
@@ -91,9 +122,25 @@ def find_run(parent: Path, name: str, identity: str, settings: dict, steps: int,
     return _begun(parent, name, identity, settings)
 
 
+def run_of(parent: Path, file: Path) -> RunFolder | None:
+    """Find the folder of the training there that has ended with this very file."""
+    named = [run for run in _runs(parent) if _read_json(run.path / RESULT).get("file") == file.name]
+    return next((run for run in named if _read_json(run.path / RESULT).get("sha256") == _digest(file)), None)
+
+
 def is_result(parent: Path, name: str) -> bool:
     """Say whether a training there has ended with the file NAME.safetensors."""
     return any(_read_json(file).get("file") == f"{name}.safetensors" for file in parent.glob(f"*/{RESULT}"))
+
+
+def _of_step(step: int) -> str:
+    return f"step_{step:05}"
+
+
+def _steps_in(folder: Path, suffix: str) -> list[tuple[int, Path]]:
+    """The files of single steps in a folder, in order."""
+    files = ((file.stem.removeprefix("step_"), file) for file in folder.glob(f"step_*.{suffix}"))
+    return sorted((int(number), file) for number, file in files if number.isdigit())
 
 
 def _runs(parent: Path) -> Iterator[RunFolder]:

@@ -239,4 +239,4 @@ class Personalization:
             learned = [s.personalization_prompt for s in self.subjects.values()]
             personal = {p: self.encode(p) for p in (self.target_prompt, *learned)}
         shared = {name: encode(text, {}) for name, text in texts.items() if alignment.needs(name)}
-        return FixedPrompts(shared, class_photo, personal)
+        return FixedPrompts(shared, class_photo, personal, encode("", {}), encode(self.clean_prompt, {}))

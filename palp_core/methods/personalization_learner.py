@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizers import Optimizer
 from .alignment import NoisySample, alignment_loss, renoise
+from .previews import painted, square_latents
 from .scores import PromptName, Views
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class FixedPrompts(NamedTuple):
     shared: dict[PromptName, Conditioning]  # null, clean and negative, as far as the score looks at them
     class_photo: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
     personal: dict[str, Conditioning]  # by the prompt, each that holds a word; empty where the words learn
+    null: Conditioning  # what pictures are drawn with while it trains
+    scene: Conditioning  # y_c, of which the base model draws a picture
 
 
 class PersonalizationLearner:
@@ -142,6 +146,16 @@ class PersonalizationLearner:
         placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
         examples = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
         return placeholder, stack_batch(examples, self.backbone.device)
+
+    @torch.no_grad()
+    def preview(self, guidance_scale: float, untouched: bool = False) -> Tensor:
+        """Draw the target prompt as `Painter` says; with the base model, the prompt without the subject."""
+        placeholder, examples = next(iter(self.examples.items()))
+        image = self.method.subjects[placeholder].images[0]
+        shape = square_latents(self.backbone, image, examples[0], self.method.resolution)
+        prompt = self.fixed.scene if untouched else self._encode(self.method.target_prompt)
+        with self.lora.disabled() if untouched else nullcontext():
+            return painted(self.backbone, self.fixed.null, prompt, shape, guidance_scale, self.config.seed)
 
     def _named_vectors(self) -> dict[str, nn.Parameter]:
         return {f"word.{p}.{encoder}": v for p, word in self.words.items() for encoder, v in word.items()}

@@ -11,8 +11,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import DivergedError
+from ..files.images import write_image
 from ..files.run_folder import RunFolder
+from ..training.contact_sheet import contact_sheet
 from ..training.loop import Learner, Step, Training
+from .personalization import Personalization
+from .previews import PreviewConfig, Previews, step_names
+from .result import save_snapshot
+from .textual_inversion import TextualInversion
 
 SECONDS_BETWEEN_STATES = 120.0
 
@@ -20,19 +26,32 @@ SECONDS_BETWEEN_STATES = 120.0
 class Recording:
     """The steps of a training, from its first, and the folder that keeps them. Raises FileError as `earlier` does."""
 
-    def __init__(self, folder: RunFolder):
-        self.folder = folder
+    def __init__(
+        self, folder: RunFolder, method: Personalization | TextualInversion, previews: PreviewConfig | None = None
+    ):
+        self.folder, self.method = folder, method
         #: What to go on from; None at the beginning.
         self.state, rows = folder.earlier()
         self.history = [Step(**row) for row in rows]
+        self.previews = Previews(previews or PreviewConfig(), method.config.steps, folder, done=len(rows))
         self._next = time.monotonic() + SECONDS_BETWEEN_STATES
 
-    def note(self, step: Step, learner: Learner) -> None:
-        """Add a step that was taken, and keep the state when it is time."""
+    def note(self, step: Step, learner: Learner) -> Tensor | None:
+        """Add a step that was taken, and keep the state when it is time; returns a picture if one was drawn."""
         self.history.append(step)
-        if time.monotonic() >= self._next:
+        picture = self.previews.after_step(learner)
+        if picture is not None:
+            self._keep_snapshot(learner)
+        if picture is not None or time.monotonic() >= self._next:
             self.keep(learner.state())
             self._next = time.monotonic() + SECONDS_BETWEEN_STATES
+        return picture
+
+    def _keep_snapshot(self, learner: Learner) -> None:
+        try:
+            save_snapshot(self.method, learner.result(), self.folder)
+        except (OSError, SafetensorError) as error:
+            logging.warning("what was learned until this picture could not be saved: %s", error)
 
     def keep(self, state: Mapping[str, Tensor]) -> bool:
         """Keep a state; returns whether it is. Where that fails, as on a full disk, the training itself goes on."""
@@ -46,9 +65,15 @@ class Recording:
     def finish(self, file: Path) -> None:
         """Note the file that the training has ended with, so that it is found in the place of another training."""
         try:
+            if self.previews.pictures:
+                write_image(self.contact_sheet(), self.folder.contact_sheet)
             self.folder.finish(len(self.history), file)
         except OSError as error:
             logging.warning("the training's result could not be noted: %s", error)
+
+    def contact_sheet(self) -> Tensor:
+        """Lay out the pictures of all steps, the base model's first, (H, W, 3) in 0..1."""
+        return contact_sheet(step_names(self.previews.pictures))
 
     def keep_ended(self, run: Training, error: BaseException | None = None) -> bool:
         """Keep where a training ended, early or not; returns whether it can be gone on with from there.

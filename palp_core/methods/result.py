@@ -12,8 +12,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ..files.embedding_file import save_embedding, word_metadata
-from ..files.lora_file import LoraFile, LoraInfo, SubjectInfo, save_lora_file
+from ..files.lora_file import LoraFile, LoraInfo, SubjectInfo, save_lora_file, write_lora_file
 from ..files.names import check_file_name
+from ..files.run_folder import RunFolder, find_run
 from ..files.safetensors_file import save_somewhere
 from ..models.backbone import Backbone
 from ..models.prompts import embedding_prompt
@@ -36,6 +37,14 @@ def save_run(run: Training[Weights], folder: str | Path, name: str) -> Path:
     """
     name = _with_steps(run, check_file_name(name))
     return save_lora_file(partial(describe, run.method, run.result), folder, name)
+
+
+def save_snapshot(method: Personalization | TextualInversion, learned: Weights | LearnedWord, run: RunFolder) -> None:
+    """Keep the LoRA and the words of a step in a training's folder; of a word alone, there is none. Raises OSError."""
+    if isinstance(method, Personalization):
+        file = run.snapshot(learned.steps)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_lora_file(file, describe(method, learned, f"{run.path.name}_step{learned.steps}"))
 
 
 def save_word(run: Training[LearnedWord], folder: str | Path, name: str, overwrite: bool = False) -> Path:
@@ -116,6 +125,12 @@ def described_config(config: TrainingConfig) -> dict:
     if "alignment" in found:
         found["alignment"]["score"] = {"name": config.alignment.score.name, **found["alignment"]["score"]}
     return found
+
+
+def training_folder(method: Personalization | TextualInversion, parent: Path, name: str, anew: bool) -> RunFolder:
+    """Find the folder of a training by its identity, as `find_run` does."""
+    identity = word_identity(method, name) if isinstance(method, TextualInversion) else personalization_identity(method)
+    return find_run(parent, name, identity, described_run(method), method.config.steps, anew)
 
 
 def personalization_identity(method: Personalization) -> str:

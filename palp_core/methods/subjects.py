@@ -43,10 +43,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         check_placeholder(self.placeholder)
-        if not self.class_word.strip():
-            raise PromptError(f"class_word of {self.placeholder} is empty. Say what the subject is, for example: cat.")
-        if find_placeholders(self.class_word):
-            raise PromptError(f"class_word {quoted(self.class_word)} holds a placeholder. Use a word the model knows.")
+        check_class_word(self.class_word, f"class_word of {self.placeholder}")
         article = self._left_out_article()
         checked = check_images_and_masks(self.placeholder, self.images, self.masks)
         if not self.personalization_prompt.strip():
@@ -66,6 +63,25 @@ class Subject:
         word, note = named_without_article(f"class_word of {self.placeholder}", self.class_word)
         object.__setattr__(self, "class_word", word)
         return note
+
+
+def check_class_word(class_word: str, name: str = "class_word") -> None:
+    """Raise PromptError for a word, called `name`, that cannot say what a subject is."""
+    check_prompt(name, class_word)
+    if not class_word.strip():
+        raise PromptError(f"{name} is empty. Say what the subject is, for example: cat.")
+    if find_placeholders(class_word):
+        raise PromptError(f"class_word {quoted(class_word)} holds a placeholder. Use a word the model knows.")
+
+
+def check_target_prompt(target_prompt: str, example: str = "[V]") -> None:
+    """Raise PromptError for a prompt that no text encoder can read, or that names no subject at all."""
+    check_prompt("target_prompt", target_prompt)
+    if not find_placeholders(target_prompt):
+        raise PromptError(
+            f"target_prompt {quoted(target_prompt)} has no placeholder. Name the subject in it, for example "
+            f'"a sketch of {example} in Paris".'
+        )
 
 
 def named_without_article(name: str, word: str) -> tuple[str, tuple[str, ...]]:
@@ -88,11 +104,7 @@ def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
     for what, text in _texts(subjects, target_prompt):
         check_prompt(what, text)
     check_weights("target_prompt", target_prompt, names)
-    if not find_placeholders(target_prompt):
-        raise PromptError(
-            f"target_prompt {quoted(target_prompt)} has no placeholder. Name the subject in it, for example "
-            f'"a sketch of {names[0]} in Paris".'
-        )
+    check_target_prompt(target_prompt, names[0])
     check_known("target_prompt", target_prompt, names)
     for subject in subjects:
         check_known(f"personalization_prompt of {subject.placeholder}", subject.personalization_prompt, names)

@@ -25,6 +25,7 @@ from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizers import Optimizer
 from .concept import MOST_VECTORS, Concept, longest_norms, relative_distance, shorten, start_vectors
+from .previews import painted, square_latents
 from .templates import SLOT, TEMPLATES
 
 WORD = "[W]"  # what stands in a sentence for the word when it is encoded
@@ -111,6 +112,7 @@ class TextualInversionLearner:
     def __init__(self, method: TextualInversion, examples: list[Example]):
         self.examples = examples
         self.backbone, self.concept, self.config = method.backbone, method.concept, method.config
+        self.resolution = method.resolution
         self.done = 0
         self.random = torch.Generator().manual_seed(self.config.seed)
         self.start = {e: v.to(self.backbone.device, torch.float32, copy=True) for e, v in method.initial.items()}
@@ -156,6 +158,15 @@ class TextualInversionLearner:
         words = {WORD: self.vectors}
         encoded = {text: self.backbone.encode_prompt(text.replace(SLOT, WORD), words) for text in dict.fromkeys(texts)}
         return [encoded[text] for text in texts] if len(encoded) > 1 else list(encoded.values())
+
+    @torch.no_grad()
+    def preview(self, guidance_scale: float, untouched: bool = False) -> Tensor:
+        """Draw the word in its first caption or sentence as `Painter` says; untouched, with where it started."""
+        shape = square_latents(self.backbone, self.concept.images[0], self.examples[0], self.resolution)
+        text = (self.concept.captions or self.concept.templates or TEMPLATES[self.concept.kind])[0]
+        words = {WORD: self.start if untouched else self.vectors}
+        null, prompt = (self.backbone.encode_prompt(t, words) for t in ("", text.replace(SLOT, WORD)))
+        return painted(self.backbone, null, prompt, shape, guidance_scale, self.config.seed)
 
     def state(self) -> dict[str, Tensor]:
         vectors = {f"word.{encoder}": rows.detach().clone() for encoder, rows in self.vectors.items()}

@@ -44,6 +44,8 @@ class Family:
     #: Whether prompts are followed by classifier-free guidance, or guidance was distilled into the model, which then
     #: has never seen a prompt beside the null prompt.
     guidance: Literal["classifier-free", "distilled"] = "classifier-free"
+    #: The scale of guidance at which its pictures are usually drawn.
+    guidance_scale: float = 4.0
     #: How a training draws noise levels.
     timesteps: Timesteps = "logit_normal"
     #: Where text is attended to: in a UNet's layers of its own, in one sequence with the picture, or in a way that is
@@ -64,6 +66,7 @@ def _unet(**special) -> Family:
         "lora_targets": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
         "subject_words": "learned",
         "timesteps": "uniform",
+        "guidance_scale": 7.5,
         "attention": "cross",
     }
     return Family(**shared, **special)
@@ -130,6 +133,7 @@ FLUX = _flow(
     text_starts={"t5xxl": 0},
     subject_words="either",
     guidance="distilled",
+    guidance_scale=3.5,
 )
 KLEIN = _flow(
     name="flux2_klein",
@@ -205,6 +209,7 @@ TOY_FLOW = replace(
     title="the demo world's transformer",
     encoders=("clip_l",),
     native_resolutions={"flow": 64},
+    guidance_scale=2.0,
     architecture="palp-demo-world-flow",
     base_model_version="palp_demo_world_flow",
     text_starts={"clip_l": 0},

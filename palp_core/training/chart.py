@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .loop import Step
 
+INK = "#8a8a8a"  # of a chart that lies on a page whose color is not known
 COLORS = ("#2f6fde", "#e4572e", "#3a9d5d", "#8e5bc0")
 WIDTH, HEIGHT = 960, 540  # pixels
 SMOOTHING_SHARE = 0.05  # of the run, to either side of a step, that its running mean covers
@@ -38,6 +39,24 @@ def loss_chart(history: list[Step], width: int = WIDTH, height: int = HEIGHT, ti
     return rendered(figure)
 
 
+def chart_on_page(history: list[Step]) -> Tensor:
+    """Plot the first loss alone, small and on no background, in colors that are read on light and dark pages.
+
+    Returns (H, W, 4) in 0..1.
+    """
+    figure = Figure(figsize=(4.8, 2.6), dpi=100, layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot(facecolor="none")
+    first, *_ = dict.fromkeys(name for step in history for name in step.losses) or [""]
+    _plotted(axes, history, first, COLORS[0])
+    axes.set_xlabel("step")
+    axes.tick_params(colors=INK)
+    axes.xaxis.label.set_color(INK)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    return _pixels(figure)
+
+
 def drawn_chart(history: list[Step]) -> Tensor:
     """Plot the losses as `loss_chart` does; a white picture where that fails, for what it shows is saved elsewhere."""
     try:
@@ -49,9 +68,14 @@ def drawn_chart(history: list[Step]) -> Tensor:
 
 def rendered(figure: Figure) -> Tensor:
     """(H, W, 3) in 0..1."""
+    return _pixels(figure)[..., :3]
+
+
+def _pixels(figure: Figure) -> Tensor:
+    """(H, W, 4) in 0..1."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).float() / 255
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba()).copy()).float() / 255
 
 
 def _plotted(axes, history: list[Step], name: str, color: str):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from devtools.comfy_server import ComfyServer
+from devtools.comfy_server import ComfyServer, PromptRejectedError
 from devtools.graphs import personalize_graph
 from devtools.random_files import PROJECTIONS, random_lora_file, rewrite
 from palp_core import load_lora_file
@@ -31,11 +31,8 @@ def solid_mask(value: float, width: int, height: int) -> dict:
 
 
 BAD = {
-    "no placeholder": ({"target_prompt": "a sketch of a cat"}, "has no placeholder"),
     "placeholder without a subject": ({"target_prompt": "[V] and [V2]"}, "no subject has this placeholder"),
-    "empty class word": ({"class_word": "  "}, "class_word of [V] is empty"),
     "long prompt": ({"target_prompt": "[V] " + "in a very small town " * 20}, "the text encoder keeps 75"),
-    "path parts": ({"file_name": "../../etc/cat"}, "must be a plain name"),
     "one pixel": ({"links": {"images.image0": ["3", 0]}, "nodes": {"3": empty_image(1, 1)}}, "1 x 1 pixels, too small"),
     "black mask": (
         {"links": {"masks.mask0": ["3", 0]}, "nodes": {"3": solid_mask(0.0, 451, 300)}},
@@ -46,6 +43,30 @@ BAD = {
         "mask 1 of [V] is 64x64 pixels, but its image is 451x300",
     ),
 }
+
+
+MARKED = {
+    "no placeholder": ({"target_prompt": "a sketch of a cat"}, "has no placeholder"),
+    "empty class word": ({"class_word": "  "}, "class_word is empty"),
+    "path parts": ({"file_name": "../../etc/cat"}, "must be a plain name"),
+}
+
+
+@pytest.mark.parametrize("case", MARKED)
+def test_the_page_marks_a_node_whose_texts_cannot_be_meant_before_anything_runs(server, sd15_checkpoint, case):
+    changes, message = MARKED[case]
+    with pytest.raises(PromptRejectedError) as refused:
+        server.queue(personalize_graph(sd15_checkpoint, **changes))
+    (name,) = changes
+    errors = refused.value.node_errors["10"]["errors"]
+    told = {error["extra_info"].get("input_name"): error["details"] for error in errors}
+    assert message in told[name]
+
+
+def test_a_text_that_is_linked_is_looked_at_when_it_is_known(server, sd15_checkpoint):
+    texts = {"3": {"class_type": "PrimitiveString", "inputs": {"value": "a sketch of a cat"}}}
+    result = server.queue(personalize_graph(sd15_checkpoint, nodes=texts, target_prompt=["3", 0]))
+    assert result.error["node_id"] == "10" and "has no placeholder" in result.error["exception_message"]
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -67,7 +88,7 @@ def test_foreign_and_corrupt_files_are_named_by_the_loader(server, sd15_checkpoi
     cases = (("foreign", "was not made by PALP"), ("corrupt", "cannot be read"), ("nan_00001", ".alpha holds values"))
     for name, message in cases:
         prompt = personalize_graph(sd15_checkpoint)
-        inputs = {"model": ["1", 0], "clip": ["1", 1], "lora_name": f"{name}.safetensors", "strength": 1.0}
+        inputs = {"model": ["1", 0], "clip": ["1", 1], "lora_name": f"{name}.safetensors", "strength": 1.0, "step": 0}
         prompt["10"] = {"class_type": "PALP_LoadLora", "inputs": inputs}
         prompt["11"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["10", 1], "text": ["10", 2]}}
         prompt["12"] = {"class_type": "PreviewAny", "inputs": {"source": ["11", 0]}}

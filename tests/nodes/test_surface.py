@@ -14,9 +14,9 @@ NODES = {
     "masks subjects options",
     "PALP_Options": "score learning_rate embedding_learning_rate rank batch_size resolution gradient_checkpointing "
     "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger "
-    "retrain",
+    "retrain preview_every preview_guidance",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects",
-    "PALP_LoadLora": "model clip lora_name strength",
+    "PALP_LoadLora": "model clip lora_name strength step",
     "PALP_DemoWorld": "subject individual style accessory place photos network",
     "PALP_TextualInversionTrain": "model clip vae images name initial_word kind vectors steps learning_rate hold_norm "
     "regularization seed overwrite templates captions masks options",

@@ -32,7 +32,7 @@ def test_a_cancelled_graph_goes_on_after_a_restart_and_a_finished_one_is_taken(s
             server.interrupt()
 
     whole = server.queue(personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="whole")).require_success()
-    assert "saved as whole_00001.safetensors." in said(whole)
+    assert "Saved as whole_00001.safetensors." in said(whole)
     graph = personalize_graph(
         sd15_checkpoint, steps=6, seed=71, file_name="cut", options={"retrain": True}, links={"images.image0": ["2", 0]}
     )
@@ -44,13 +44,13 @@ def test_a_cancelled_graph_goes_on_after_a_restart_and_a_finished_one_is_taken(s
     server.restart()
     graph = personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="cut")
     again = server.queue(graph).require_success()
-    assert f"saved as cut_00001.safetensors. It went on from step {kept}." in said(again)
+    assert f"Saved as cut_00001.safetensors. It went on from step {kept}." in said(again)
     one, other = (load_lora_file(loras / f"{name}_00001.safetensors").lora for name in ("whole", "cut"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
     server.restart()
     taken = server.queue(graph).require_success()
-    assert "taken from cut_00001.safetensors" in said(taken) and steps_taken(taken) == 0
+    assert "Taken from cut_00001.safetensors" in said(taken) and steps_taken(taken) == 0
     assert not (loras / "cut_00002.safetensors").exists()
     longer = server.queue(personalize_graph(sd15_checkpoint, steps=8, seed=71, file_name="cut")).require_success()
     assert "It went on from step 6" in said(longer) and steps_taken(longer) == 2
@@ -61,9 +61,9 @@ def test_a_word_is_taken_too_and_retrained_when_asked(server, sd15_checkpoint):
     server.queue(word_graph(sd15_checkpoint, **widgets)).require_success()
     server.restart()
     taken = server.queue(word_graph(sd15_checkpoint, **widgets)).require_success()
-    assert "taken from taken_word.safetensors" in said(taken) and steps_taken(taken) == 0
+    assert "Taken from taken_word.safetensors" in said(taken) and steps_taken(taken) == 0
     refused = server.queue(word_graph(sd15_checkpoint, **widgets, options={"retrain": True}))
     assert "taken_word.safetensors is in the embeddings folder already" in str(refused.error)
     widgets["overwrite"] = True
     anew = server.queue(word_graph(sd15_checkpoint, **widgets, options={"retrain": True})).require_success()
-    assert "saved as taken_word.safetensors." in said(anew) and steps_taken(anew) == 3
+    assert "Saved as taken_word.safetensors." in said(anew) and steps_taken(anew) == 3

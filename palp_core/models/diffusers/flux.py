@@ -23,7 +23,7 @@ DOUBLE_BLOCKS = {
 
 
 def velocity(transformer: nn.Module, x: Tensor, s: Tensor, text: Mapping[str, Tensor]) -> Tensor:
-    """Call the transformer at guidance 1, where it was trained without guidance, and learns best."""
+    """Call the transformer at the guidance that the text comes with."""
     height, width = (side // 2 for side in x.shape[-2:])
     places = torch.cartesian_prod(
         torch.zeros(1, dtype=torch.long), torch.arange(height), torch.arange(width)
@@ -31,7 +31,7 @@ def velocity(transformer: nn.Module, x: Tensor, s: Tensor, text: Mapping[str, Te
     patches = transformer(
         hidden_states=packed(x),
         timestep=s,
-        guidance=torch.ones_like(s) if transformer.config.guidance_embeds else None,
+        guidance=text["guidance"] if transformer.config.guidance_embeds else None,
         pooled_projections=text["pooled"],
         encoder_hidden_states=text["text"],
         txt_ids=x.new_zeros(text["text"].shape[1], 3),
@@ -42,9 +42,12 @@ def velocity(transformer: nn.Module, x: Tensor, s: Tensor, text: Mapping[str, Te
 
 
 def encode(pipeline, prompt: str, **options) -> dict[str, Tensor]:
-    """Encode with T5, and with CLIP for what is read pooled."""
+    """Encode with T5, and with CLIP for what is read pooled.
+
+    At guidance 1, where the transformer was trained without guidance, and learns best.
+    """
     text, pooled, _ = pipeline.encode_prompt(prompt, **options)
-    return {"text": text, "pooled": pooled}
+    return {"text": text, "pooled": pooled, "guidance": torch.ones(1, device=text.device)}
 
 
 FLUX_1 = Architecture(

@@ -314,12 +314,12 @@ def test_a_file_of_another_family_is_refused_by_the_loader(make, tmp_path):
         apply_lora_file(xl_model, clip, file, 1.0)
 
 
-def recording(folder):
+def recording(folder, run):
     """Of a training that has its own folder there."""
     from palp_pack.palp_core.files.run_folder import find_run
     from palp_pack.palp_core.methods.recording import Recording
 
-    return Recording(find_run(folder / "runs", "cat", "0123abcd", {}, steps=3))
+    return Recording(find_run(folder / "runs", "cat", "0123abcd", {}, steps=3), run.method)
 
 
 @pytest.mark.parametrize("good_steps", [0, 2])
@@ -339,7 +339,7 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
     with pytest.raises(RuntimeError) as failure:
         train(
             run,
-            TrainingProgress(None, 3, recording(tmp_path)),
+            TrainingProgress(None, recording(tmp_path, run)),
             lambda folder: save_run(run, folder, "cat"),
             tmp_path,
             "PALP Personalize",
@@ -364,7 +364,7 @@ def test_a_folder_that_cannot_be_written_to_does_not_lose_the_run(make, tmp_path
     with pytest.raises(RuntimeError, match=r"full could not be written to\. What was learned is kept in .*output"):
         train(
             run,
-            TrainingProgress(None, 3, recording(tmp_path)),
+            TrainingProgress(None, recording(tmp_path, run)),
             lambda folder: save_run(run, folder, "cat"),
             full,
             "PALP Personalize",
@@ -378,7 +378,7 @@ def test_out_of_memory_names_the_remedy_and_keeps_the_work(make, tmp_path):
     from palp_pack.palp_core import save_run
 
     run = personalization(*make())
-    progress = TrainingProgress(None, 3, recording(tmp_path))
+    progress = TrainingProgress(None, recording(tmp_path, run))
     denoise = run.method.backbone.denoise
 
     def full(*args):

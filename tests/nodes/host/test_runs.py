@@ -43,12 +43,12 @@ def training(parts, prompt: str = "a sketch of [V] in Paris", steps: int = 3, **
     return Training(Personalization(ComfyBackbone(*parts), subjects, prompt, config))
 
 
-def recording(parent: Path):
+def recording(parent: Path, run: Training):
     """Of a training that has a folder there."""
     from palp_pack.palp_core.files.run_folder import find_run
     from palp_pack.palp_core.methods.recording import Recording
 
-    return Recording(find_run(parent, "cat", "0123abcd", {}, steps=3))
+    return Recording(find_run(parent, "cat", "0123abcd", {}, steps=3), run.method)
 
 
 def train(run: Training, folder: Path, event=None) -> Path:
@@ -56,7 +56,7 @@ def train(run: Training, folder: Path, event=None) -> Path:
     from palp_pack.nodes.host import session
     from palp_pack.palp_core import save_run
 
-    progress = session.TrainingProgress(None, 3, recording(folder.parent / "runs"))
+    progress = session.TrainingProgress(None, recording(folder.parent / "runs", run))
     denoise = run.method.backbone.denoise
 
     def or_event(*args):
@@ -131,14 +131,16 @@ def test_ctrl_c_inside_a_step_keeps_those_before_it(parts, loras):
 
 
 def test_a_chart_that_fails_does_not_fail_the_run(parts, loras, monkeypatch, caplog):
-    from palp_pack.nodes.host import session
+    from palp_pack.nodes.host import progress as shown
 
-    monkeypatch.setattr("palp_pack.palp_core.training.chart.loss_chart", lambda *_: raising(ValueError("no font")))
-    monkeypatch.setattr(session, "SECONDS_BETWEEN_CHARTS", 0.0)
-    monkeypatch.setattr(session.ui, "PreviewImage", lambda *_, **__: raising(OSError("no space")))
-    assert train(training(parts), loras).is_file()
-    progress = session.TrainingProgress(None, 3, recording(loras.parent / "other runs"))
-    chart, shown = progress.chart(None)
+    for chart in ("training.chart.loss_chart", "training.chart._plotted"):
+        monkeypatch.setattr(f"palp_pack.palp_core.{chart}", lambda *_: raising(ValueError("no font")))
+    monkeypatch.setattr(shown, "SECONDS_BETWEEN_CHARTS", 0.0)
+    monkeypatch.setattr(shown.ui, "PreviewImage", lambda *_, **__: raising(OSError("no space")))
+    run = training(parts)
+    assert train(run, loras).is_file()
+    progress = shown.TrainingProgress(None, recording(loras.parent / "other runs", run))
+    chart, _, shown = progress.ending(None)
     assert chart.ndim == 4 and chart.shape[-1] == 3 and shown is None
     assert "could not be drawn: no font" in caplog.text and "could not be shown: no space" in caplog.text
 

@@ -1,0 +1,132 @@
+"""What the page shows of a training, while it goes on and in the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import comfy.utils
+from comfy_api.latest import io, ui
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ...palp_core.methods.recording import Recording
+from ...palp_core.methods.summary import summary
+from ...palp_core.training.chart import chart_on_page, drawn_chart
+from ...palp_core.training.loop import Step
+
+SECONDS_BETWEEN_CHARTS = 3.0
+
+
+def show_text(node_id: str | None, text: str) -> None:
+    """Under the node, in the browser of whoever runs the graph."""
+    if node_id is not None and PromptServer.instance is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
+class TrainingProgress:
+    """What the page shows of a training: what it learns, how far it is, its losses and its last picture."""
+
+    def __init__(self, node_id: str | None, recording: Recording):
+        self.node_id, self.recording = node_id, recording
+        self.steps = recording.method.config.steps
+        self.bar = comfy.utils.ProgressBar(self.steps, node_id=node_id)
+        self.summary = summary(recording.method)
+        #: Steps that were there before.
+        self.begun = len(recording.history)
+        #: What was measured last, by name: not every step measures everything.
+        self.losses: dict[str, float] = {}
+        self._first: tuple[int, float] | None = None
+        self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
+
+    def say(self, text: str) -> None:
+        """Show a text below what the training is about."""
+        show_text(self.node_id, f"{self.summary}\n{text}")
+
+    def begin(self) -> None:
+        """Say what comes before the first step."""
+        self.say(f"Going on from step {self.begun}." if self.begun else "Encoding the photos.")
+
+    def update(self, step: Step, picture: Tensor | None = None) -> None:
+        """Show a step; the chart and the last picture every few seconds, and when there is a new one."""
+        self.losses |= step.losses
+        preview = None
+        if picture is not None or time.monotonic() >= self._next_chart:
+            preview = self._view()
+            self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
+        done = step.index + 1
+        self.bar.update_absolute(done, self.steps, preview)
+        told = [f"Step {done} of {self.steps}", in_words(step.subject, self.losses), *self._pace(done)]
+        self.say(", ".join(filter(None, told)))
+
+    def _view(self) -> tuple | None:
+        """Show how it stands, as the host takes it: a picture that cannot be drawn is no reason to end a training."""
+        try:
+            return "PNG", live_view(self.recording), None
+        except Exception as error:
+            logging.warning("the chart of the losses could not be drawn: %s", error)
+            return None
+
+    def _pace(self, done: int) -> list[str]:
+        """Steps per second and the time left, from the second step on: the first is slower than those after it."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done, now
+            return []
+        first, begun = self._first
+        rate = (done - first) / max(now - begun, 1e-6)
+        pace = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
+        return [pace, f"{clock((self.steps - done) / rate)} left"]
+
+    def ending(self, node: type[io.ComfyNode]) -> tuple[Tensor, Tensor, ui.PreviewImage | None]:
+        """Return the host's IMAGEs of the losses and of all pictures, (1, H, W, 3), and what the node itself shows.
+
+        The training is saved by then: a picture that cannot be written, as on a full disk, is not shown.
+        """
+        chart, sheet = drawn_chart(self.recording.history)[None], self.recording.contact_sheet()[None]
+        try:
+            return chart, sheet, ui.PreviewImage(sheet if self.recording.previews.pictures else chart, cls=node)
+        except Exception as error:
+            logging.warning("the pictures of the training could not be shown: %s", error)
+            return chart, sheet, None
+
+
+def live_view(recording: Recording) -> Image.Image:
+    """Draw the last picture above the chart of the losses until now."""
+    chart = _image(chart_on_page(recording.history))
+    if not (pictures := recording.previews.pictures):
+        return chart
+    width = chart.width
+    picture = _image(pictures[max(pictures)]).resize((width, width))
+    whole = Image.new("RGBA", (width, width + chart.height))
+    whole.paste(picture, (0, 0))
+    whole.paste(chart, (0, width))
+    return whole
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    """(H, W, 3 or 4) in 0..1."""
+    return Image.fromarray((pixels * 255).round().byte().numpy())
+
+
+def came_from(path: Path, taken: bool, begun: int) -> str:
+    """Say where a file comes from. taken: from an earlier training; begun: steps that were there already."""
+    if taken:
+        return f"Taken from {path.name}, which was trained before."
+    return f"Saved as {path.name}." + (f" It went on from step {begun}." if begun else "")
+
+
+def in_words(subject: str, losses: Mapping[str, float]) -> str:
+    """Say what was measured, and on which subject."""
+    measured = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in losses.items())
+    return f"{subject} {measured}".strip()
+
+
+def clock(seconds: float) -> str:
+    """Write a time as minutes and seconds, and hours where there are any: 3:07, 1:02:45."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
