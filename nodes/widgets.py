@@ -33,14 +33,14 @@ def checkpoint_inputs() -> list[io.Input]:
     ]
 
 
-def first_fault(*checks: tuple[Callable[[str], object], list[str] | None]) -> bool | str:
+def first_fault(*checks: tuple[Callable[[str], object], list[str | None] | None]) -> bool | str:
     """Return the first sentence that checks raise for an input's values, or True; for the host's `validate_inputs`.
 
-    checks: each with the values of its input, None where they are not known yet.
+    checks: each with the values of its input, None for one that is not known yet, because it is linked.
     """
     for check, values in checks:
         try:
-            for value in values or ():
+            for value in filter(lambda value: value is not None, values or ()):
                 check(value)
         except PalpError as error:
             return str(error)
