@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...palp_core.errors import ModelError, PromptError, quoted
 from ...palp_core.models.backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision
 from ...palp_core.models.memory import frozen
-from ...palp_core.models.prompts import too_long, unknown_word
+from ...palp_core.models.prompts import unknown_word
 from .compat import without_dynamic_memory
 from .families import diffusers_names, family_of, joint_layout, levels_of, native_resolution, prediction_of
 from .fingerprint import fingerprint
@@ -112,8 +112,6 @@ class ComfyBackbone(Backbone):
 
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:
         tokens = LearnedWordsTokenizer(self.clip.tokenizer, words).tokenize_with_weights(prompt)
-        if not self.family.is_transformer:
-            self._check_length(prompt, tokens)
         encoder = self.clip.cond_stage_model
         if not self._loaded_for_training:
             self.clip.load_model(tokens)
@@ -127,14 +125,6 @@ class ComfyBackbone(Backbone):
         if self.family.guidance == "distilled":  # where it was trained without guidance, and learns best
             encoded["guidance"] = torch.tensor(1.0)
         return Conditioning({name: t.to(self.device) for name, t in encoded.items() if torch.is_tensor(t)})
-
-    def _check_length(self, prompt: str, tokens: dict[str, list[list[tuple]]]) -> None:
-        """The host would split a long prompt into several windows, which the other prompts of a step do not have."""
-        rows = tokens[encoder_key(self.family.encoders[0])]
-        if len(rows) > 1:
-            end = rows[0][-1][0]
-            count = sum(not (isinstance(token, int) and token == end) for row in rows for token, *_ in row[1:])
-            raise too_long(prompt, count, len(rows[0]) - 2)
 
     def token_positions(self, prompt: str, word: str, words: LearnedWords) -> tuple[int, ...]:
         tokenizer = LearnedWordsTokenizer(self.clip.tokenizer, words)

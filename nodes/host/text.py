@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -23,7 +25,9 @@ from ...palp_core.models.prompts import (
     mark_words,
     vector_numbers,
     word_not_found,
+    words_pattern,
 )
+from ...palp_core.models.windows import in_windows
 
 #: What stands before and after an `embedding:NAME` that the host finds.
 HOST_BEFORE = re.compile(r"(?:^|[\s()])$")
@@ -42,8 +46,7 @@ class LearnedWordsTokenizer:
             tokenizer, words = tokenizer.tokenizer, {**tokenizer.words, **words}
         self.tokenizer = tokenizer
         self.words = words
-        longest_first = sorted(words, key=len, reverse=True)
-        self.pattern = re.compile("|".join(map(_word_pattern, longest_first)))
+        self.pattern = words_pattern(words)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> dict[str, list[list[tuple]]]:
         """Rows of (token number or vector (C,), weight, ...) for each encoder, as the host makes them."""
@@ -58,22 +61,21 @@ class LearnedWordsTokenizer:
                     f"the prompt {quoted(text)} holds {marker.text}, which no learned word can stand beside. Remove it."
                 )
             marked, found = mark_words(text, counts, self.pattern, marker.text)
-            split = self.tokenizer.tokenize_with_weights(marked, return_word_ids, **kwargs)
+            split = self.tokenizer.tokenize_with_weights(marked, True, **kwargs)
             numbers = vector_numbers(found, counts)
             vectors = [self.words[word][marker.encoder][n] for word, n in zip(found, numbers, strict=True)]
             rows |= {other: row for other, row in split.items() if other not in rows}  # of encoders without words
-            rows[key] = _put_vectors(split[key], marker, vectors)
-        return rows
+            rows[key] = _put_vectors(split[key], marker, vectors, accumulate(n == 0 for n in numbers))
+            if marker.starts_rows:
+                rows[key] = _in_windows(rows[key], encoder_tokenizer(self.tokenizer, key))
+        if return_word_ids:
+            return rows
+        return {key: [[entry[:2] for entry in row] for row in split] for key, split in rows.items()}
 
     def __getattr__(self, name: str):
         if name.startswith("__"):  # asked for by copy, before there is a tokenizer to ask
             raise AttributeError(name)
         return getattr(self.tokenizer, name)
-
-
-def _word_pattern(word: str) -> str:
-    """The word where it does not go on: `embedding:cat-v2` is not `embedding:cat`. A bracket ends a placeholder."""
-    return re.escape(word) + ("" if word.endswith("]") else r"(?![\w-]|\.\w)")
 
 
 def warn_of_words_that_the_host_misses(text: str, pattern: re.Pattern) -> None:
@@ -219,16 +221,35 @@ def _encoders(tokenizer) -> dict:
     return {key: getattr(tokenizer, f"clip_{key}") for key in "lgh" if hasattr(tokenizer, f"clip_{key}")}
 
 
-def _put_vectors(rows: list[list[tuple]], marker: Marker, vectors: list[Tensor]) -> list[list[tuple]]:
-    """Replace every marker but a row's own first token by the next vector."""
-    waiting = iter(vectors)
-    return [
-        [
-            (next(waiting), *entry[1:]) if _marks(entry[0], marker) and (at or not marker.starts_rows) else entry
-            for at, entry in enumerate(row)
-        ]
-        for row in rows
-    ]
+def _put_vectors(
+    rows: list[list[tuple]], marker: Marker, vectors: list[Tensor], words: Iterable[int]
+) -> list[list[tuple]]:
+    """Replace every marker but a row's own first token by the next vector.
+
+    words: for each vector which word of the prompt it is of, from 1; the number of its group, which the host counts
+    from 1, too, is then the same below 0.
+    """
+    waiting = iter(zip(vectors, words, strict=True))
+
+    def put(at: int, entry: tuple) -> tuple:
+        if not _marks(entry[0], marker) or (at == 0 and marker.starts_rows):
+            return entry
+        vector, word = next(waiting)
+        return vector, entry[1], -word
+
+    return [[put(at, entry) for at, entry in enumerate(row)] for row in rows]
+
+
+def _in_windows(rows: list[list[tuple]], tokenizer) -> list[list[tuple]]:
+    """Distribute a prompt over windows anew, with each word a group of its own, as one from the embeddings folder is.
+
+    rows: of (token or vector, weight, number of its group), 0 for what the host's tokenizer adds.
+    """
+    start, end, pad = ((token, 1.0, 0) for token in (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token))
+    longest = tokenizer.max_length - 2
+    content = [entry for row in rows for entry in row if entry[2] != 0]
+    windows = in_windows((list(group) for _, group in groupby(content, itemgetter(2))), longest)
+    return [[start, *window, end, *[pad] * (longest - len(window))] for window in windows]
 
 
 def _marks(token: int | Tensor, marker: Marker) -> bool:

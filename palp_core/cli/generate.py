@@ -13,6 +13,7 @@ from ..errors import ModelError, SettingError
 from ..files.embedding_file import described_word, load_embedding
 from ..files.images import write_picture
 from ..files.lora_file import LoraFile, load_lora_file
+from ..models.backbone import LearnedWords
 from ..models.prompts import check_known, check_prompt
 from ..models.wording import put_words
 
@@ -54,13 +55,11 @@ class Generate:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         for name in ("prompt", "negative_prompt"):
             check_prompt(name, getattr(self, name))
-        pipeline, prompt = self._loaded(chosen_device(self.device))
-        options = self._checked_options(pipeline, prompt)
+        pipeline, options = self._loaded(chosen_device(self.device))
         self.out.mkdir(parents=True, exist_ok=True)
         paths = free_paths(self.out, self.file.stem, self.count)
         for number, path in enumerate(paths):
             picture = pipeline(
-                prompt=prompt,
                 generator=torch.Generator().manual_seed(self.seed + number),
                 num_inference_steps=self.steps,
                 height=self.size,
@@ -71,12 +70,13 @@ class Generate:
             print(path)
 
     def _loaded(self, device: torch.device):
-        """The pipeline with what was learned in it, and the prompt to draw."""
+        """The pipeline with what was learned in it, and what it is asked for; an error where it would not read that."""
         word = described_word(self.file)
         return self._with_lora(device) if word is None else self._with_word(word["family"], device)
 
     def _with_lora(self, device: torch.device):
         from ..files.in_pipeline import load_file_into
+        from ..models.diffusers.backbone import DiffusersBackbone
         from ..models.diffusers.flow import architecture_of
 
         trained = load_lora_file(self.file)
@@ -84,13 +84,15 @@ class Generate:
         if self.prompt:
             trained = replace(trained, info=replace(trained.info, target_prompt=self.prompt))
         pipeline = self._pipeline(device)
-        architecture = architecture_of(pipeline)
-        if architecture is None:
-            return pipeline, load_file_into(pipeline, trained)
-        return pipeline, load_into_transformer(pipeline, architecture, trained)
+        if architecture := architecture_of(pipeline):
+            prompt = load_into_transformer(pipeline, architecture, trained)
+            return pipeline, self._flow_options(pipeline, architecture, prompt, device)
+        prompt, words = load_file_into(pipeline, trained)
+        return pipeline, self._unet_options(DiffusersBackbone(pipeline, device), prompt, words)
 
     def _with_word(self, family: str, device: torch.device):
-        from ..files.in_pipeline import load_word_into
+        from ..files.in_pipeline import named_word
+        from ..models.diffusers.backbone import DiffusersBackbone
         from ..models.diffusers.flow import architecture_of
         from ..models.diffusers.flow_text import no_words
 
@@ -100,33 +102,27 @@ class Generate:
         pipeline = self._pipeline(device)
         if architecture := architecture_of(pipeline):
             raise no_words(architecture)
-        return pipeline, load_word_into(pipeline, word, family, prompt)
+        backbone = DiffusersBackbone(pipeline, device)
+        return pipeline, self._unet_options(backbone, prompt, named_word(backbone, word, family))
 
     def _pipeline(self, device: torch.device):
         from ..models.diffusers.loading import load_pipeline
 
         return load_pipeline(self.model, torch.float16 if device.type == "cuda" else torch.float32).to(device)
 
-    def _checked_options(self, pipeline, prompt: str) -> dict:
-        """What pipelines call differently. Raises an error for what the pipeline would not read, or not to its end."""
-        from ..files import in_pipeline
-        from ..models.diffusers import flow_text
-        from ..models.diffusers.flow import architecture_of
+    def _unet_options(self, backbone, prompt: str, words: LearnedWords) -> dict:
+        from ..models.diffusers.drawing import unet_prompts
 
-        architecture = architecture_of(pipeline)
-        if architecture is None:
-            for text in (prompt, self.negative_prompt):
-                in_pipeline.check_length(pipeline, text)
-            scale = UNET_GUIDANCE if self.guidance_scale is None else self.guidance_scale
-            return {"negative_prompt": self.negative_prompt, "guidance_scale": scale}
-        for text in (prompt, self.negative_prompt):
-            flow_text.check_length(pipeline, architecture, text)
-        options = {} if self.guidance_scale is None else {architecture.guidance_option: self.guidance_scale}
-        if architecture.reads_negative_prompt:
-            return {**options, "negative_prompt": self.negative_prompt}
-        if self.negative_prompt:
+        scale = UNET_GUIDANCE if self.guidance_scale is None else self.guidance_scale
+        return {**unet_prompts(backbone, prompt, self.negative_prompt, words), "guidance_scale": scale}
+
+    def _flow_options(self, pipeline, architecture, prompt: str, device: torch.device) -> dict:
+        from ..models.diffusers.drawing import flow_prompts
+
+        if self.negative_prompt and not architecture.reads_negative_prompt:
             raise SettingError(f"negative_prompt is given, but {architecture.family.title} reads none. Leave it out.")
-        return options
+        options = {} if self.guidance_scale is None else {architecture.guidance_option: self.guidance_scale}
+        return {**flow_prompts(pipeline, architecture, prompt, self.negative_prompt, device), **options}
 
 
 def load_into_transformer(pipeline, architecture, trained: LoraFile) -> str:

@@ -1,63 +1,42 @@
-"""What was trained, in a diffusers pipeline: by diffusers' own loaders, ready to generate with."""
+"""What was trained, in a diffusers pipeline: its LoRA by diffusers' own loader, its words by the names in a prompt."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..errors import ModelError
-from ..models.backbone import WordVectors
+from ..models.backbone import LearnedWords
+from ..models.diffusers.backbone import DiffusersBackbone
 from ..models.diffusers.loading import Pipeline, pipeline_family
-from ..models.prompts import find_placeholders, substitute, too_long
 from ..models.wording import put_words
-from .embedding_file import Embedding
+from .embedding_file import Embedding, fitting_vectors
 from .lora_file import LoraFile
 
 
-def load_file_into(pipeline: Pipeline, file: LoraFile) -> str:
-    """Load a saved run's LoRA and words by diffusers' own loaders; returns the prompt to draw.
+def load_file_into(pipeline: Pipeline, file: LoraFile) -> tuple[str, LearnedWords]:
+    """Load a saved run's LoRA by diffusers' own loader; returns the prompt to draw, and its learned words.
 
-    Each word becomes a token of its name, and stays in the pipeline, as the LoRA does, until they are unloaded; a text
-    stands for itself. Raises ModelError for a pipeline of another family.
+    A word has the names [V] and embedding:NAME there; a text stands for itself. The LoRA stays in the pipeline until it
+    is unloaded. Raises ModelError for a pipeline of another family.
     """
     _check_family(pipeline, file.info.family)
     pipeline.load_lora_weights({key: tensor.float() for key, tensor in file.lora.items()})
-    tokens = {
-        s.placeholder: _load_word(pipeline, s.embedding, file.words[s.embedding])
-        for s in file.info.subjects
-        if not s.text
-    }
+    learned = {s.placeholder: s.embedding for s in file.info.subjects if not s.text}
+    words = {spelled: file.words[name] for p, name in learned.items() for spelled in (p, f"embedding:{name}")}
     texts = {s.placeholder: s.text for s in file.info.subjects if s.text}
-    return put_words(substitute(file.info.target_prompt, tokens), texts)
+    return put_words(file.info.target_prompt, texts), words
 
 
-def load_word_into(pipeline: Pipeline, word: Embedding, family: str, prompt: str) -> str:
-    """Load a learned word by diffusers' own loader; returns the prompt with its token for each placeholder.
+def named_word(backbone: DiffusersBackbone, word: Embedding, family: str) -> LearnedWords:
+    """Give a learned word its names in prompts, [V] and embedding:NAME.
 
-    family: of the model that it was learned on. Raises ModelError for a pipeline of another.
+    family: of the model that it was learned on. Raises ModelError for a backbone of another, FileError where its
+    vectors do not fit.
     """
-    _check_family(pipeline, family)
-    token = _load_word(pipeline, Path(word.name).stem, word.vectors)
-    return substitute(prompt, dict.fromkeys(find_placeholders(prompt), token))
-
-
-def check_length(pipeline: Pipeline, prompt: str) -> None:
-    """Raise ModelError for a prompt of which the pipeline would lose the end."""
-    tokens = len(pipeline.tokenizer(pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)).input_ids)
-    longest = pipeline.text_encoder.config.max_position_embeddings
-    if tokens > longest:
-        raise too_long(prompt, tokens - 2, longest - 2)
+    _check_family(backbone.pipeline, family)
+    return dict.fromkeys(("[V]", f"embedding:{Path(word.name).stem}"), fitting_vectors(word, backbone))
 
 
 def _check_family(pipeline: Pipeline, family: str) -> None:
     if (found := pipeline_family(pipeline).name) != family:
         raise ModelError(f"the file was made for {family}, and the model is {found}. Use one of its family.")
-
-
-def _load_word(pipeline: Pipeline, name: str, vectors: WordVectors) -> str:
-    """Returns its token. vectors: encoder -> (N, C)."""
-    token = f"<{name}>"
-    for encoder, rows in vectors.items():
-        second = "_2" if encoder == "clip_g" else ""
-        tokenizer, text_encoder = (getattr(pipeline, f"{part}{second}") for part in ("tokenizer", "text_encoder"))
-        pipeline.load_textual_inversion({token: rows}, token=token, tokenizer=tokenizer, text_encoder=text_encoder)
-    return token

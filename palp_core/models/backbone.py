@@ -74,7 +74,8 @@ class Backbone(ABC):
     def encode_prompt(self, prompt: str, words: LearnedWords) -> Conditioning:
         """Encode one prompt, a batch of one. Differentiable in the vectors of the words that occur in the prompt.
 
-        Raises PromptError when the prompt is longer than the text encoder keeps.
+        CLIP reads a prompt of any length, and ComfyUI's weights, (word:1.2). Raises PromptError when the prompt is
+        longer than another text encoder keeps, or names an `embedding:NAME` that is none of the words.
         """
 
     @abstractmethod

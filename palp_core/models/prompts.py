@@ -8,8 +8,7 @@ A placeholder is a name in square brackets. What stands for it on its way:
     {}                in the templates and captions of Textual Inversion
     start token       one for each of its vectors, in the text that a tokenizer splits (`mark_words`)
     bundle_emb.NAME   its vectors in the saved file
-    embedding:NAME    in the prompt that a user of that file types in ComfyUI
-    <NAME>            the same in a diffusers pipeline
+    embedding:NAME    in the prompt that a user of that file types, in ComfyUI or after `palp generate`
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ WEIGHT = re.compile(r":([^():]+)\)")
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>|</?s>")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PLACEHOLDER = re.compile(r"\[[A-Za-z]\w*\]")
+#: How ComfyUI's users name a learned word in the folder for embeddings, where ComfyUI sees it.
+EMBEDDING = re.compile(r"(?:(?<=\s)|^)embedding:[^\s,<\[]+")
 #: A placeholder with a weight inside its brackets, as A1111 has it for other words.
 WEIGHT_INSIDE = re.compile(r"\[\s*([A-Za-z]\w*)\s*:\s*([-+.\d]+)\s*\]")
 
@@ -76,7 +77,7 @@ def check_weights(name: str, prompt: str, known: Iterable[str]) -> None:
         if placeholder := by_name.get(found[1].lower()):
             raise PromptError(
                 f"{name} holds {printable(found[0])}, with a weight inside the brackets. Write "
-                f"({placeholder}:{found[2]}) in ComfyUI. The command palp reads no weights: write {placeholder} there."
+                f"({placeholder}:{found[2]}) in its place."
             )
 
 
@@ -130,6 +131,26 @@ def mark_words(prompt: str, counts: Mapping[str, int], pattern: re.Pattern, mark
         return f" {marker}" * counts[match[0]]
 
     return pattern.sub(mark, prompt), words
+
+
+def words_pattern(words: Iterable[str]) -> re.Pattern:
+    """Match each learned word where it does not go on: `embedding:cat-v2` is not `embedding:cat`.
+
+    The bracket of a placeholder ends it. Without any word nothing is matched.
+    """
+    longest_first = sorted(words, key=len, reverse=True)
+    ends = {word: "" if word.endswith("]") else r"(?![\w-]|\.\w)" for word in longest_first}
+    return re.compile("|".join(f"{re.escape(word)}{end}" for word, end in ends.items()) or r"(?!)")
+
+
+def check_embeddings(prompt: str, text: str, known: Iterable[str]) -> None:
+    """Raise PromptError where a stretch of a prompt's text still names an `embedding:NAME` that no word stands for."""
+    if found := EMBEDDING.search(text):
+        words = ", ".join(known)
+        raise PromptError(
+            f"the prompt {quoted(prompt)} names {printable(found[0])}, of which there is no file here. "
+            + (f"Write one of these for a learned word: {words}." if words else "Leave it out.")
+        )
 
 
 def vector_numbers(words: list[str], counts: Mapping[str, int]) -> list[int]:

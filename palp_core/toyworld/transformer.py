@@ -93,6 +93,7 @@ TOY = Architecture(
     schedule=Schedule(1000, SHIFT),
     projections=Z.projections,
     most_tokens=TOKENS,
+    reads_weights=True,
 )
 
 

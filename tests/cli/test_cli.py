@@ -92,7 +92,7 @@ def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, pho
         (("--steps", 0), "steps is 0"),
         (("--count", 0), "count is 0"),
         (("--device", "gpu"), "device gpu cannot be used"),
-        (("--prompt", "[V] " + "and a very long way to go " * 20), "tokens, but the text encoder keeps"),
+        (("--prompt", "[V] and embedding:dog"), r"names embedding:dog, of which there is no file here. Write one of"),
     ],
 )
 def test_bad_input_of_generate_is_one_line_and_draws_nothing(monkeypatch, tmp_path, model, photos, arguments, message):
@@ -101,6 +101,51 @@ def test_bad_input_of_generate_is_one_line_and_draws_nothing(monkeypatch, tmp_pa
     with pytest.raises(SystemExit, match=f"palp: .*{message}"):
         palp(monkeypatch, "generate", file, "--model", model, "--out", drawn, *arguments)
     assert not drawn.exists()
+
+
+def drawn(monkeypatch, folder: Path, file: Path, model: Path, *more) -> np.ndarray:
+    """The one picture of a prompt."""
+    common = ("--model", model, "--out", folder, "--size", 64, "--steps", 2, "--count", 1)
+    palp(monkeypatch, "generate", file, *common, *more)
+    (picture,) = folder.iterdir()
+    pixels = np.asarray(Image.open(picture), dtype=float)
+    picture.unlink()
+    return pixels
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_prompt_is_drawn_as_diffusers_draws_it_with_the_word_in_its_vocabulary(monkeypatch, tmp_path, photos, family):
+    model, folder = tmp_path / "model", tmp_path / "pictures"
+    tiny_pipeline(family, tmp_path / "made").save_pretrained(model, safe_serialization=True)
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", steps=1))
+    file = tmp_path / "loras" / f"{NAME}_00001.safetensors"
+    ours = drawn(monkeypatch, folder, file, model, "--prompt", "[V] in Rome", "--negative-prompt", "ugly")
+    pipeline, trained = load_pipeline(model), load_lora_file(file)
+    pipeline.load_lora_weights(trained.lora)
+    ((_, vectors),) = trained.words.items()
+    for encoder, end in zip(vectors, ("", "_2"), strict=False):
+        parts = {part: getattr(pipeline, f"{part}{end}") for part in ("tokenizer", "text_encoder")}
+        pipeline.load_textual_inversion({"<cat>": vectors[encoder]}, token="<cat>", **parts)
+    options = {"num_inference_steps": 2, "height": 64, "width": 64, "guidance_scale": generate.UNET_GUIDANCE}
+    texts = {"prompt": "<cat> in Rome", "negative_prompt": "ugly"}
+    theirs = pipeline(**texts, generator=torch.Generator().manual_seed(0), **options).images[0]
+    assert np.abs(ours - np.asarray(theirs, dtype=float)).max() <= 1
+
+
+def test_weights_names_and_long_prompts_are_drawn_as_in_comfyui(monkeypatch, tmp_path, model, photos):
+    palp(monkeypatch, *train_arguments(model, photos, tmp_path / "loras", steps=1))
+    palp(monkeypatch, *learn_arguments(model, photos, tmp_path / "words", steps=1))
+    for file in (tmp_path / "loras" / f"{NAME}_00001.safetensors", tmp_path / "words" / f"{NAME}.safetensors"):
+
+        def draw(prompt: str, *more, file=file) -> np.ndarray:
+            return drawn(monkeypatch, tmp_path / "pictures", file, model, "--prompt", prompt, *more)
+
+        plain = draw("[V] in Rome")
+        assert np.array_equal(draw(f"embedding:{file.stem} in Rome"), plain)
+        assert np.array_equal(draw("([V]:1.0) in (Rome:1)"), plain)
+        assert not np.array_equal(draw("([V]:1.4) in Rome"), plain)
+        assert not np.array_equal(draw("[V] in Rome", "--negative-prompt", "(ugly:1.4) " * 60), plain)
+        assert not np.array_equal(draw("[V] in Rome, " + "very far away " * 60), plain)
 
 
 def learn_arguments(model: Path, photos: Path, out: Path, **settings) -> list[str]:
@@ -319,7 +364,7 @@ def test_a_training_that_diverges_keeps_what_it_had_learned(monkeypatch, tmp_pat
         (("--images", "cut_off.png"), "not an image that can be read"),
         (("--device", "gpu"), "device gpu cannot be used"),
         (
-            ("--score", "nfsd", "--negative-prompt", "bad " * 99),
+            ("--score", "nfsd", "--negative-prompt", "embedding:bad"),
             "score nfsd reads a negative_prompt",
         ),
     ],

@@ -45,7 +45,7 @@ def test_a_text_that_stands_for_the_subject_does_not_repeat_its_class_word(backb
     list(run.steps())
     file = load_lora_file(save_run(run, tmp_path, "cat"))
     assert file.info.prompt == "a ohwx cat in Paris"
-    assert load_file_into(backbone.pipeline, file) == "a ohwx cat in Paris"
+    assert load_file_into(backbone.pipeline, file) == ("a ohwx cat in Paris", {})
     backbone.pipeline.unload_lora_weights()
 
 
@@ -67,5 +67,5 @@ def test_an_article_in_the_class_word_is_left_out_and_said(caplog):
     ],
 )
 def test_a_weight_inside_the_brackets_is_named_with_the_spelling_that_works(make):
-    with pytest.raises(ValueError, match=r"prompt.* holds \[V:1\.2\].*Write \(\[V\]:1\.2\) in ComfyUI"):
+    with pytest.raises(ValueError, match=r"prompt.* holds \[V:1\.2\].*Write \(\[V\]:1\.2\) in its place"):
         make()

@@ -363,8 +363,8 @@ def test_bad_concepts(arguments, message):
         ({"initial_word": "cat"}, "initial_word 'cat' is 3 tokens"),
         ({"initial_word": "c a"}, "initial_word 'c a' is 2 tokens"),
         ({"initial_word": "ж"}, "does not know the word 'ж'"),
-        ({"templates": ("{}" + " word" * 60,)}, "tokens, but the text encoder keeps"),
-        ({"captions": ("{}" + " word" * 60,)}, "tokens, but the text encoder keeps"),
+        ({"templates": ("{} embedding:dog",)}, "names embedding:dog, of which there is no file here"),
+        ({"captions": ("{} embedding:dog",)}, "names embedding:dog, of which there is no file here"),
         (
             {"initial_embedding": Embedding("wide.safetensors", {"emb_params": torch.zeros(1, 64)})},
             "wide.safetensors holds clip_l of width 64, but the model has clip_l of width 32",

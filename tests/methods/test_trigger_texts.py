@@ -52,7 +52,7 @@ def test_prompts_hold_the_text_and_no_word_is_learned(backbone, tmp_path):
     assert run.result.words == {} and run.result.lora
     file = load_lora_file(save_run(run, tmp_path, "cat"))
     assert file.info.prompt == "a sketch of ohwx cat in Paris" and file.words == {}
-    assert load_file_into(backbone.pipeline, file) == "a sketch of ohwx cat in Paris"
+    assert load_file_into(backbone.pipeline, file) == ("a sketch of ohwx cat in Paris", {})
     backbone.pipeline.unload_lora_weights()
     (info,) = file.info.subjects
     assert (info.text, info.embedding, info.spelled) == ("ohwx cat", "", "ohwx cat")

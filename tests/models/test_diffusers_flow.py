@@ -163,6 +163,28 @@ def test_a_words_places_in_what_other_encoders_read(backbone, places):
         backbone.token_positions(PHOTO, "dog", {})
 
 
+@pytest.mark.parametrize("backbone", [FLUX.name, SD3.name], indirect=True)
+def test_a_weight_moves_a_word_away_from_the_empty_prompt(backbone):
+    prompt = "a (cat:1.5) in Paris and a \\(small\\) dog"
+    weighted, plain, empty = (
+        backbone.encode_prompt(text, {}).tensors for text in (prompt, prompt.replace("(cat:1.5)", "cat"), "")
+    )
+    places = list(backbone.token_positions(prompt, "cat", {}))
+    moved = (weighted["text"] != plain["text"]).any(dim=-1)[0].nonzero()[:, 0].tolist()
+    assert moved == places
+    expected = empty["text"] + 1.5 * (plain["text"] - empty["text"])
+    torch.testing.assert_close(weighted["text"][:, places], expected[:, places])
+    assert torch.equal(weighted["pooled"], plain["pooled"])
+
+
+@pytest.mark.parametrize("backbone", LANGUAGE_MODELS, indirect=True)
+def test_a_language_model_reads_brackets_as_they_stand(backbone):
+    texts = ("a (cat:1.5) in Paris", "a \\(cat:1.5\\) in Paris", "a cat in Paris")
+    bracketed, escaped, plain = (backbone.encode_prompt(text, {}).tensors["text"] for text in texts)
+    assert torch.equal(bracketed, escaped)
+    assert bracketed.shape != plain.shape or not torch.equal(bracketed, plain)
+
+
 @each_family
 def test_a_prompt_that_would_lose_its_end_is_refused(backbone):
     with pytest.raises(PromptError, match="but the text encoder keeps"):

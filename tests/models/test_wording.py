@@ -60,6 +60,6 @@ def test_an_article_before_a_word(word, bare):
 @pytest.mark.parametrize("habit", ["[V:1.2]", "[v:1.2]", "[ V : 1.2 ]"])
 def test_a_weight_inside_the_brackets_is_named_with_what_works(habit):
     for check in (check_weights, check_known):
-        with pytest.raises(ValueError, match=r"prompt holds .*Write \(\[V\]:1\.2\) in ComfyUI.*write \[V\] there"):
+        with pytest.raises(ValueError, match=r"prompt holds .*Write \(\[V\]:1\.2\) in its place"):
             check("prompt", f"a {habit} in Paris", ["[V]"])
     check_known("prompt", "a ([V]:1.2), [cat:0.5], at [10:30]", ["[V]"])

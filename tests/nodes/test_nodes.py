@@ -32,7 +32,6 @@ def solid_mask(value: float, width: int, height: int) -> dict:
 
 BAD = {
     "placeholder without a subject": ({"target_prompt": "[V] and [V2]"}, "no subject has this placeholder"),
-    "long prompt": ({"target_prompt": "[V] " + "in a very small town " * 20}, "the text encoder keeps 75"),
     "one pixel": ({"links": {"images.image0": ["3", 0]}, "nodes": {"3": empty_image(1, 1)}}, "1 x 1 pixels, too small"),
     "black mask": (
         {"links": {"masks.mask0": ["3", 0]}, "nodes": {"3": solid_mask(0.0, 451, 300)}},

@@ -172,7 +172,7 @@ BAD = {
     "no word": ({"initial_word": " "}, "initial_word is empty"),
     "template without a place": ({"templates": "a photo of {}\na photo"}, "'a photo' has no {}"),
     "too few captions": ({"captions": "{} a\n{} b"}, "there are 1 images but 2 captions"),
-    "long template": ({"templates": "{} " + "in a very small town " * 20}, "the text encoder keeps 75"),
+    "long template": ({"templates": "{} " + "in a very small town " * 100}, "letters; 2000 are the most"),
     "one pixel": (
         {
             "links": {"images.image0": ["3", 0]},

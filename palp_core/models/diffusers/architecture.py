@@ -65,6 +65,8 @@ class Architecture:
     latents: LatentSpace = SCALED
     #: What the pipeline calls the scale of guidance when it draws.
     guidance_option: str = "guidance_scale"
+    #: Whether ComfyUI's weights mean something to its text encoders; to language models brackets are letters.
+    reads_weights: bool = False
     #: Whether the pipeline reads a negative prompt when it draws.
     reads_negative_prompt: bool = True
     #: pipeline -> whether it is known to be distilled to a few steps.

@@ -1,4 +1,4 @@
-"""The text encoders of pipelines with transformers: prompts by the pipeline's own code, and no learned words."""
+"""The text encoders of pipelines with transformers: read by the pipeline's own code, weights as ComfyUI reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ...errors import PromptError
 from ..backbone import Conditioning, LearnedWords
-from ..prompts import find_tokens, too_long, word_not_found
+from ..prompt_weights import plain_text, token_weights, without_escapes
+from ..prompts import check_embeddings, find_tokens, too_long, word_not_found
 from .architecture import Architecture, Reader
 from .placing import placed
 
@@ -32,17 +33,36 @@ class FlowText:
         """Encode a prompt as the contract says. Raises PromptError where it holds a learned word."""
         if words:
             raise no_words(self.architecture)
-        check_length(self.pipeline, self.architecture, prompt)
+        check_readable(self.pipeline, self.architecture, prompt)
+        tensors = self._run(read_text(self.architecture, prompt))
+        weights = self._weights(prompt, tensors["text"].shape[1])
+        if (weights != 1).any():  # a weight moves a token away from what stands there in the empty prompt
+            tensors["text"] = torch.lerp(self._run("")["text"], tensors["text"], weights[:, None])
+        return Conditioning(tensors)
+
+    def _run(self, text: str) -> dict[str, Tensor]:
+        """What the encoders say of a text, by name."""
         options = {"device": self.device, "max_sequence_length": self.architecture.most_tokens}
         with placed(self.device, self.modules()):
-            tensors = self.architecture.encode(self.pipeline, prompt, **options)
-        return Conditioning({name: tensor.float() for name, tensor in tensors.items()})
+            tensors = self.architecture.encode(self.pipeline, text, **options)
+        return {name: tensor.float() for name, tensor in tensors.items()}
+
+    def _weights(self, prompt: str, length: int) -> Tensor:
+        """Weigh each place of the conditioning; (T,), all 1 where the encoders read no weights."""
+        weights = torch.ones(length, device=self.device)
+        for reader in self.architecture.readers(self.pipeline) if self.architecture.reads_weights else ():
+            added = len(reader.tokenizer("").input_ids)  # an end, and what stands before the text
+            own = token_weights(prompt, lambda text, r=reader, n=added: len(r.tokenizer(text).input_ids) - n)
+            own = own[: reader.limit - added]
+            start = reader.start + added - 1
+            weights[start : start + len(own)] = torch.tensor(own, device=self.device)
+        return weights
 
     def positions(self, prompt: str, word: str, words: LearnedWords) -> tuple[int, ...]:
         """Find a word's tokens as the contract says."""
         if words:
             raise no_words(self.architecture)
-        readers, text = self.architecture.readers(self.pipeline), self.architecture.template(self.pipeline, prompt)
+        readers, text = self.architecture.readers(self.pipeline), _template(self.pipeline, self.architecture, prompt)
         found = sorted({place for reader in readers for place in _places(reader, text, word)})
         if not found:
             raise word_not_found(word, prompt)
@@ -65,12 +85,23 @@ def no_words(architecture: Architecture) -> PromptError:
     )
 
 
-def check_length(pipeline, architecture: Architecture, prompt: str) -> None:
-    """Raise PromptError for a prompt of which the pipeline would lose the end."""
+def read_text(architecture: Architecture, prompt: str) -> str:
+    """Return a prompt as its text encoders read it, without weights, or with brackets as they stand."""
+    return plain_text(prompt) if architecture.reads_weights else without_escapes(prompt)
+
+
+def check_readable(pipeline, architecture: Architecture, prompt: str) -> None:
+    """Raise PromptError for a prompt of which the pipeline would lose the end, or that names a learned word."""
+    check_embeddings(prompt, read_text(architecture, prompt), ())
     *_, reader = architecture.readers(pipeline)
-    count = len(_tokens(reader, architecture.template(pipeline, prompt)))
+    count = len(_tokens(reader, _template(pipeline, architecture, prompt)))
     if count > reader.limit:
         raise too_long(prompt, count, reader.limit)
+
+
+def _template(pipeline, architecture: Architecture, prompt: str) -> str:
+    """The text that the tokenizers split."""
+    return architecture.template(pipeline, read_text(architecture, prompt))
 
 
 def _tokens(reader: Reader, text: str) -> list[int]:

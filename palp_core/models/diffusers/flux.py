@@ -64,5 +64,6 @@ FLUX_1 = Architecture(
         "single_blocks.{}.linear2": (f"{SINGLE}.proj_out",),
     },
     reads_negative_prompt=False,
+    reads_weights=True,
     step_distilled=lambda pipeline: not pipeline.transformer.config.guidance_embeds,
 )

@@ -47,6 +47,7 @@ SD_3_5 = Architecture(
     encode=encode,
     readers=readers,
     most_tokens=MOST_TOKENS,
+    reads_weights=True,
     joint=JointLayout(patch=2, text_first=False),
     schedule=Schedule(1000),
     projections={

@@ -12,6 +12,7 @@ from ...errors import ModelError
 from ..backbone import Conditioning
 from ..families import Family
 from ..noise import PREDICTIONS, NoiseLevels, Prediction
+from ..windows import of_one_length
 from .flow import stacked
 
 #: Noise level that stands for "no signal left" in schedules with zero terminal SNR; finite, as samplers use it.
@@ -32,7 +33,9 @@ class UNet:
 
     def predict(self, x: Tensor, sigma: Tensor, conds: Sequence[Conditioning]) -> Tensor:
         """Return what the UNet says of x, (B, C, h, w)."""
-        text = stacked(conds, len(x))
+        contexts = of_one_length([cond.tensors["context"] for cond in conds])
+        pairs = zip(conds, contexts, strict=True)
+        text = stacked([Conditioning({**cond.tensors, "context": context}) for cond, context in pairs], len(x))
         extra = size_conditioning(self.pipeline, x, text["pooled"].to(self.dtype)) if self.family.pooled else None
         context = text["context"].to(self.dtype)
         return self.module(x.to(self.dtype), self.levels.nearest(sigma), context, added_cond_kwargs=extra).sample

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import chain
+from random import Random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from devtools import host_models
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
+from palp_core.errors import PromptError
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.prompt_weights import weighted_parts
 from palp_core.training.loop import Training
 
 pytestmark = pytest.mark.host
@@ -65,6 +70,106 @@ def test_same_conditioning_with_learned_words(backbones):
             assert relative_difference(ours.tensors["pooled"], theirs.tensors["pooled_output"]) < 1e-5, prompt
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a (red:1.3) cat",
+        "a (red) [V], ((very) small:0.4) and (old:-1)",
+        "([V]:1.5) in (Paris (at night:1.2))",
+        r"a \(red\) [V] and (a \(blue\) hat:1.2)",
+        "a ) stray (bracket:1.2), and (an open one",
+    ],
+)
+def test_same_conditioning_with_weights(backbones, prompt):
+    assert_same_conditioning(backbones, prompt)
+
+
+def test_brackets_are_read_as_the_host_reads_them(host):
+    from comfy.sd1_clip import escape_important, token_weights, unescape_important
+
+    random, pieces = Random(1), ["(", ")", ":", "\\", "a", " ", "1", ".5", ":1.3)", "(b"]
+    for _ in range(20_000):
+        prompt = "".join(random.choices(pieces, k=random.randrange(10)))
+        theirs = [(unescape_important(text), weight) for text, weight in token_weights(escape_important(prompt), 1.0)]
+        assert [tuple(part) for part in weighted_parts(prompt)] == theirs, prompt
+
+
+def test_same_conditioning_in_several_windows(backbones):
+    tags = ", ".join(f"tag number {n}" for n in range(24))
+    assert_same_conditioning(backbones, f"{tags}, a photo of [V] in Paris, {tags}", windows=4)
+    assert_same_conditioning(backbones, f"({tags}:1.2), (a photo of [V]:0.7) in Paris", windows=2)
+    for count in range(70, 77):  # a short text, and a word, do not stand in two windows
+        assert_same_conditioning(backbones, "a " * count + "([V]:1.1) (in the old town:1.2)", windows=2)
+
+
+def test_a_word_is_found_in_the_second_window(backbones):
+    vectors = two_vectors(backbones)
+    prompt = "very " * 80 + "small [V] and a (small:1.2) dog"
+    for word in ("[V]", "small", "small [V]"):
+        ours, theirs = (b.token_positions(prompt, word, vectors) for b in backbones)
+        assert ours == theirs and min(ours) > 77
+
+
+def two_vectors(backbones) -> dict:
+    random = torch.Generator().manual_seed(2)
+    width = {e: v.shape[-1] for e, v in backbones[0].word_vectors("cat").items()}
+    return {"[V]": {e: torch.randn(2, columns, generator=random) for e, columns in width.items()}}
+
+
+def assert_same_conditioning(backbones, prompt: str, windows: int = 1) -> None:
+    ours, theirs = (b.encode_prompt(prompt, two_vectors(backbones)).tensors for b in backbones)
+    assert ours["context"].shape[1] == 77 * windows
+    assert relative_difference(ours["context"], theirs["cross_attn"]) < 1e-5, prompt
+    if "pooled" in ours:
+        assert relative_difference(ours["pooled"], theirs["pooled_output"]) < 1e-5, prompt
+
+
+def test_same_conditioning_as_the_hosts_own_with_a_file_of_the_word(backbones, tmp_path):
+    """embedding:NAME is found in the folder for embeddings, which the command has no need of."""
+    ours, host = backbones
+    (vectors,) = two_vectors(backbones).values()
+    named = vectors if len(vectors) > 1 else {"emb_params": next(iter(vectors.values()))}
+    save_file(named, tmp_path / "my-cat_1.safetensors")
+    clip = host.clip.clone()
+    clip.tokenizer = copy.copy(clip.tokenizer)
+    for name, part in [*vars(clip.tokenizer).items()]:
+        if hasattr(part, "embedding_directory"):
+            setattr(clip.tokenizer, name, copy.copy(part))
+            getattr(clip.tokenizer, name).embedding_directory = str(tmp_path)
+            getattr(clip.tokenizer, name).embedding_size = next(iter(vectors.values())).shape[-1]
+    for prompt in (
+        "a photo of embedding:my-cat_1, sitting",
+        "(embedding:my-cat_1:1.3) in Paris and (an embedding:my-cat_1)",
+        "a " * 74 + "embedding:my-cat_1 in Paris",
+        "a " * 72 + "embedding:my-cat_1 in Paris",
+    ):
+        ((context, more),) = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        found = ours.encode_prompt(prompt, {"[V]": vectors, "embedding:my-cat_1": vectors}).tensors
+        assert relative_difference(found["context"], context) < 1e-5, prompt
+        if "pooled" in found:
+            assert relative_difference(found["pooled"], more["pooled_output"]) < 1e-5, prompt
+
+
+def test_an_embedding_without_a_file_is_named(backbones):
+    vectors = two_vectors(backbones)
+    with pytest.raises(PromptError, match=r"names embedding:dog, of which there is no file here. Write .*: \[V\]"):
+        backbones[0].encode_prompt("[V] and (embedding:dog:1.2)", vectors)
+    with pytest.raises(PromptError, match=r"names embedding:dog, of which there is no file here. Leave it out."):
+        backbones[0].encode_prompt("a dog, embedding:dog", {})
+
+
+def test_same_denoised_for_prompts_of_other_lengths(backbones):
+    sigma, results = torch.tensor([0.05, 0.9, 12.0]), []
+    x = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(1)) * (1 + sigma.view(-1, 1, 1, 1))
+    for backbone in backbones:
+        conds = [backbone.encode_prompt(prompt, {}) for prompt in ("a photo of a cat", "very " * 80, "very " * 160)]
+        with torch.no_grad():
+            apart = torch.cat([backbone.denoise(x[[n]], sigma[[n]], [cond]) for n, cond in enumerate(conds)])
+            results.append(backbone.denoise(x, sigma, conds))
+            assert relative_difference(results[-1], apart) < 1e-5
+    assert relative_difference(*results) < 1e-5
+
+
 def test_same_latents(backbones):
     (image,) = pictures((64, 128))
     ours, theirs = (b.encode_image(image) for b in backbones)
@@ -97,13 +202,23 @@ def test_same_names_for_the_projections(backbones):
 
 
 def test_same_losses_and_lora_after_training(backbones):
+    assert_same_training(backbones, STEPS, PROMPT, "")
+
+
+def test_same_training_with_weights_and_prompts_of_several_windows(backbones):
+    """The target prompt has the subject in its second window; the photo's has one window alone."""
+    assert_same_training(backbones, 3, "very " * 80 + "small ([V]:0.8) in Paris", "a (photo:1.2) of ([V]:1.3)")
+
+
+def assert_same_training(backbones, steps: int, target: str, photo: str) -> None:
     config = PersonalizationConfig(
-        steps=STEPS, rank=4, resolution=64, learning_rate=1e-3, alignment=AlignmentConfig(weight=0.5), seed=5
+        steps=steps, rank=4, resolution=64, learning_rate=1e-3, alignment=AlignmentConfig(weight=0.5), seed=5
     )
     images = pictures((64, 64), (64, 64), (70, 140))
     histories, weights = [], []
     for backbone in backbones:
-        run = Training(Personalization(backbone, [Subject(images=images, class_word="cat")], PROMPT, config))
+        subject = Subject(images=images, class_word="cat", personalization_prompt=photo)
+        run = Training(Personalization(backbone, [subject], target, config))
         histories.append(list(run.steps()))
         weights.append(run.result)
     for ours, theirs in zip(*histories, strict=True):
