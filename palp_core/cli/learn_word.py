@@ -36,7 +36,7 @@ class LearnWord:
     initial_embedding: Path | None = None
     #: Learns an object, which the images show, or a style, which is how they are made.
     kind: Kind = "object"
-    #: Takes masks of the images in the same order, white where the subject is, or one folder of them.
+    #: Takes masks, white where the subject is: files in the order of the images, or a folder with a.png for a.jpg.
     masks: tuple[Path, ...] = ()
     #: Learns with these sentences, {} for the word; none takes neutral ones.
     templates: tuple[str, ...] = ()

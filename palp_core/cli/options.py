@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
@@ -12,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from ..files.images import read_image, read_mask
-from ..files.photos import find_masks, find_photos
+from ..files.photos import find_masks, find_photos, listed, masks_by_name
 from ..methods.alignment import AlignmentConfig
 from ..methods.personalization import PersonalizationConfig
 from ..methods.previews import PreviewConfig
@@ -82,16 +83,27 @@ def read_photos(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     """Read files or folders: images (H, W, 3 or 4) in 0..1, and masks (H, W), those given or those beside the images.
 
-    What is left out of the folders is printed.
+    masks: files in the order of the images, or a folder, in which they are found by their names. What is left out, and
+    which images have no mask, is printed.
     """
     found = find_photos(paths)
     unused = ["the masks beside the images are left out, because --masks has others."] if masks and found.masked else []
-    for note in [*found.notes, *unused]:
-        print(f"palp: {note}", file=sys.stderr)
+    chosen, unfit = found.masks if found.masked else (), ()
+    if any(path.is_dir() for path in masks):
+        chosen, unfit = masks_by_name(found.images, masks)
+    elif masks:
+        chosen = find_masks(masks)
     images = tuple(map(read_image, found.images))
-    if masks:
-        return images, tuple(map(read_mask, find_masks(masks)))
-    return images, tuple(mask and read_mask(mask) for mask in found.masks) if found.masked else ()
+    for note in [*found.notes, *unused, *unfit, *_learned_whole(found.images, images, chosen)]:
+        print(f"palp: {note}", file=sys.stderr)
+    return images, tuple(mask and read_mask(mask) for mask in chosen)
+
+
+def _learned_whole(paths: Sequence[Path], images: Sequence[Tensor], masks: Sequence[Path | None]) -> Iterator[str]:
+    """Say which images are opaque and have no mask, where others have one."""
+    whole = [p.name for p, image, mask in zip(paths, images, masks, strict=False) if not mask and image.shape[-1] == 3]
+    if whole:
+        yield f"learned whole, without a mask: {listed(whole)}."
 
 
 def training_backbone(model: Path, device: str | None, precision: Precision):

@@ -40,7 +40,7 @@ class Train:
     class_word: str
     #: Describes the picture that you have in mind, with [V] for the subject: "a sketch of [V] in Paris".
     target_prompt: str
-    #: Takes masks of the photos in the same order, white where the subject is, or one folder of them.
+    #: Takes masks, white where the subject is: files in the order of the photos, or a folder with a.png for a.jpg.
     masks: tuple[Path, ...] = ()
     #: Starts from a word learned before, a .safetensors file, in place of the class word.
     initial_embedding: Path | None = None

@@ -68,6 +68,33 @@ def find_masks(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def masks_by_name(images: Sequence[Path], paths: Sequence[Path]) -> tuple[tuple[Path | None, ...], tuple[str, ...]]:
+    """Find the mask of each image among files and in folders: a.png or a-masklabel.png is that of a.jpg.
+
+    Returns one for each image, None where it has none, and what is to be said of the others, in sentences. Raises
+    FileError where no image has one.
+    """
+    mask_of: dict[Path, Path] = {}
+    left_out: dict[Path, str] = {}
+    for file in find_masks(paths):
+        called = MASK.fullmatch(file.stem)
+        names = {file.stem.lower(), called[1].lower() if called else ""}
+        whose = [image for image in images if image.stem.lower() in names]
+        if file in images:
+            continue
+        if not whose:
+            left_out[file] = "no photo of its name"
+        elif any(image in mask_of for image in whose):
+            left_out[file] = "its photo has another"
+        mask_of = {**dict.fromkeys(whose, file), **mask_of}
+    if not mask_of:
+        raise FileError(
+            f"no mask in {', '.join(map(str, paths))} is called as a photo. a.png or a-masklabel.png is the mask of "
+            "a.jpg: name them so, or list the masks as files, in the photos' order."
+        )
+    return tuple(map(mask_of.get, images)), (f"masks left out: {_listed(left_out)}.",) if left_out else ()
+
+
 def _files(paths: Sequence[Path], notes: list[str]) -> list[Path]:
     """All files that are named, or lie in a folder that is, each once. Raises FileError for one that is not there."""
     files: list[Path] = []
@@ -125,9 +152,10 @@ def _listed(left_out: dict[Path, str]) -> str:
     groups: dict[str, list[str]] = {}
     for file, reason in left_out.items():
         groups.setdefault(reason, []).append(file.name)
-    return ", ".join(_named(names) + (f" ({reason})" if reason else "") for reason, names in groups.items())
+    return ", ".join(listed(names) + (f" ({reason})" if reason else "") for reason, names in groups.items())
 
 
-def _named(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Name files, and of many the first ones."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -49,7 +49,7 @@ def test_masks_beside_photos_are_used_and_what_is_left_out_is_listed(monkeypatch
     for folder in (plain, tidy, messy):
         write(PHOTO, folder / "a.png")
     write(SHAPE, messy / "a-masklabel.png")
-    write(1 - SHAPE, masks / "1.png")  # inverted, as ComfyUI has it
+    write(1 - SHAPE, masks / "a.png")  # inverted, as ComfyUI has it
     for name in ("._a.png", ".DS_Store", "Thumbs.db", "a.txt"):
         (messy / name).write_bytes(b"\0\1")
     whole = palp(monkeypatch, command, model, plain, tmp_path / "out_plain")
@@ -68,8 +68,8 @@ def test_masks_are_none_where_there_are_none_beside_a_photo(tmp_path, capsys):
     images, masks = read_photos((tmp_path,), ())
     assert len(images) == 2 and masks[0] is None and torch.equal(masks[1], SHAPE)
     write(SHAPE, tmp_path / "given" / "a.png")
-    _, masks = read_photos((tmp_path,), (tmp_path / "given",) * 1)
-    assert len(masks) == 1
+    _, masks = read_photos((tmp_path,), (tmp_path / "given",))
+    assert len(masks) == 2 and torch.equal(masks[0], SHAPE) and masks[1] is None
     assert "the masks beside the images are left out, because --masks has others." in capsys.readouterr().err
 
 
@@ -88,3 +88,33 @@ def test_what_is_said_of_a_mask_is_a_line_of_the_command(monkeypatch, tmp_path, 
     write(1 - SHAPE, tmp_path / "photos" / "a_mask.png")
     palp(monkeypatch, "train", model, tmp_path / "photos", tmp_path / "out")
     assert "mask 1 of [V] is white all round" in caplog.text
+
+
+def test_masks_of_a_folder_belong_to_the_photos_of_their_names(capsys, tmp_path):
+    """In any order and format; what fits nothing is named, and so is what is learned whole."""
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    for name in ("a.png", "B.png", "c.png", "d.png", "e.png"):
+        write(PHOTO, photos / name)
+    cut_out = torch.cat([OTHER, SHAPE[..., None]], dim=-1)
+    write(cut_out, photos / "f.png")  # its transparency is its mask
+    for name in ("d.bmp", "b-masklabel.png", "c_mask.png", "c.webp", "x.png"):
+        write(SHAPE, masks / name)
+    images, found = read_photos((photos,), (masks,))
+    assert len(images) == 6 and [mask is not None for mask in found] == [True, False, True, True, False, False]
+    assert capsys.readouterr().err.splitlines() == [
+        "palp: masks left out: c_mask.png (its photo has another), x.png (no photo of its name).",
+        "palp: learned whole, without a mask: a.png, e.png.",
+    ]
+    with pytest.raises(ValueError, match=r"no mask in .*masks is called as a photo.*a\.png or a-masklabel\.png"):
+        read_photos((photos / "a.png",), (masks,))
+    write(SHAPE, photos / "a_mask.png")
+    assert [mask is not None for mask in read_photos((photos,), (photos,))[1]] == [False, True] + [False] * 4
+
+
+def test_masks_that_are_named_are_taken_in_their_order(tmp_path):
+    for name in ("a.png", "b.png"):
+        write(PHOTO, tmp_path / name)
+    write(SHAPE, tmp_path / "1.png")
+    write(1 - SHAPE, tmp_path / "2.png")
+    _, masks = read_photos((tmp_path / "a.png", tmp_path / "b.png"), (tmp_path / "2.png", tmp_path / "1.png"))
+    assert [mask[0, 0].item() for mask in masks] == [1, 0]
