@@ -65,6 +65,7 @@ async ({nodes, links}) => {
     const least = made[name].computeSize();
     const size = wanted.size ?? least;
     made[name].setSize([Math.max(size[0], least[0]), Math.max(size[1], least[1])]);
+    made[name].flags.collapsed = wanted.collapsed;
   }
   app.canvas.setDirty(true, true);
   return JSON.parse(JSON.stringify(app.graph.serialize()));
@@ -80,9 +81,8 @@ async (workflow) => {
 
 FIT_VIEW = """
 async () => {
-  const bounds = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
-  for (const g of app.graph._groups)
-    bounds.push([g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]]);
+  const boxes = [...app.graph.nodes.map((n) => n.getBounding()), ...app.graph._groups.map((g) => g._bounding)];
+  const bounds = boxes.map((b) => [b[0], b[1], b[0] + b[2], b[1] + b[3]]);
   const low = (i) => Math.min(...bounds.map((b) => b[i])), high = (i) => Math.max(...bounds.map((b) => b[i]));
   const [x, y, width, height] = [low(0), low(1), high(2) - low(0), high(3) - low(1)];
   const [left, top, right, bottom] = [90, 115, 40, 70];  // what the page draws over the canvas
@@ -141,9 +141,9 @@ def build_graph(page: Page, nodes: dict[str, dict[str, Any]], links: list[tuple[
     """Replace the page's graph by a new one and return it as workflow JSON.
 
     `nodes`: by a name of your own, {"type": node id, "widgets": {name: value}, "pos": [x, y], "size": [w, h],
-    "title": text, "properties": {...}}, all but the type optional; a size is enlarged to what the node needs. Ids
-    count from 1, in this order. `links`: (from node, output, to node, input) by names. Growing inputs are named like
-    "images.image0"; link them in order, as each appears only once the one before is taken.
+    "title": text, "properties": {...}, "collapsed": bool}, all but the type optional; a size is enlarged to
+    what the node needs. Ids count from 1, in this order. `links`: (from node, output, to node, input) by names. Growing
+    inputs are named like "images.image0"; link them in order, as each appears only once the one before is taken.
     """
     return page.evaluate(BUILD_GRAPH, {"nodes": nodes, "links": links})
 

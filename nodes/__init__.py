@@ -7,6 +7,7 @@ from .demo_world import PalpDemoWorld
 from .load_lora import LoadPalpLora
 from .options import PalpOptions
 from .personalize import PalpPersonalize
+from .photos import PalpPhotos
 from .pick_and_draw import PickAndDrawGuidance
 from .subject import PalpSubject
 from .textual_inversion import TextualInversionTrain
@@ -17,6 +18,7 @@ class PalpExtension(ComfyExtension):
         return [
             PalpPersonalize,
             PalpOptions,
+            PalpPhotos,
             PalpSubject,
             LoadPalpLora,
             PalpDemoWorld,

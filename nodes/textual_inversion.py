@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..palp_core.errors import FileError
-from ..palp_core.files.embedding_file import load_embedding
+from ..palp_core.files.embedding_file import fitting_vectors, load_embedding
 from ..palp_core.files.names import check_file_name
 from ..palp_core.files.run_folder import is_result
 from ..palp_core.files.safetensors_file import first_writable_folder, reserve
@@ -93,7 +93,7 @@ class TextualInversionTrain(io.ComfyNode):
         word = f"embedding:{done.path.stem}"
         done.tell(f"Write {word} in any prompt, a space or comma after it.", *concept.notes)
         chart, pictures, shown = done.progress.ending(cls)
-        known = clip_with_words(clip, {word: load_embedding(done.path).vectors})
+        known = clip_with_words(clip, {word: fitting_vectors(load_embedding(done.path), backbone)})
         return io.NodeOutput(known, word, chart, pictures, ui=shown)
 
 

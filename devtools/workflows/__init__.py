@@ -1,4 +1,7 @@
-"""The example workflows, one function each; `python -m devtools.workflows` makes their files in ComfyUI's own page."""
+"""The example workflows, one function each; `python -m devtools.workflows` makes their files in ComfyUI's own page.
+
+Their names are the titles that the page's list of templates shows.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from .transformers import klein, z_image
 from .words import textual_inversion, use_learned_word
 
 WORKFLOWS = {
-    "try_palp_in_two_minutes": try_palp,
-    "palp_personalize": personalize,
-    "palp_z_image": z_image,
-    "palp_flux2_klein": klein,
-    "palp_two_subjects": two_subjects,
-    "palp_load_lora": load_lora,
-    "pick_and_draw": pick_and_draw,
-    "attention_heatmap": attention_heatmap,
-    "textual_inversion": textual_inversion,
-    "use_learned_word": use_learned_word,
+    "01 Try PALP in two minutes": try_palp,
+    "02 Your subject in your picture": personalize,
+    "03 Your subject with Z-Image": z_image,
+    "04 Your subject with FLUX.2 Klein": klein,
+    "05 Two subjects in one picture": two_subjects,
+    "06 Use a trained file": load_lora,
+    "07 One photo, no training": pick_and_draw,
+    "08 Where the words look": attention_heatmap,
+    "09 Learn a word": textual_inversion,
+    "10 Use a learned word": use_learned_word,
 }

@@ -15,14 +15,12 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page
-from skimage import data
 
 from .. import frontend
 from ..comfy_server import ComfyServer, find_comfyui, make_base_directory
 from . import WORKFLOWS
-from .blocks import Workflow
+from .blocks import SD15, Workflow
 from .transformers import FOLDERS, KLEIN, Z_IMAGE
-from .words import PHOTOS
 
 REPO = Path(__file__).parents[2]
 
@@ -32,13 +30,9 @@ NAME = "my_cat_00001"
 
 
 def base_directory(folder: Path) -> Path:
-    """Make photos, and empty files that stand for the models a user picks: nothing is run here."""
+    """Make empty files that stand for the models a user picks: nothing is run here."""
     base = make_base_directory(folder / "base")
-    cat = Image.fromarray(data.chelsea())
-    for name, part in zip(PHOTOS, (cat, cat.crop((90, 0, 390, 300)), cat.crop((60, 30, 450, 300))), strict=True):
-        part.save(base / "input" / name)
-    Image.fromarray(data.coffee()).save(base / "input" / "cup.png")
-    (base / "models/checkpoints/sd15.safetensors").touch()
+    (base / "models/checkpoints" / SD15).touch()
     for files in (Z_IMAGE, KLEIN):
         for kind, (name, _) in zip(FOLDERS, files, strict=True):
             (base / "models" / kind).mkdir(exist_ok=True)

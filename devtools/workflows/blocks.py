@@ -7,6 +7,11 @@ from typing import NamedTuple
 Nodes = dict[str, dict]
 #: A node's output to a node's input: (node, output, node, input).
 Link = tuple[str, str, str, str]
+#: The page shows a note's headings and lists.
+NOTE_HEIGHT = 300
+#: Stable Diffusion 1.5 as ComfyUI's own templates load it: (name, folder of its address).
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
+SD15_SOURCE = "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main"
 
 
 class Workflow(NamedTuple):
@@ -30,30 +35,48 @@ def node(kind: str, pos: tuple[int, int], widgets: dict | None = None, size=None
     return {key: value for key, value in spec.items() if value is not None}
 
 
+def folded(spec: dict) -> dict:
+    """Show a node as its title alone: what nobody has to set takes little room."""
+    return {**spec, "collapsed": True}
+
+
+def downloadable(spec: dict, name: str, source: str, folder: str) -> dict:
+    """Let the page offer to download the file that a loader names, into this folder of models."""
+    models = [{"name": name, "url": f"{source}/{name}", "directory": folder}]
+    return {**spec, "properties": {"models": models}}
+
+
+def note(text: str, pos: tuple[int, int] = (0, 0), size: tuple[int, int] = (340, NOTE_HEIGHT)) -> dict:
+    """Describe a note on the canvas, in Markdown."""
+    return node("MarkdownNote", pos, {"text": text}, size, "Read this first")
+
+
+def group(title: str, x: int, width: int, height: int) -> dict:
+    """Frame a column of nodes from y = 0 to the height."""
+    return {"title": title, "bounding": [x - 20, -60, width + 40, height + 80]}
+
+
 def checkpoint(pos: tuple[int, int]) -> dict:
-    """Describe the node that loads a checkpoint."""
-    return node("CheckpointLoaderSimple", pos, size=(330, 100))
+    """Describe the node that loads a checkpoint, Stable Diffusion 1.5 until another is chosen."""
+    loader = node("CheckpointLoaderSimple", pos, {"ckpt_name": SD15}, size=(340, 100))
+    return downloadable(loader, SD15, SD15_SOURCE, "checkpoints")
 
 
-def photo(name: str, pos: tuple[int, int]) -> dict:
-    """Describe a node that loads an image of the input folder."""
-    return node("LoadImage", pos, {"image": name}, (330, 320))
+def photos(folder: str, pos: tuple[int, int]) -> dict:
+    """Describe a node that loads the example photos of this name."""
+    return node("PALP_Photos", pos, {"folder": f"example: {folder}"}, (340, 80))
 
 
-def sampling(x: int, y: int) -> Nodes:
-    """Lay out the nodes from a prompt to a saved picture."""
+def sampling(x: int, size: int = 512, **sampler) -> Nodes:
+    """Lay out two columns from a prompt to a saved picture, 800 wide; what needs no setting is folded."""
+    settings = {"steps": 25, "cfg": 7.5, "seed": 7, "control_after_generate": "fixed", **sampler}
     return {
-        "positive": node("CLIPTextEncode", (x, y), size=(330, 90), title="The target prompt"),
-        "negative": node("CLIPTextEncode", (x, y + 150), {"text": ""}, (330, 110), "Negative prompt"),
-        "latent": node("EmptyLatentImage", (x, y + 320), {"width": 512, "height": 512}, (330, 110)),
-        "sampler": node(
-            "KSampler",
-            (x + 370, y),
-            {"steps": 25, "cfg": 7.5, "seed": 7, "control_after_generate": "fixed"},
-            (330, 270),
-        ),
-        "decode": node("VAEDecode", (x + 370, y + 330), size=(330, 60)),
-        "save": node("SaveImage", (x + 740, y), {"filename_prefix": "palp"}, (420, 430)),
+        "positive": node("CLIPTextEncode", (x, 0), size=(340, 100), title="The target prompt"),
+        "negative": folded(node("CLIPTextEncode", (x, 150), {"text": ""}, title="Negative prompt")),
+        "latent": node("EmptyLatentImage", (x, 210), {"width": size, "height": size}, (340, 110)),
+        "sampler": node("KSampler", (x, 370), settings, (340, 270)),
+        "decode": folded(node("VAEDecode", (x, 690))),
+        "save": node("SaveImage", (x + 380, 0), {"filename_prefix": "palp"}, (420, 690)),
     }
 
 
@@ -78,9 +101,9 @@ def parts(checkpoint: str, node: str, names: str = "model clip vae") -> list[Lin
     return [(checkpoint, name.upper(), node, name) for name in names.split()]
 
 
-def conditioned_sampling(x: int, y: int, source: str) -> Part:
+def conditioned_sampling(x: int, source: str) -> Part:
     """Lay out the way from a node that patches a MODEL and encodes the prompt itself to a saved picture."""
-    nodes = sampling(x, y)
+    nodes = sampling(x)
     del nodes["positive"]
     links = [link for link in sampling_links(source, "checkpoint") if "positive" not in (link[0], link[2])]
     links = [link for link in links if link[2] != "negative"]

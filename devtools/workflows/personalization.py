@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
-from .blocks import Workflow, checkpoint, node, parts, photo, sampling, sampling_links
+from .blocks import Workflow, checkpoint, folded, group, node, note, parts, photos, sampling, sampling_links
 
+PROMPT = "a sketch of [V] in Paris at night"
+#: The paper's score and scales for compositions.
+PAPERS = {"score": "palp", "score.alpha": 7.5, "score.beta": 1.0}
 COMPOSITION = {
     "target_prompt": "a watercolor of [V] beside [V2] in a meadow",
     "file_name": "cat_and_cup",
     "alignment_weight": 0.15,
 }
-#: The paper's score and scales for compositions.
-PAPERS = {"score": "palp", "score.alpha": 7.5, "score.beta": 1.0}
+
+PERSONALIZE = """## Your subject in your picture
+
+1. Choose a checkpoint of Stable Diffusion 1.x, 2.x or SDXL. This one is offered for download, for
+   `models/checkpoints`.
+2. Put your photos into a folder in ComfyUI's `input` folder, press **R**, and choose it in **PALP Photos**.
+3. Say what it is, and describe your picture with `[V]` for it. Press **Run**.
+
+500 steps take about 5 minutes on a data centre's card, longer on others, and fit a card of 8 GB. For SDXL set width and
+height to 1024; it fits 12 GB with **gradient_checkpointing** in **PALP Options**."""
+
+TWO_SUBJECTS = """## Two subjects in one picture
+
+Each subject has photos, a class word and a placeholder of its own: `[V]` and `[V2]`. The prompt names both.
+
+The paper has score `palp` for several subjects, which **PALP Options** has here, folded.
+
+Choose a checkpoint for `models/checkpoints`, or let the page download this one. 500 steps fit a card of 8 GB, and take
+about 5 minutes on a data centre's card."""
+
+LOAD = """## Use a trained file
+
+**PALP Personalize** saved it in `models/loras`; it comes first in the list. Choose the checkpoint that it was trained
+on, or another of the same family.
+
+The **prompt** is the one that the file was trained for. For one of your own, write the word as it is shown under the
+node into **CLIP Text Encode**.
+
+**step** takes an earlier moment of the training, if its pictures look better. It takes a few seconds."""
 
 
 def personalize() -> Workflow:
     """Lay out the training on photos of one subject, and a picture of it."""
     nodes = {
-        "checkpoint": checkpoint((0, 60)),
-        "photo": photo("cat.png", (0, 220)),
-        "palp": node("PALP_Personalize", (390, 60), {"file_name": "my_cat"}, (400, 500)),
-        "options": node("PALP_Options", (0, 660), size=(330, 490)),
-        **sampling(850, 60),
+        "note": note(PERSONALIZE, size=(340, 310)),
+        "checkpoint": checkpoint((0, 360)),
+        "photos": photos("cat", (0, 510)),
+        "options": folded(node("PALP_Options", (0, 640))),
+        "palp": node("PALP_Personalize", (400, 0), {"target_prompt": PROMPT, "file_name": "my_cat"}, (400, 690)),
+        **sampling(860),
     }
     links = [
         *parts("checkpoint", "palp"),
-        ("photo", "IMAGE", "palp", "images.image0"),
+        ("photos", "images", "palp", "images.image0"),
+        ("photos", "masks", "palp", "masks.mask0"),
         ("options", "options", "palp", "options"),
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [
-        {"title": "1. Checkpoint and photos", "bounding": [-20, -20, 370, 580]},
-        {"title": "Leave these as they are", "bounding": [-20, 580, 370, 600]},
-        {"title": "2. Name it, describe the picture", "bounding": [370, -20, 440, 1200]},
-        {"title": "3. Your subject in your picture", "bounding": [830, -20, 1200, 1200]},
+        group("1. Checkpoint and photos", 0, 340, 700),
+        group("2. Your picture in words", 400, 400, 700),
+        group("3. Your subject in your picture", 860, 800, 700),
     ]
     return Workflow(nodes, links, groups)
 
@@ -40,26 +71,27 @@ def personalize() -> Workflow:
 def two_subjects() -> Workflow:
     """Lay out the training of two subjects at once, and a picture of both."""
     nodes = {
-        "checkpoint": checkpoint((0, 60)),
-        "photo": photo("cat.png", (0, 220)),
-        "photo2": photo("cup.png", (0, 620)),
-        "subject": node("PALP_Subject", (390, 620), {"class_word": "cup", "placeholder": "[V2]"}, (360, 260)),
-        "palp": node("PALP_Personalize", (800, 60), COMPOSITION, (400, 500)),
-        "options": node("PALP_Options", (800, 660), PAPERS, (400, 490)),
-        **sampling(1260, 60),
+        "note": note(TWO_SUBJECTS, size=(340, 270)),
+        "checkpoint": checkpoint((0, 310)),
+        "photos": photos("cat", (0, 450)),
+        "photos2": photos("cup", (0, 560)),
+        "subject": node("PALP_Subject", (0, 680), {"class_word": "cup", "placeholder": "[V2]"}, (340, 240)),
+        "options": folded(node("PALP_Options", (400, 900), PAPERS)),
+        "palp": node("PALP_Personalize", (400, 0), COMPOSITION, (400, 830)),
+        **sampling(860),
     }
     links = [
         *parts("checkpoint", "palp"),
-        ("photo", "IMAGE", "palp", "images.image0"),
-        ("photo2", "IMAGE", "subject", "images.image0"),
+        ("photos", "images", "palp", "images.image0"),
+        ("photos2", "images", "subject", "images.image0"),
         ("subject", "subjects", "palp", "subjects"),
         ("options", "options", "palp", "options"),
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [
-        {"title": "1. Photos of [V] above, of [V2] below", "bounding": [-20, -20, 790, 1200]},
-        {"title": "2. One prompt names both", "bounding": [780, -20, 440, 1200]},
-        {"title": "3. Both in one picture", "bounding": [1240, -20, 1200, 1200]},
+        group("1. Photos of [V], and of [V2]", 0, 340, 910),
+        group("2. One prompt names both", 400, 400, 910),
+        group("3. Both in one picture", 860, 800, 910),
     ]
     return Workflow(nodes, links, groups)
 
@@ -67,13 +99,14 @@ def two_subjects() -> Workflow:
 def load_lora() -> Workflow:
     """Lay out a picture from the file of an earlier training."""
     nodes = {
-        "checkpoint": checkpoint((0, 60)),
-        "palp": node("PALP_LoadLora", (0, 240), {"strength": 1.0}, (330, 160)),
-        **sampling(410, 60),
+        "note": note(LOAD, size=(340, 310)),
+        "checkpoint": checkpoint((0, 360)),
+        "palp": node("PALP_LoadLora", (0, 510), {"strength": 1.0}, (340, 180)),
+        **sampling(400),
     }
     links = [*parts("checkpoint", "palp", "model clip"), *sampling_links("palp", "checkpoint")]
     groups = [
-        {"title": "1. Checkpoint and file", "bounding": [-20, -20, 390, 520]},
-        {"title": "2. Its prompt, or one of yours with embedding:NAME", "bounding": [390, -20, 1200, 520]},
+        group("1. Checkpoint and file", 0, 340, 700),
+        group("2. Its prompt, or one of yours with embedding:NAME", 400, 800, 700),
     ]
     return Workflow(nodes, links, groups)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .blocks import Link, Nodes, Workflow, node, photo
+from .blocks import Link, Nodes, Workflow, downloadable, folded, group, node, note, photos, sampling, sampling_links
+from .personalization import PROMPT
 
 SOURCE = "https://huggingface.co/Comfy-Org"
 
@@ -44,29 +45,22 @@ def klein() -> Workflow:
     return _personalize("FLUX.2 Klein", KLEIN, "flux2", "EmptyFlux2LatentImage", sampling, KLEIN_NOTE)
 
 
-def _personalize(title: str, files: Files, encoder_type: str, latent: str, sampling: dict, advice: str) -> Workflow:
+def _personalize(title: str, files: Files, encoder_type: str, latent: str, sampler: dict, advice: str) -> Workflow:
+    drawn = sampling(860, 1024, **sampler)
+    drawn["latent"] = {**drawn["latent"], "type": latent}
+    options = {"gradient_checkpointing": True, "batch_size": 1}
     nodes = {
-        "note": node(
-            "MarkdownNote", (0, 60), {"text": _note(title, files, advice)}, (330, 560), "Which files, and where"
-        ),
+        "note": note(_note(title, files, advice), size=(340, 350)),
         **_loaders(files, encoder_type),
-        "photo": photo("cat.png", (390, 500)),
-        "palp": node("PALP_Personalize", (800, 60), {"file_name": "my_cat"}, (400, 520)),
-        "options": node("PALP_Options", (800, 640), {"gradient_checkpointing": True, "batch_size": 1}, (400, 500)),
-        "positive": node("CLIPTextEncode", (1260, 60), size=(330, 90), title="The target prompt"),
-        "negative": node("CLIPTextEncode", (1260, 210), {"text": ""}, (330, 110), "Negative prompt"),
-        "latent": node(latent, (1260, 380), {"width": 1024, "height": 1024}, (330, 110)),
-        "sampler": node(
-            "KSampler", (1260, 550), {"seed": 7, "control_after_generate": "fixed", **sampling}, (330, 270)
-        ),
-        "decode": node("VAEDecode", (1260, 880), size=(330, 60)),
-        "save": node("SaveImage", (1630, 60), {"filename_prefix": "palp"}, (420, 430)),
-        "chart": node("PreviewImage", (1630, 560), size=(420, 480), title="Loss chart"),
+        "photos": photos("cat", (0, 770)),
+        "options": folded(node("PALP_Options", (400, 840), options, title="For less memory")),
+        "palp": node("PALP_Personalize", (400, 0), {"target_prompt": PROMPT, "file_name": "my_cat"}, (400, 780)),
+        **drawn,
     }
     groups = [
-        {"title": f"1. {title}, three files", "bounding": [-20, -20, 760, 1180]},
-        {"title": "2. Name it, describe the picture", "bounding": [780, -20, 440, 1180]},
-        {"title": "3. Your subject in your picture", "bounding": [1240, -20, 830, 1180]},
+        group(f"1. {title}, three files", 0, 340, 860),
+        group("2. Your picture in words", 400, 400, 860),
+        group("3. Your subject in your picture", 860, 800, 860),
     ]
     return Workflow(nodes, _links(), groups)
 
@@ -76,9 +70,8 @@ def _loaders(files: Files, encoder_type: str) -> Nodes:
     extra = ({}, {"type": encoder_type}, {})
     loaders = {}
     for number, (kind, folder, widget, (name, address)) in enumerate(zip(KINDS, FOLDERS, WIDGETS, files, strict=True)):
-        loader = node(kind, (390, 60 + 150 * number), {widget: name, **extra[number]}, (330, 100))
-        models = [{"name": name, "url": f"{address}/{name}", "directory": folder}]
-        loaders[folder] = {**loader, "properties": {"models": models}}
+        loader = node(kind, (0, 400 + 130 * number), {widget: name, **extra[number]}, (340, 90))
+        loaders[folder] = downloadable(loader, name, address, folder)
     return loaders
 
 
@@ -87,19 +80,10 @@ def _links() -> list[Link]:
         ("diffusion_models", "MODEL", "palp", "model"),
         ("text_encoders", "CLIP", "palp", "clip"),
         ("vae", "VAE", "palp", "vae"),
-        ("photo", "IMAGE", "palp", "images.image0"),
+        ("photos", "images", "palp", "images.image0"),
+        ("photos", "masks", "palp", "masks.mask0"),
         ("options", "options", "palp", "options"),
-        ("palp", "model", "sampler", "model"),
-        ("palp", "clip", "positive", "clip"),
-        ("palp", "clip", "negative", "clip"),
-        ("palp", "prompt", "positive", "text"),
-        ("positive", "CONDITIONING", "sampler", "positive"),
-        ("negative", "CONDITIONING", "sampler", "negative"),
-        ("latent", "LATENT", "sampler", "latent_image"),
-        ("sampler", "LATENT", "decode", "samples"),
-        ("vae", "VAE", "decode", "vae"),
-        ("decode", "IMAGE", "save", "images"),
-        ("palp", "loss_chart", "chart", "images"),
+        *sampling_links("palp", "vae"),
     ]
 
 

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from .blocks import Part, Workflow, checkpoint, node, parts, photo, sampling, sampling_links
+from .blocks import (
+    Part,
+    Workflow,
+    checkpoint,
+    folded,
+    group,
+    node,
+    note,
+    parts,
+    photos,
+    sampling,
+    sampling_links,
+)
 
-PHOTOS = ("cat.png", "cat_2.png", "cat_3.png")
 WORD_PROMPT = "in Paris, a photo of embedding:my_cat"
 #: What stands before the word where a node adds it.
 ENDING = {"string_a": "in Paris, a photo of", "delimiter": " "}
 
 
-def word_sampling(x: int, y: int, clip: tuple[str, str]) -> Part:
+NOTE = """## Learn a word
+
+A word for your subject or style, for any prompt: the model itself stays as it is.
+
+1. Choose a checkpoint of Stable Diffusion 1.x, 2.x or SDXL. This one is offered for download, for
+   `models/checkpoints`.
+2. Put 3 to 5 photos into a folder in ComfyUI's `input` folder, press **R**, and choose it in **PALP Photos**.
+3. Name the word, and say coarsely what it is. Press **Run**.
+
+The file goes to `models/embeddings`. Write `embedding:my_cat` in any prompt.
+
+1000 steps take about 5 minutes on a data centre's card, and fit a card of 6 GB."""
+USE = """## Use a learned word
+
+Write `embedding:NAME` in a prompt, a space or comma after it. NAME is a file in `models/embeddings`, which
+**Textual Inversion Train** has saved.
+
+The checkpoint must be of the family that the word was learned on. It takes a few seconds, as any picture."""
+
+
+def word_sampling(x: int, clip: tuple[str, str]) -> Part:
     """Lay out the way from the checkpoint's own MODEL to a saved picture.
 
     clip: (node, output) of a CLIP that knows the learned word.
     """
-    nodes = sampling(x, y)
-    nodes["positive"] = node("CLIPTextEncode", (x, y), {"text": WORD_PROMPT}, (330, 110), "Your word in any prompt")
+    nodes = sampling(x)
+    nodes["positive"] = node("CLIPTextEncode", (x, 0), {"text": WORD_PROMPT}, (340, 100), "Your word in any prompt")
     links = [link for link in sampling_links("", "checkpoint") if link[0]]
     links += [("checkpoint", "MODEL", "sampler", "model"), (*clip, "positive", "clip"), (*clip, "negative", "clip")]
     return Part(nodes, links)
@@ -24,33 +55,31 @@ def word_sampling(x: int, y: int, clip: tuple[str, str]) -> Part:
 
 def textual_inversion() -> Workflow:
     """Lay out the training of a word, and a picture of it."""
-    sampled, links = word_sampling(850, 60, ("word", "clip"))
+    sampled, links = word_sampling(860, ("word", "clip"))
     nodes = {
-        "checkpoint": checkpoint((0, 60)),
-        "photo0": photo(PHOTOS[0], (-360, 60)),
-        "photo1": photo(PHOTOS[1], (-360, 450)),
-        "photo2": photo(PHOTOS[2], (0, 450)),
-        "word": node("PALP_TextualInversionTrain", (390, 60), {"name": "my_cat"}, (400, 820)),
-        "prompt": node("StringConcatenate", (390, 930), ENDING, (400, 160), "A prompt that ends with the word"),
-        "chart": node("PreviewImage", (850, 560), size=(700, 480), title="Loss chart"),
+        "note": note(NOTE, size=(340, 330)),
+        "checkpoint": checkpoint((0, 380)),
+        "photos": photos("cat", (0, 530)),
+        "word": node("PALP_TextualInversionTrain", (400, 0), {"name": "my_cat"}, (400, 790)),
+        "prompt": folded(node("StringConcatenate", (0, 660), ENDING, title="A prompt with it")),
         **sampled,
     }
-    links += [*parts("checkpoint", "word"), *((f"photo{n}", "IMAGE", "word", f"images.image{n}") for n in range(3))]
-    links += [("word", "loss_chart", "chart", "images")]
+    links += [*parts("checkpoint", "word"), ("photos", "images", "word", "images.image0")]
+    links += [("photos", "masks", "word", "masks.mask0")]
     links += [("word", "embedding", "prompt", "string_b"), ("prompt", "STRING", "positive", "text")]
     groups = [
-        {"title": "1. Checkpoint and images", "bounding": [-380, -20, 730, 1140]},
-        {"title": "2. Name the word, say where it starts", "bounding": [370, -20, 440, 1140]},
-        {"title": "3. The word in a prompt", "bounding": [830, -20, 1200, 1140]},
+        group("1. Checkpoint and photos", 0, 340, 800),
+        group("2. Name the word, say where it starts", 400, 400, 800),
+        group("3. The word in a prompt", 860, 800, 800),
     ]
     return Workflow(nodes, links, groups)
 
 
 def use_learned_word() -> Workflow:
     """Lay out a picture of a word that was learned before."""
-    sampled, links = word_sampling(410, 60, ("checkpoint", "CLIP"))
+    sampled, links = word_sampling(400, ("checkpoint", "CLIP"))
     groups = [
-        {"title": "1. A checkpoint of the same family", "bounding": [-20, -20, 390, 520]},
-        {"title": "2. embedding:NAME of a file in the embeddings folder", "bounding": [390, -20, 1200, 520]},
+        group("1. A checkpoint of the same family", 0, 340, 700),
+        group("2. embedding:NAME of a file in the embeddings folder", 400, 800, 700),
     ]
-    return Workflow({"checkpoint": checkpoint((0, 60)), **sampled}, links, groups)
+    return Workflow({"note": note(USE), "checkpoint": checkpoint((0, 350)), **sampled}, links, groups)

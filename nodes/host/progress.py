@@ -43,8 +43,8 @@ class TrainingProgress:
         self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
 
     def say(self, text: str) -> None:
-        """Show a text below what the training is about."""
-        show_text(self.node_id, f"{self.summary}\n{text}")
+        """Show a text, and below it what the training is about: a node of usual size has room for the first lines."""
+        show_text(self.node_id, f"{text}\n{self.summary}")
 
     def begin(self) -> None:
         """Say what comes before the first step."""
@@ -59,7 +59,7 @@ class TrainingProgress:
             self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
         done = step.index + 1
         self.bar.update_absolute(done, self.steps, preview)
-        told = [f"Step {done} of {self.steps}", in_words(step.subject, self.losses), *self._pace(done)]
+        told = [f"Step {done} of {self.steps}", *self._pace(done), in_words(step.subject, self.losses)]
         self.say(", ".join(filter(None, told)))
 
     def _view(self) -> tuple | None:

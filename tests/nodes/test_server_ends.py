@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import torch
 
 from devtools.graphs import personalize_graph
 from palp_core import load_lora_file
@@ -37,3 +38,34 @@ def test_a_server_that_is_ended_keeps_what_was_learned(server, sd15_checkpoint, 
     (kept,) = loras.glob(f"ended_by_{number.name}_step*_00001.safetensors")
     assert load_lora_file(kept).info.steps >= 2
     assert f"PALP Personalize was cancelled. What was learned in {load_lora_file(kept).info.steps} steps" in log
+
+
+def test_a_server_that_is_killed_five_times_loses_what_came_after_the_last_state_and_no_more(server, sd15_checkpoint):
+    """Its state is kept with each picture. What ends in the end is bit for bit what an unkilled run has."""
+    loras, process = server.base_directory / "models/loras", None
+
+    def graph(name: str, **options) -> dict:
+        chosen = {"preview_every": 2, **options}
+        return personalize_graph(sd15_checkpoint, steps=12, seed=91, file_name=name, options=chosen)
+
+    def killed_at(step: int):
+        def kill(message):
+            if message.type == "progress" and message.data["node"] == "10" and message.data["value"] >= step:
+                process.kill()
+                raise EndedError
+
+        return kill
+
+    for step in (3, 4, 7, 9, 11):
+        process = server._process
+        with pytest.raises(EndedError):
+            server.queue(graph("killed"), on_message=killed_at(step))
+        process.wait(90)
+        server.restart()
+    ended = server.queue(graph("killed")).require_success()
+    told = [text for node, text in ended.texts if node == "10"][-1]
+    assert int(told.partition("It went on from step ")[2].split(".")[0]) >= 10
+    assert not list(loras.glob("*.part*"))
+    server.queue(graph("unkilled", retrain=True)).require_success()
+    one, other = (load_lora_file(loras / f"{name}_00001.safetensors").lora for name in ("unkilled", "killed"))
+    assert all(torch.equal(one[key], other[key]) for key in one)

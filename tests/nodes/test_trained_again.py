@@ -34,25 +34,30 @@ def test_a_cancelled_graph_goes_on_after_a_restart_and_a_finished_one_is_taken(s
     whole = server.queue(personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="whole")).require_success()
     assert "Saved as whole_00001.safetensors." in said(whole)
     graph = personalize_graph(
-        sd15_checkpoint, steps=6, seed=71, file_name="cut", options={"retrain": True}, links={"images.image0": ["2", 0]}
+        sd15_checkpoint,
+        steps=6,
+        seed=71,
+        file_name="halved",
+        options={"retrain": True},
+        links={"images.image0": ["2", 0]},
     )
     server.queue(graph, on_message=cancel)
-    (run,) = [path for path in runs.glob("cut_*")]
+    (run,) = [path for path in runs.glob("halved_*")]
     kept = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["index"] + 1
     assert 2 <= kept < 6 and not (run / "result.json").exists()
     (runs / "whole_00001" / "settings.json").unlink()  # or the whole one would be taken
     server.restart()
-    graph = personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="cut")
+    graph = personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="halved")
     again = server.queue(graph).require_success()
-    assert f"Saved as cut_00001.safetensors. It went on from step {kept}." in said(again)
-    one, other = (load_lora_file(loras / f"{name}_00001.safetensors").lora for name in ("whole", "cut"))
+    assert f"Saved as halved_00001.safetensors. It went on from step {kept}." in said(again)
+    one, other = (load_lora_file(loras / f"{name}_00001.safetensors").lora for name in ("whole", "halved"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
     server.restart()
     taken = server.queue(graph).require_success()
-    assert "Taken from cut_00001.safetensors" in said(taken) and steps_taken(taken) == 0
-    assert not (loras / "cut_00002.safetensors").exists()
-    longer = server.queue(personalize_graph(sd15_checkpoint, steps=8, seed=71, file_name="cut")).require_success()
+    assert "Taken from halved_00001.safetensors" in said(taken) and steps_taken(taken) == 0
+    assert not (loras / "halved_00002.safetensors").exists()
+    longer = server.queue(personalize_graph(sd15_checkpoint, steps=8, seed=71, file_name="halved")).require_success()
     assert "It went on from step 6" in said(longer) and steps_taken(longer) == 2
 
 

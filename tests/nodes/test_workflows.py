@@ -69,9 +69,9 @@ def test_from_photos_to_a_picture_and_the_same_picture_from_the_file(browser_pag
     checkpoint = {"ckpt_name": request.getfixturevalue(f"{family}_checkpoint")}
     loras = server.base_directory / "models/loras"
     named = {"file_name": f"cat_{family}"}
-    SMALL_RUN = {"CheckpointLoaderSimple": checkpoint, "LoadImage": {"image": "cat.png"}}
 
-    prompt = shipped(browser_page, "palp_personalize", **SMALL_RUN, PALP_Personalize=SMALL["PALP_Personalize"] | named)
+    chosen = {"CheckpointLoaderSimple": checkpoint, "PALP_Personalize": SMALL["PALP_Personalize"] | named}
+    prompt = shipped(browser_page, "02 Your subject in your picture", **chosen)
     trained = server.queue(prompt, timeout=900).require_success()
     name = f"cat_{family}_00001"
     file = load_lora_file(loras / f"{name}.safetensors")
@@ -82,7 +82,7 @@ def test_from_photos_to_a_picture_and_the_same_picture_from_the_file(browser_pag
 
     server.free()  # the file alone must do
     loader = {"PALP_LoadLora": {"lora_name": f"{name}.safetensors"}}
-    again = shipped(browser_page, "palp_load_lora", CheckpointLoaderSimple=checkpoint, **loader)
+    again = shipped(browser_page, "06 Use a trained file", CheckpointLoaderSimple=checkpoint, **loader)
     loaded = server.queue(again, timeout=600).require_success()
     assert (picture(server, loaded) == first).all()
     assert any(f"{file.projections} of {file.projections} keys matched" in text for _, text in loaded.texts)
@@ -91,7 +91,7 @@ def test_from_photos_to_a_picture_and_the_same_picture_from_the_file(browser_pag
     stock = server.queue(stock_workflow(again, name), timeout=600).require_success()
     assert (picture(server, stock) == first).all()
 
-    untouched = shipped(browser_page, "palp_load_lora", CheckpointLoaderSimple=checkpoint, **loader)
+    untouched = shipped(browser_page, "06 Use a trained file", CheckpointLoaderSimple=checkpoint, **loader)
     (key,) = (k for k, node in untouched.items() if node["class_type"] == "PALP_LoadLora")
     untouched[key]["inputs"]["strength"] = 0.0
     weak = server.queue(untouched, timeout=600).require_success()
@@ -111,12 +111,14 @@ def on_tiny_model(prompt: dict, family: str) -> dict:
     return {**changed, "tiny": {"class_type": "TinyTransformerLoader", "inputs": {"family": family}}}
 
 
-@pytest.mark.parametrize(("name", "family"), [("palp_z_image", "z_image"), ("palp_flux2_klein", "flux2_klein")])
+TRANSFORMERS = [("03 Your subject with Z-Image", "z_image"), ("04 Your subject with FLUX.2 Klein", "flux2_klein")]
+
+
+@pytest.mark.parametrize(("name", "family"), TRANSFORMERS)
 def test_from_photos_to_a_picture_on_a_transformer(browser_page, server, name, family):
     """Their templates in the page, with a tiny model of the host's own class; the text stands for the subject."""
     latent = "EmptySD3LatentImage" if family == "z_image" else "EmptyFlux2LatentImage"
     chosen = {
-        "LoadImage": {"image": "cat.png"},
         "PALP_Personalize": {"steps": 2, "file_name": family},
         latent: {"width": 64, "height": 64},
     }
@@ -134,29 +136,29 @@ def test_from_photos_to_a_picture_on_a_transformer(browser_page, server, name, f
 def test_two_subjects_in_one_picture(browser_page, server, sd15_checkpoint):
     chosen = {
         "CheckpointLoaderSimple": {"ckpt_name": sd15_checkpoint},
-        "LoadImage": {"image": "cat2.png"},
         "PALP_Personalize": {**SMALL["PALP_Personalize"], "file_name": "two"},
     }
-    result = server.queue(shipped(browser_page, "palp_two_subjects", **chosen), timeout=600).require_success()
+    result = server.queue(
+        shipped(browser_page, "05 Two subjects in one picture", **chosen), timeout=600
+    ).require_success()
     file = load_lora_file(server.base_directory / "models/loras/two_00001.safetensors")
     assert list(file.words) == ["two_00001_V", "two_00001_V2"]
     assert picture(server, result).std() > 5
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-@pytest.mark.parametrize("name", ["pick_and_draw", "attention_heatmap"])
+@pytest.mark.parametrize("name", ["07 One photo, no training", "08 Where the words look"])
 def test_guidance_and_heat_maps_from_their_templates(browser_page, server, name, family, request):
     chosen = {
         "CheckpointLoaderSimple": {"ckpt_name": request.getfixturevalue(f"{family}_checkpoint")},
-        "LoadImage": {"image": "cat.png"},
         "PALP_PickAndDraw": {"resolution": 64},
     }
     result = server.queue(shipped(browser_page, name, **chosen), timeout=900).require_success()
     first = picture(server, result)
     assert first.std() > 5
     shown = [image for image in result.images if image["type"] == "temp"]
-    assert len(shown) == (2 if name == "attention_heatmap" else 0)
-    if name == "pick_and_draw":
+    assert len(shown) == (2 if name == "08 Where the words look" else 0)
+    if name == "07 One photo, no training":
         chosen["PALP_PickAndDraw"] |= {"pick_weight": 0.0, "draw_weight": 0.0}
         off = server.queue(shipped(browser_page, name, **chosen), timeout=900).require_success()
         assert np.abs(first - picture(server, off)).mean() > 0.05  # of 255 levels; the model is random
@@ -165,9 +167,9 @@ def test_guidance_and_heat_maps_from_their_templates(browser_page, server, name,
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_a_learned_word_from_its_template_and_from_its_file(browser_page, server, family, request):
     chosen = {"CheckpointLoaderSimple": {"ckpt_name": request.getfixturevalue(f"{family}_checkpoint")}}
-    training = {"LoadImage": {"image": "cat.png"}, "PALP_TextualInversionTrain": {"overwrite": True}}
-    prompt = with_options(shipped(browser_page, "textual_inversion", **chosen, **training))
-    again = shipped(browser_page, "use_learned_word", **chosen)
+    training = {"PALP_TextualInversionTrain": {"overwrite": True}}
+    prompt = with_options(shipped(browser_page, "09 Learn a word", **chosen, **training))
+    again = shipped(browser_page, "10 Use a learned word", **chosen)
     first = picture(server, server.queue(prompt, timeout=900).require_success())
     assert (server.base_directory / "models/embeddings/my_cat.safetensors").exists() and first.std() > 5
     server.free()  # the file alone must do
@@ -176,13 +178,13 @@ def test_a_learned_word_from_its_template_and_from_its_file(browser_page, server
 
 def test_the_first_workflow_of_a_newcomer_needs_nothing_but_the_pack(browser_page, server):
     small = {"PALP_Personalize": {"steps": 2}, "PALP_Options": {"batch_size": 1}, "KSampler": {"steps": 2}}
-    frontend.load_workflow(browser_page, json.loads((WORKFLOWS / "try_palp_in_two_minutes.json").read_text()))
+    frontend.load_workflow(browser_page, json.loads((WORKFLOWS / "01 Try PALP in two minutes.json").read_text()))
     for node_type, widgets in small.items():
         for widget, value in widgets.items():
             frontend.set_widget(browser_page, node_type, widget, value)
     result = server.queue(frontend.to_api(browser_page), timeout=600).require_success()
     saved = [image for image in result.images if image["type"] == "output"]
-    assert len(saved) == 8  # four of each training
+    assert len(saved) == 12  # four of the base model and of each training
     with Image.open(server.file(saved[0])) as picture:
         assert picture.size == (256, 256)
     for name, weight in (("demo_plain", 0.0), ("demo_palp", ALIGNMENT.weight)):
@@ -190,7 +192,7 @@ def test_the_first_workflow_of_a_newcomer_needs_nothing_but_the_pack(browser_pag
         guidance = info.settings["alignment"]
         assert guidance["weight"] == weight and info.prediction == "v"
         assert guidance["score"] == {"name": ALIGNMENT.score.name, **asdict(ALIGNMENT.score)}
-        assert info.target_prompt == "a sketch of a [V] with a hat on the beach"
+        assert info.target_prompt == "a neon sign of a [V] with a balloon in the city at night"
 
 
 def test_the_page_lists_the_templates_and_shows_help(browser_page, server):
