@@ -46,6 +46,7 @@ OPTIONS_WIDGETS = {
     "retrain": False,
     "preview_every": -1,
     "preview_guidance": 0.0,
+    "invert_masks": False,
 }
 
 

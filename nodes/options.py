@@ -55,6 +55,7 @@ class Options:
     trigger: str = ""
     retrain: bool = False
     previews: PreviewConfig = PreviewConfig()
+    invert_masks: bool = False
 
     @property
     def shared(self) -> dict:
@@ -111,6 +112,12 @@ class PalpOptions(io.ComfyNode):
                 trigger_input(),
                 retrain_input(),
                 *(widget(PreviewConfig, name) for name in PREVIEWS),
+                io.Boolean.Input(
+                    "invert_masks",
+                    default=False,
+                    tooltip="Takes the training's masks as black where the subject is, as Load Image makes them of a "
+                    "cut-out picture. Off, such a mask is known by its white border.",
+                ),
             ],
             outputs=[
                 OptionsSocket.Output(
@@ -130,6 +137,7 @@ class PalpOptions(io.ComfyNode):
         initial_embedding,
         trigger,
         retrain,
+        invert_masks,
         **settings,
     ):
         chosen = dict(score)
@@ -146,6 +154,7 @@ class PalpOptions(io.ComfyNode):
             trigger,
             retrain,
             previews,
+            invert_masks,
         )
         return io.NodeOutput(options)
 

@@ -94,6 +94,7 @@ class PalpPersonalize(io.ComfyNode):
                 chosen.personalization_prompt,
                 chosen.initial_embedding,
                 chosen.trigger,
+                chosen.invert_masks,
             )
             everyone = [subject, *(subjects[0] if subjects else [])]
             config = _config(widgets, chosen)

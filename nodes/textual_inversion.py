@@ -106,6 +106,7 @@ def _concept(images: dict, masks: dict | None, widgets: dict, chosen: Options) -
         templates=_lines(widgets["templates"]),
         captions=_lines(widgets["captions"]),
         initial_embedding=chosen.initial_embedding,
+        invert_masks=chosen.invert_masks,
     )
 
 

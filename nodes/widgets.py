@@ -179,6 +179,7 @@ def make_subject(
     personalization_prompt: str,
     initial_embedding: Embedding | None,
     trigger: str,
+    invert_masks: bool = False,
 ) -> Subject:
     """Make the core's subject from what the sockets hold: each a list of batches, (B, H, W, C) or (B, H, W)."""
     return Subject(
@@ -189,6 +190,7 @@ def make_subject(
         masks=tuple(unbatch(masks or {})),
         initial_embedding=initial_embedding,
         trigger=trigger,
+        invert_masks=invert_masks,
     )
 
 

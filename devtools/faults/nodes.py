@@ -179,6 +179,7 @@ def _options(_parts: Parts, _root: Path) -> None:
         "retrain": False,
         "preview_every": -1,
         "preview_guidance": 0.0,
+        "invert_masks": False,
     }
     _executed(PalpOptions, score={"score": "delta"}, precision="auto", offloading=False, **texts)
 

@@ -38,6 +38,8 @@ class LearnWord:
     kind: Kind = "object"
     #: Takes masks, white where the subject is: files in the order of the images, or a folder with a.png for a.jpg.
     masks: tuple[Path, ...] = ()
+    #: Takes masks that are black where the subject is, those beside the images included, and not white.
+    invert_masks: bool = False
     #: Learns with these sentences, {} for the word; none takes neutral ones.
     templates: tuple[str, ...] = ()
     #: Describes each image in a sentence, {} for the word, in place of templates.
@@ -70,6 +72,7 @@ class LearnWord:
             self.templates,
             self.captions,
             load_embedding(self.initial_embedding) if self.initial_embedding else None,
+            self.invert_masks,
         )
         config = TextualInversionConfig(**asdict(self.settings))
         backbone = training_backbone(self.model, self.device, self.precision)

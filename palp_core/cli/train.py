@@ -42,6 +42,8 @@ class Train:
     target_prompt: str
     #: Takes masks, white where the subject is: files in the order of the photos, or a folder with a.png for a.jpg.
     masks: tuple[Path, ...] = ()
+    #: Takes masks that are black where the subject is, those beside the photos included, and not white.
+    invert_masks: bool = False
     #: Starts from a word learned before, a .safetensors file, in place of the class word.
     initial_embedding: Path | None = None
     #: Stands before the class word in prompts where no word is learned; empty means a rare text.
@@ -73,6 +75,7 @@ class Train:
             masks=masks,
             initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
             trigger=self.trigger,
+            invert_masks=self.invert_masks,
         )
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(Personalization(backbone, [subject], self.target_prompt, config))

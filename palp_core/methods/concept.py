@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import get_args
 
 import torch
@@ -41,13 +41,16 @@ class Concept:
     captions: tuple[str, ...] = ()
     #: A word learned before, to start from in place of the initial word; it brings its number of vectors.
     initial_embedding: Embedding | None = None
+    #: Whether the masks that are given are black where the concept is; an image's alpha never is.
+    invert_masks: InitVar[bool] = False
     #: What is to be said of it to whoever made it, in sentences, which are logged.
     notes: tuple[str, ...] = field(default=(), init=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, invert_masks: bool) -> None:
         word, article = named_without_article("initial_word", self.initial_word)
         object.__setattr__(self, "initial_word", word)
-        for name, value in check_images_and_masks("the concept", self.images, self.masks)._asdict().items():
+        checked = check_images_and_masks("the concept", self.images, self.masks, invert_masks)
+        for name, value in checked._asdict().items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "notes", article + self.notes)
         if self.kind not in get_args(Kind):

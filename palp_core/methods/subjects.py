@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from torch import Tensor
 
@@ -38,14 +38,16 @@ class Subject:
     initial_embedding: Embedding | None = None
     #: A rare text that stands before the class word where no word is learned; empty for one of TRIGGERS.
     trigger: str = ""
+    #: Whether the masks that are given are black where the subject is; an image's alpha never is.
+    invert_masks: InitVar[bool] = False
     #: What is to be said of it to whoever made it, in sentences, which are logged.
     notes: tuple[str, ...] = field(default=(), init=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, invert_masks: bool) -> None:
         check_placeholder(self.placeholder)
         check_class_word(self.class_word, f"class_word of {self.placeholder}")
         article = self._left_out_article()
-        checked = check_images_and_masks(self.placeholder, self.images, self.masks)
+        checked = check_images_and_masks(self.placeholder, self.images, self.masks, invert_masks)
         if not self.personalization_prompt.strip():
             object.__setattr__(self, "personalization_prompt", f"a photo of {self.placeholder}")
         check_weights(f"personalization_prompt of {self.placeholder}", self.personalization_prompt, [self.placeholder])

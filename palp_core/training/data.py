@@ -51,6 +51,13 @@ def check_mask(name: str, mask: Tensor, image: Tensor) -> Tensor:
     return mask.float().clamp(0, 1)
 
 
+def inverted(name: str, mask: Tensor, image: Tensor) -> Tensor:
+    """(H, W) in 0..1, black where the subject is -> white there. Raises ImageError that calls the mask `name`."""
+    if mask.numel() and mask.max() <= 0:  # the host's mask of an opaque picture, which is small
+        return torch.ones(image.shape[:2])
+    return check_mask(f"{name}, inverted,", 1 - mask.float(), image)
+
+
 class Checked(NamedTuple):
     """Images and masks that can be learned from, and what is to be said of them."""
 
@@ -59,11 +66,13 @@ class Checked(NamedTuple):
     notes: tuple[str, ...]
 
 
-def check_images_and_masks(owner: str, images: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Checked:
+def check_images_and_masks(
+    owner: str, images: Sequence[Tensor], masks: Sequence[Tensor | None], invert: bool = False
+) -> Checked:
     """Check what the owner is learned from, take inverted masks as they are meant, and log what is to be said of them.
 
     images: (H, W, 3 or 4). masks: (H, W), one for each, or none at all; where one is None, its image's alpha is the
-    mask. Raises ImageError that names the owner.
+    mask. invert: masks are black where the owner is, and nothing is guessed. Raises ImageError that names the owner.
     """
     if not images:
         raise ImageError(f"images: {owner} has no image. Connect 1 to 8 photos of it.")
@@ -73,7 +82,7 @@ def check_images_and_masks(owner: str, images: Sequence[Tensor], masks: Sequence
         )
     checked = [check_image(f"image {i} of {owner}", image) for i, image in enumerate(images, 1)]
     pairs = enumerate(zip(images, masks or [None] * len(images), strict=True), 1)
-    found, notes = zip(*(image_mask(f"{i} of {owner}", *pair) for i, pair in pairs), strict=True)
+    found, notes = zip(*(image_mask(f"{i} of {owner}", *pair, invert) for i, pair in pairs), strict=True)
     notes = tuple(filter(None, notes))
     for note in notes:
         logging.warning(note)
@@ -83,11 +92,11 @@ def check_images_and_masks(owner: str, images: Sequence[Tensor], masks: Sequence
     return Checked(tuple(checked), tuple(filled), notes)
 
 
-def image_mask(which: str, image: Tensor, mask: Tensor | None) -> tuple[Tensor | None, str]:
+def image_mask(which: str, image: Tensor, mask: Tensor | None, invert: bool = False) -> tuple[Tensor | None, str]:
     """Return an image's mask, given or its alpha, and what is to be said of it. which: "1 of [V]", for errors."""
     if mask is not None:
         name = f"mask {which}".rstrip()
-        return as_meant(name, check_mask(name, mask, image))
+        return (inverted(name, mask, image), "") if invert else as_meant(name, check_mask(name, mask, image))
     alpha = alpha_of(image)
     return None if alpha is None else check_mask(f"the alpha of image {which}".rstrip(), alpha, image), ""
 

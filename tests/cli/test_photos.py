@@ -90,6 +90,19 @@ def test_what_is_said_of_a_mask_is_a_line_of_the_command(monkeypatch, tmp_path, 
     assert "mask 1 of [V] is white all round" in caplog.text
 
 
+@pytest.mark.parametrize("command", ["train", "learn-word"])
+def test_masks_may_be_said_to_be_inverted(monkeypatch, capsys, tmp_path, model, command):
+    half, photos = torch.zeros(64, 64), tmp_path / "photos"
+    half[:32] = 1  # of which nothing can be guessed
+    write(PHOTO, photos / "a.png")
+    write(half, tmp_path / "white" / "a.png")
+    write(1 - half, tmp_path / "black" / "a.png")
+    white = palp(monkeypatch, command, model, photos, tmp_path / "out_white", "--masks", tmp_path / "white")
+    black = ("--masks", tmp_path / "black", "--invert-masks")
+    black = palp(monkeypatch, command, model, photos, tmp_path / "out_black", *black)
+    assert all(torch.equal(white[key], black[key]) for key in white)
+
+
 def test_masks_of_a_folder_belong_to_the_photos_of_their_names(capsys, tmp_path):
     """In any order and format; what fits nothing is named, and so is what is learned whole."""
     photos, masks = tmp_path / "photos", tmp_path / "masks"

@@ -14,7 +14,7 @@ NODES = {
     "masks subjects options",
     "PALP_Options": "score learning_rate embedding_learning_rate rank batch_size resolution gradient_checkpointing "
     "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger "
-    "retrain preview_every preview_guidance",
+    "retrain preview_every preview_guidance invert_masks",
     "PALP_Photos": "folder",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects",
     "PALP_LoadLora": "model clip lora_name strength step",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from devtools.random_models import pictures
 from palp_core import Concept, Subject
+from palp_core.training.data import check_images_and_masks
 from palp_core.training.masks import GREY, looks_inverted
 
 (PHOTO,) = pictures((64, 80))
@@ -98,3 +101,27 @@ def test_opaque_and_empty_pictures_with_alpha():
     assert Subject((opaque,), "cat").masks == ()
     with pytest.raises(ValueError, match=r"the alpha of image 1 of \[V\] is all black"):
         Subject((torch.cat([PHOTO, torch.zeros(64, 80, 1)], dim=-1),), "cat")
+
+
+def test_masks_that_are_said_to_be_inverted_are_not_guessed_about():
+    """Neither one that looks inverted and is not, nor the small black one that the host makes of an opaque picture."""
+    image, disc = torch.rand(64, 64, 3), torch.zeros(64, 64)
+    disc[16:48, 16:48] = 1
+    for given, wanted in ((disc, 1 - disc), (1 - disc, disc), (torch.zeros(8, 8), torch.ones(64, 64))):
+        found = check_images_and_masks("[V]", [image], [given], invert=True)
+        assert torch.equal(found.masks[0], wanted) and found.notes == ()
+    with pytest.raises(ValueError, match=r"mask 1 of \[V\], inverted, is all black"):
+        check_images_and_masks("[V]", [image], [torch.ones(64, 64)], invert=True)
+    alpha = torch.cat([image, disc[..., None]], dim=-1)
+    assert torch.equal(check_images_and_masks("[V]", [alpha], [None], invert=True).masks[0], disc)
+
+
+def test_subjects_and_concepts_invert_their_masks_once():
+    image, thin = torch.rand(64, 64, 3), torch.zeros(64, 64)
+    thin[:32] = 1
+    for made in (
+        Subject((image,), "cat", masks=(1 - thin,), invert_masks=True),
+        Concept((image,), "cat", masks=(1 - thin,), invert_masks=True),
+    ):
+        assert torch.equal(made.masks[0], thin)
+        assert torch.equal(replace(made).masks[0], thin)
