@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from devtools import host_models
-from devtools.comfy_server import ComfyServer
+from devtools.comfy_server import ComfyServer, PromptRejectedError
 from devtools.graphs import personalize_graph, word_graph
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import Concept, TextualInversion, TextualInversionConfig, load_embedding
@@ -165,8 +165,14 @@ def test_words_work_in_their_own_run_and_after_a_restart(server, sd15_checkpoint
         assert (picture(server, without) != first[name]).any(), name
 
 
+def test_the_page_marks_a_node_whose_name_has_path_parts_before_anything_runs(server, sd15_checkpoint):
+    with pytest.raises(PromptRejectedError) as refused:
+        server.queue(word_graph(sd15_checkpoint, name="../../etc/cat"))
+    (error, *_) = refused.value.node_errors["10"]["errors"]
+    assert error["extra_info"]["input_name"] == "name" and "must be a plain name" in error["details"]
+
+
 BAD = {
-    "path parts": ({"name": "../../etc/cat"}, "must be a plain name"),
     "unknown word": ({"initial_word": "xqzvt"}, "which does not know it as one word"),
     "several words": ({"initial_word": "tabby cat"}, "is 2 tokens"),
     "no word": ({"initial_word": " "}, "initial_word is empty"),
