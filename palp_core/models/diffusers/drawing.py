@@ -51,4 +51,5 @@ def flow_prompts(
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    return {f"{prefix}{PIPELINE_NAMES[name]}": tensor for name, tensor in tensors.items()}
+    """By the pipeline's names. Guidance that was distilled into a model is an option of its pipeline's own."""
+    return {f"{prefix}{PIPELINE_NAMES[name]}": t for name, t in tensors.items() if name in PIPELINE_NAMES}
