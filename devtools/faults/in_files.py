@@ -147,3 +147,18 @@ def _loading_fault(kind: str, number: int) -> Fault:
         return instead_of(comfy.utils, "load_torch_file", raising(error), number)
 
     return Fault(f"{kind} in file {number} of its model", ERRORS[kind], inject, partial(ended, kind=kind))
+
+
+def picture_faults() -> list[Fault]:
+    """Each kind of fault after the first and the last of three photos has been read."""
+    kinds = ("exception", "out of memory", "Ctrl-C")
+    return [_picture_fault(kind, number) for kind in kinds for number in (1, 3)]
+
+
+def _picture_fault(kind: str, number: int) -> Fault:
+    def inject(_world: World, error: BaseException) -> AbstractContextManager:
+        from palp_pack.nodes import photos
+
+        return instead_of(photos, "read_image", raising(error), number)
+
+    return Fault(f"{kind} in photo {number}", ERRORS[kind], inject, partial(ended, kind=kind))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .fault import Fault
-from .in_files import disk_faults, loading_faults, reading_faults, word_faults
+from .in_files import disk_faults, loading_faults, picture_faults, reading_faults, word_faults
 from .in_loop import device_faults, loop_faults, progress_faults
 from .in_model import cancel_faults, network_faults, silent_fault, text_faults, vae_faults
 from .nodes import (
@@ -13,6 +13,7 @@ from .nodes import (
     LOAD_LORA,
     OPTIONS,
     PERSONALIZE,
+    PHOTOS,
     RECORD,
     SAMPLED,
     SUBJECT,
@@ -43,5 +44,5 @@ MATRIX[GUIDE] += [*vae_faults(), *text_faults()]
 MATRIX[RECORD] += text_faults()
 MATRIX[LOAD_LORA] += reading_faults()
 MATRIX |= {node: reading_faults() for node in (OPTIONS, SUBJECT)}
-MATRIX |= {DEMO_WORLD: loading_faults()}
+MATRIX |= {DEMO_WORLD: loading_faults(), PHOTOS: picture_faults()}
 COMBINATIONS = [(node, fault) for node, faults in MATRIX.items() for fault in faults]

@@ -191,6 +191,12 @@ def _subject(_parts: Parts, _root: Path) -> None:
     _executed(PalpSubject, class_word=["cat"], **texts, **_photos_and_masks())
 
 
+def _load_photos(_parts: Parts, _root: Path) -> None:
+    from palp_pack.nodes.photos import PalpPhotos
+
+    _executed(PalpPhotos, folder="example: cat")
+
+
 def _demo_world(_parts: Parts, _root: Path) -> None:
     from palp_pack.nodes.demo_world import PalpDemoWorld
 
@@ -231,5 +237,6 @@ RECORD = Node("Record Attention and Attention Heatmap", "sd1", _record)
 LOAD_LORA = Node("Load PALP LoRA", "sd1", _load_lora, given=f"loras/{GIVEN}", patches=True)
 OPTIONS = Node("PALP Options", "sd1", _options, given=f"embeddings/{GIVEN}")
 SUBJECT = Node("PALP Subject", "sd1", _subject, given=f"embeddings/{GIVEN}")
+PHOTOS = Node("PALP Photos", "sd1", _load_photos)
 DEMO_WORLD = Node("PALP Demo World", "sd1", _demo_world)
 SAMPLED = [GUIDE, GUIDE_WITH_LORA, RECORD, LOAD_LORA]

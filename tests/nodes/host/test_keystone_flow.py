@@ -94,7 +94,7 @@ def encoded_by(theirs):
     def encode(prompt: str, words: dict) -> Conditioning:
         latents = torch.zeros(1, *host_transformers.TINY[theirs.family.name].latents)
         inputs = theirs._network_inputs(latents, theirs.encode_prompt(prompt, words))
-        names = {"text": "c_crossattn", "pooled": "y"}
+        names = {"text": "c_crossattn", "pooled": "y", "guidance": "guidance"}
         return Conditioning({ours: inputs[name].cond for ours, name in names.items() if name in inputs})
 
     return encode
