@@ -367,7 +367,7 @@ def test_an_article_and_a_class_word_beside_the_subject_are_not_repeated(both):
     assert (read.template.text, read.reference.text) == ("a sketch of a dog", "a photo of a cat")
     read = read_prompts(clip.tokenizer, reader.find, "a sketch of a cat", "a cat", "a dog", "")
     assert (read.template.text, read.reference.text) == ("a sketch of a dog", "a photo of a cat")
-    with pytest.raises(ValueError, match=r"prompt holds \[V:1\.2\].*Write \(\[V\]:1\.2\) in ComfyUI"):
+    with pytest.raises(ValueError, match=r"prompt holds \[V:1\.2\].*Write \(\[V\]:1\.2\) in its place"):
         read_prompts(clip.tokenizer, reader.find, "a [V:1.2]", "[V]", "cat", "")
 
 
