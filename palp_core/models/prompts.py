@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 
@@ -22,6 +23,8 @@ from ..errors import PromptError, printable, quoted
 
 #: Of a prompt; text encoders read far fewer.
 MOST_LETTERS = 2000
+#: Of brackets in each other; who reads them opens one after the other.
+MOST_NESTED = 100
 #: Of a word in ComfyUI's syntax, (word:1.2), where it is more or less than none; 1.5 is a strong one.
 LARGEST_WEIGHT = 100.0
 WEIGHT = re.compile(r":([^():]+)\)")
@@ -54,6 +57,8 @@ def check_prompt(name: str, text: str) -> None:
         raise PromptError(f"{name} holds half a letter ({printable(found[0])}), as of a damaged file. Type it anew.")
     if found := CONTROL_TOKEN.search(text):
         raise PromptError(f"{name} holds {found[0]}, by which text encoders mark the end of a text. Remove it.")
+    if (depth := max(accumulate((letter == "(") - (letter == ")") for letter in text), default=0)) > MOST_NESTED:
+        raise PromptError(f"{name} has brackets {depth} deep in each other; {MOST_NESTED} are the most. Remove some.")
     for weight in WEIGHT.findall(text):
         if not _is_usable(weight):
             raise PromptError(

@@ -20,6 +20,7 @@ BAD = [
     ("(a:1e400)", "has a word of weight 1e400"),
     ("(a b: -inf )", "has a word of weight -inf"),
     ("(a:1e9)", "has a word of weight 1e9"),
+    ("(" * 101 + "a" + ")" * 101, "has brackets 101 deep in each other; 100 are the most"),
     ("a \ud800", r"holds half a letter \(\\ud800\)"),
     ("a <|endoftext|> b", r"holds <\|endoftext\|>"),
     ("a</s>b", "holds </s>"),
