@@ -24,6 +24,7 @@ from .options import Options, options_input
 from .widgets import (
     CATEGORY,
     Subjects,
+    captions_input,
     checkpoint_inputs,
     class_word_input,
     first_fault,
@@ -78,7 +79,7 @@ class PalpPersonalize(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, images, masks=None, subjects=None, options=None, **widgets):
+    def execute(cls, model, clip, vae, images, masks=None, subjects=None, options=None, captions=None, **widgets):
         model, clip, vae = model[0], clip[0], vae[0]
         widgets = {name: value[0] for name, value in widgets.items()}
         chosen = options[0] if options else Options()
@@ -95,6 +96,7 @@ class PalpPersonalize(io.ComfyNode):
                 chosen.initial_embedding,
                 chosen.trigger,
                 chosen.invert_masks,
+                captions,
             )
             everyone = [subject, *(subjects[0] if subjects else [])]
             config = _config(widgets, chosen)
@@ -147,4 +149,5 @@ def _inputs() -> list[io.Input]:
             tooltip="Takes further subjects of the same picture, from PALP Subject. The paper has score palp for them.",
         ),
         options_input(),
+        captions_input(),
     ]

@@ -1,4 +1,4 @@
-"""PALP Photos: all photos of a folder, and the masks beside them, in one step."""
+"""PALP Photos: all photos of a folder, and the masks and captions beside them, in one step."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class PalpPhotos(io.ComfyNode):
             display_name="PALP Photos",
             category=CATEGORY,
             description=(
-                "Loads all photos of a folder, as phones and tools leave it: turned as the camera was held, with the "
-                "masks beside them (a-masklabel.png for a.jpg). Make a folder in ComfyUI's input folder, and press R."
+                "Loads all photos of a folder, as phones and tools leave it: turned as the camera was held, with masks "
+                "(a-masklabel.png for a.jpg) and captions (a.txt) beside them. Make a folder in ComfyUI's input "
+                "folder, and press R."
             ),
             search_aliases=["palp", "load images from folder", "dataset", "photos", "load image batch"],
             inputs=[
@@ -55,6 +56,11 @@ class PalpPhotos(io.ComfyNode):
                     is_output_list=True,
                     tooltip="Are the photos' masks, all white for a photo without; none where no photo has one.",
                 ),
+                io.String.Output(
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="Are what a.txt or a.caption says of a.jpg beside it; none where no photo has one.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -63,13 +69,21 @@ class PalpPhotos(io.ComfyNode):
     def execute(cls, folder):
         found = find_photos([_path(folder)])
         images = [read_image(path)[None] for path in found.images]
-        show_text(cls.hidden.unique_id, " ".join([f"{len(images)} photos.", *found.notes]))
-        return io.NodeOutput(images, _masks(found, images))
+        captions = found.read_captions()
+        show_text(cls.hidden.unique_id, " ".join([_counted(found), *found.notes]))
+        return io.NodeOutput(images, _masks(found, images), list(captions))
 
     @classmethod
     def fingerprint_inputs(cls, folder):
         """Run again when a file of the folder is another. A folder that is linked is not known yet: None."""
         return folder and sorted((str(file), file.stat().st_mtime_ns) for file in _path(folder).rglob("*"))
+
+
+def _counted(found: Photos) -> str:
+    """Say how many photos there are, and how many have a mask or a caption beside them."""
+    beside = {"masks": found.masks, "captions": found.captions}
+    counts = [f"{sum(map(bool, files))} {name}" for name, files in beside.items() if any(files)]
+    return ", ".join([f"{len(found.images)} photos", *counts]) + "."
 
 
 def _masks(found: Photos, images: list[Tensor]) -> list[Tensor]:

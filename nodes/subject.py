@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .widgets import (
     CATEGORY,
     Subjects,
+    captions_input,
     class_word_input,
     images_input,
     initial_embedding_input,
@@ -43,6 +44,7 @@ class PalpSubject(io.ComfyNode):
                 masks_input(),
                 Subjects.Input("subjects", optional=True, tooltip="Takes further subjects, from another PALP Subject."),
                 trigger_input(),
+                captions_input(),
             ],
             outputs=[
                 Subjects.Output(
@@ -52,10 +54,10 @@ class PalpSubject(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, masks=None, subjects=None, **widgets):
+    def execute(cls, images, masks=None, subjects=None, captions=None, **widgets):
         widgets = {name: value[0] for name, value in widgets.items()}
         widgets["initial_embedding"] = load_initial_embedding(widgets["initial_embedding"])
-        subject = make_subject(images, masks, **widgets)
+        subject = make_subject(images, masks, captions=captions, **widgets)
         return io.NodeOutput([*(subjects[0] if subjects else []), subject])
 
     @classmethod

@@ -100,6 +100,16 @@ def masks_input() -> io.Autogrow.Input:
     )
 
 
+def captions_input() -> io.String.Input:
+    return io.String.Input(
+        "captions",
+        optional=True,
+        force_input=True,
+        tooltip="Takes what else each photo shows, from PALP Photos or one line for each photo. What is named is not "
+        "learned with the subject.",
+    )
+
+
 def class_word_input(default: str) -> io.String.Input:
     return io.String.Input(
         "class_word",
@@ -180,10 +190,12 @@ def make_subject(
     initial_embedding: Embedding | None,
     trigger: str,
     invert_masks: bool = False,
+    captions: list[str] | None = None,
 ) -> Subject:
     """Make the core's subject from what the sockets hold: each a list of batches, (B, H, W, C) or (B, H, W)."""
+    photos = tuple(unbatch(images))
     return Subject(
-        images=tuple(unbatch(images)),
+        images=photos,
         class_word=class_word,
         placeholder=placeholder.strip(),
         personalization_prompt=personalization_prompt,
@@ -191,7 +203,13 @@ def make_subject(
         initial_embedding=initial_embedding,
         trigger=trigger,
         invert_masks=invert_masks,
+        captions=_one_each(captions or [], len(photos)),
     )
+
+
+def _one_each(captions: list[str], photos: int) -> tuple[str, ...]:
+    """One text for each photo: those of a list, or the lines of a single text for several photos."""
+    return tuple(captions[0].splitlines() if len(captions) == 1 and photos > 1 else captions)
 
 
 def unbatch(sockets: dict[str, list[Tensor]]) -> list[Tensor]:

@@ -70,7 +70,7 @@ def compared(run: Training[Weights], settings: Scores) -> Iterator[Tensor]:
             random = torch.Generator().manual_seed(step.index)
             with torch.no_grad():
                 photo = encode(subject.personalization_prompt, run.learner.result().words)
-                prompts = {"null": null, "clean": clean, "negative": null, "photo": photo}
+                prompts = {"null": [null], "clean": [clean], "negative": [null], "photo": [photo]}
                 levels = [at_level(run, x0, level, prompts, random) for level in LEVELS]
             yield torch.stack(levels)
 
@@ -79,7 +79,7 @@ def at_level(
     run: Training[Weights],
     x0: Tensor,
     level: float,
-    prompts: dict[PromptName, Conditioning],
+    prompts: dict[PromptName, list[Conditioning]],
     random: torch.Generator,
 ) -> Tensor:
     """Take the cosine of each other score's Delta with the paper's, mean over the batch of x0; (other scores,)."""
@@ -98,7 +98,7 @@ def at_level(
     return torch.stack([cosine_similarity(paper, delta(config)).mean() for config in OTHERS.values()])
 
 
-def noisy(backbone: Backbone, x0: Tensor, noise: Tensor, level: float, photo: Conditioning) -> NoisySample:
+def noisy(backbone: Backbone, x0: Tensor, noise: Tensor, level: float, photo: list[Conditioning]) -> NoisySample:
     """Noise x0, (B, C, H, W), to one level, and ask the personalized model about it."""
     sigma = backbone.levels.at(level).expand(len(x0))
     x = x0 + per_sample(sigma, x0) * noise

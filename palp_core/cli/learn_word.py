@@ -63,7 +63,7 @@ class LearnWord:
 
     def run(self) -> None:
         name = reserve(self.out, self.name, self.overwrite or is_result(self.out / RUNS, self.name))
-        images, masks = read_photos(self.images, self.masks)
+        images, masks, _ = read_photos(self.images, self.masks, captions=False)
         concept = Concept(
             images,
             self.initial_word,

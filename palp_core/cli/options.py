@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal, NamedTuple, get_type_hints
 
 import torch
 import tyro
 from torch import Tensor
 
 from ..files.images import read_image, read_mask
-from ..files.photos import find_masks, find_photos, listed, masks_by_name
+from ..files.photos import Photos, find_masks, find_photos, listed, masks_by_name
 from ..methods.alignment import AlignmentConfig
 from ..methods.personalization import PersonalizationConfig
 from ..methods.previews import PreviewConfig
@@ -78,13 +78,19 @@ class AlignmentOptions(_AlignmentOptions):
         return AlignmentConfig(self.alignment_weight, kind(**chosen), self.noise, self.rescale)
 
 
-def read_photos(
-    paths: tuple[Path, ...], masks: tuple[Path, ...]
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    """Read files or folders: images (H, W, 3 or 4) in 0..1, and masks (H, W), those given or those beside the images.
+class ReadPhotos(NamedTuple):
+    """Photos in memory, and what lies beside them."""
 
-    masks: files in the order of the images, or a folder, in which they are found by their names. What is left out, and
-    which images have no mask, is printed.
+    images: tuple[Tensor, ...]  # (H, W, 3 or 4) each, in 0..1
+    masks: tuple[Tensor | None, ...]  # (H, W), one for each image, or nothing
+    captions: tuple[str, ...]  # one for each image, or nothing
+
+
+def read_photos(paths: tuple[Path, ...], masks: tuple[Path, ...], captions: bool) -> ReadPhotos:
+    """Read files or folders: images, and masks, those given or those beside the images.
+
+    masks: files in the order of the images, or a folder, in which they are found by their names. captions: whether text
+    files beside the images are read. What is left out, and which images have no mask, is printed.
     """
     found = find_photos(paths)
     unused = ["the masks beside the images are left out, because --masks has others."] if masks and found.masked else []
@@ -94,9 +100,17 @@ def read_photos(
     elif masks:
         chosen = find_masks(masks)
     images = tuple(map(read_image, found.images))
-    for note in [*found.notes, *unused, *unfit, *_learned_whole(found.images, images, chosen)]:
+    described = _described(found, captions)
+    for note in [*found.notes, *unused, *unfit, *_learned_whole(found.images, images, chosen), *described]:
         print(f"palp: {note}", file=sys.stderr)
-    return images, tuple(mask and read_mask(mask) for mask in chosen)
+    texts = found.read_captions() if captions else ()
+    return ReadPhotos(images, tuple(mask and read_mask(mask) for mask in chosen), texts)
+
+
+def _described(found: Photos, read: bool) -> Iterator[str]:
+    """Say which captions lie beside the images, and whether they are read."""
+    if names := [file.name for file in found.captions if file]:
+        yield f"captions of {len(names)} of {len(found.images)} images {'' if read else 'not '}read: {listed(names)}."
 
 
 def _learned_whole(paths: Sequence[Path], images: Sequence[Tensor], masks: Sequence[Path | None]) -> Iterator[str]:

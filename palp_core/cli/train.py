@@ -44,6 +44,8 @@ class Train:
     masks: tuple[Path, ...] = ()
     #: Takes masks that are black where the subject is, those beside the photos included, and not white.
     invert_masks: bool = False
+    #: Reads what a.txt or a.caption says of a.jpg beside it, which is not learned then: "a cat on a red sofa".
+    captions: bool = True
     #: Starts from a word learned before, a .safetensors file, in place of the class word.
     initial_embedding: Path | None = None
     #: Stands before the class word in prompts where no word is learned; empty means a rare text.
@@ -67,12 +69,13 @@ class Train:
     def run(self) -> None:
         name = reserve(self.out, self.file_name, overwrite=True, argument="file_name")  # a number makes it free
         config = PersonalizationConfig(**asdict(self.settings), alignment=self.alignment.config())
-        images, masks = read_photos(self.images, self.masks)
+        photos = read_photos(self.images, self.masks, self.captions)
         subject = Subject(
-            images,
+            photos.images,
             self.class_word,
             personalization_prompt=self.personalization_prompt,
-            masks=masks,
+            masks=photos.masks,
+            captions=photos.captions,
             initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
             trigger=self.trigger,
             invert_masks=self.invert_masks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from .images import INSTALL_HEIF, is_heif, is_picture
 #: What the system puts beside pictures; so are all files whose name begins with a dot.
 OF_THE_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini")
 CAPTIONS = (".txt", ".caption")
+MOST_CAPTION = 4000  # letters
 #: Of a file with such a suffix that cannot be read it is said so: it was meant.
 MEANT = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 #: NAME-masklabel.png is OneTrainer's mask of NAME.jpg, NAME-condlabel.png a picture that is not learned.
@@ -30,6 +31,8 @@ class Photos:
     images: tuple[Path, ...]
     #: One for each image, None where it has none.
     masks: tuple[Path | None, ...]
+    #: One for each image, a text file that describes it, None where it has none.
+    captions: tuple[Path | None, ...]
     #: What is to be said of the folders, in sentences: what is left out, and why.
     notes: tuple[str, ...]
 
@@ -38,9 +41,13 @@ class Photos:
         """Whether a mask lies beside any of them."""
         return any(self.masks)
 
+    def read_captions(self) -> tuple[str, ...]:
+        """Read the caption of each image, "" where it has none; nothing where none has. Raises FileError."""
+        return tuple(read_caption(file) if file else "" for file in self.captions) if any(self.captions) else ()
+
 
 def find_photos(paths: Sequence[Path]) -> Photos:
-    """Find the pictures among files and in folders, in the order of their names, and the mask beside each.
+    """Find the pictures among files and in folders, in the order of their names, and mask and caption beside each.
 
     Raises FileError where there are none.
     """
@@ -49,15 +56,38 @@ def find_photos(paths: Sequence[Path]) -> Photos:
     pictures = [file for file, reason in found.items() if reason is None]
     called = {file: _pictures_of_mask(file, pictures, file in paths) for file in pictures}
     masks = {file: whose for file, whose in called.items() if whose is not None}
-    left_out = {file: reason for file, reason in found.items() if reason is not None}
-    left_out |= {file: "a mask without its picture" for file, whose in masks.items() if not whose}
+    images = tuple(file for file in pictures if file not in masks)
+    captions, unused = _captions(found, images)
+    left_out = {file: reason for file, reason in found.items() if reason is not None and file not in captions}
+    left_out |= {file: "a mask without its picture" for file, whose in masks.items() if not whose} | unused
     if left_out:
         notes.append(f"left out: {_listed(left_out)}.")
-    images = tuple(file for file in pictures if file not in masks)
     if not images:
         raise FileError(" ".join([f"there are no pictures in {', '.join(map(str, paths))}.", *notes]))
     mask_of = {image: mask for mask, whose in masks.items() for image in whose}
-    return Photos(images, tuple(map(mask_of.get, images)), tuple(notes))
+    return Photos(images, tuple(map(mask_of.get, images)), captions, tuple(notes))
+
+
+def _captions(files: Iterable[Path], images: Sequence[Path]) -> tuple[tuple[Path | None, ...], dict[Path, str]]:
+    """Return the caption of each image, beside which it lies under its name, and why other captions are left out."""
+    captions = [file for file in files if _is_caption(file)]
+    beside = {(file.parent, file.stem.lower()): file for file in reversed(captions)}
+    used = tuple(beside.get((image.parent, image.stem.lower())) for image in images)
+    described = {(file.parent, file.stem.lower()) for file in used if file}
+    unused = [file for file in captions if file not in used]
+    whose = {file: (file.parent, file.stem.lower()) in described for file in unused}
+    return used, {f: "its picture has another" if has else "captions without their picture" for f, has in whose.items()}
+
+
+def read_caption(file: Path) -> str:
+    """Read what a text file says, in one line. Raises FileError for one that is no text, or has too much of it."""
+    try:
+        text = file.read_bytes()[: MOST_CAPTION + 1].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"caption {file} is not a text in UTF-8. Save it as such, or remove it.") from error
+    if len(text) > MOST_CAPTION:
+        raise FileError(f"caption {file} has more than {MOST_CAPTION} letters. Shorten it, or remove it.")
+    return " ".join(text.split())
 
 
 def find_masks(paths: Sequence[Path]) -> list[Path]:
@@ -126,7 +156,7 @@ def _why_left_out(file: Path, named: bool) -> str | None:
     if file.name.startswith(".") or file.name.lower() in OF_THE_SYSTEM:
         return ""
     if file.suffix.lower() in CAPTIONS:
-        return "captions in files are not read"
+        return ""
     if CONDITION.fullmatch(file.stem):
         return "not a photo"
     if named or is_picture(file):
@@ -134,6 +164,10 @@ def _why_left_out(file: Path, named: bool) -> str | None:
     if is_heif(file):
         return INSTALL_HEIF
     return None if file.suffix.lower() in MEANT else ""
+
+
+def _is_caption(file: Path) -> bool:
+    return file.is_file() and file.suffix.lower() in CAPTIONS and not file.name.startswith(".")
 
 
 def _pictures_of_mask(file: Path, pictures: Sequence[Path], named: bool) -> list[Path] | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ..errors import PromptError, SettingError, quoted
 from ..models.attention import with_conditioning
@@ -144,7 +144,8 @@ class Personalization:
             self._check_negative_prompt()
         looks = config.alignment.needs_region and backbone.family.attention != "unseen"
         unmasked = [s for s in subjects if looks and not s.masks]
-        self._class_tokens = {s.placeholder: self._class_word_positions(s) for s in unmasked}
+        #: By y_P: where in c_P the class word stands.
+        self._class_tokens = {y_P: self._class_word_positions(s, y_P) for s in unmasked for y_P in s.photo_prompts}
 
     @property
     def _reads_class_photos(self) -> bool:
@@ -153,10 +154,13 @@ class Personalization:
 
     def _prompts(self) -> list[str]:
         """All that the text encoders will read, and that must be short enough."""
-        subjects = self.subjects.values()
-        photos = [s.personalization_prompt for s in subjects]
-        class_photos = map(self.class_photo, subjects if self._reads_class_photos else [])
-        return [self.target_prompt, self.clean_prompt, *photos, *class_photos]
+        class_photos = map(self.class_photo, self.photo_prompts if self._reads_class_photos else [])
+        return [self.target_prompt, self.clean_prompt, *self.photo_prompts, *class_photos]
+
+    @property
+    def photo_prompts(self) -> list[str]:
+        """Return y_P of all images of all subjects, each prompt once."""
+        return list(dict.fromkeys(y_P for subject in self.subjects.values() for y_P in subject.photo_prompts))
 
     def _check_negative_prompt(self) -> None:
         alignment = self.config.alignment
@@ -179,17 +183,18 @@ class Personalization:
         """Encode a prompt that names subjects. words: as they are now, by default as they were at the start."""
         return self.backbone.encode_prompt(put_words(prompt, self.texts), words or self.initial)
 
-    def class_photo(self, subject: Subject) -> str:
-        """Return its photo's prompt without the subject: c_P."""
-        return with_class_words(subject.personalization_prompt, list(self.subjects.values()))
+    def class_photo(self, photo_prompt: str) -> str:
+        """Return y_P without the subject: c_P."""
+        return with_class_words(photo_prompt, list(self.subjects.values()))
 
-    def _class_word_positions(self, subject: Subject) -> tuple[int, ...]:
+    def _class_word_positions(self, subject: Subject, photo_prompt: str) -> tuple[int, ...]:
         """Where in c_P the class word stands, by which the subject is found in its photos."""
         try:
-            return self.backbone.token_positions(self.class_photo(subject), subject.class_word.strip(), {})
+            return self.backbone.token_positions(self.class_photo(photo_prompt), subject.class_word.strip(), {})
         except PromptError as error:
+            name = "caption" if subject.captions else "personalization_prompt"
             raise PromptError(
-                f"personalization_prompt {quoted(subject.personalization_prompt)} joins {subject.placeholder} to other "
+                f"{name} {quoted(photo_prompt)} joins {subject.placeholder} to other "
                 "letters. Let it stand as a word of its own, or give masks of the subject."
             ) from error
 
@@ -214,16 +219,15 @@ class Personalization:
         """With where the subject is: by its mask, or by its class word's attention before anything is learned."""
         random, device = torch.Generator().manual_seed(self.config.seed), self.backbone.device
 
-        def located(placeholder: str) -> list[Example]:
-            if placeholder not in self._class_tokens:
-                masked = [(e, whole(e.latents) if e.mask is None else e.mask) for e in examples[placeholder]]
-                return [example._replace(region=mask) for example, mask in masked]
-            tokens = self._class_tokens[placeholder]
-            prompted = with_conditioning(self.backbone, fixed.class_photo[placeholder], tokens)
-            attended = partial(subject_region, prompted, levels=self.backbone.levels, random=random)
-            return [e._replace(region=attended(e.latents.to(device, torch.float32))) for e in examples[placeholder]]
+        def region(subject: Subject, example: Example) -> Tensor:
+            photo_prompt = subject.photo_prompts[example.number]
+            if photo_prompt not in self._class_tokens:
+                return whole(example.latents) if example.mask is None else example.mask
+            tokens = self._class_tokens[photo_prompt]
+            prompted = with_conditioning(self.backbone, fixed.class_photo[photo_prompt], tokens)
+            return subject_region(prompted, example.latents.to(device, torch.float32), self.backbone.levels, random)
 
-        return {placeholder: located(placeholder) for placeholder in examples}
+        return {p: [e._replace(region=region(self.subjects[p], e)) for e in some] for p, some in examples.items()}
 
     @torch.no_grad()
     def _encode_fixed_prompts(self) -> FixedPrompts:
@@ -234,9 +238,8 @@ class Personalization:
             texts["negative"] = alignment.score.negative_prompt
         class_photo, personal = {}, {}
         if self._reads_class_photos:
-            class_photo = {p: encode(self.class_photo(s), {}) for p, s in self.subjects.items()}
+            class_photo = {y_P: encode(self.class_photo(y_P), {}) for y_P in self.photo_prompts}
         if not self.learns_words:
-            learned = [s.personalization_prompt for s in self.subjects.values()]
-            personal = {p: self.encode(p) for p in (self.target_prompt, *learned)}
+            personal = {p: self.encode(p) for p in (self.target_prompt, *self.photo_prompts)}
         shared = {name: encode(text, {}) for name, text in texts.items() if alignment.needs(name)}
         return FixedPrompts(shared, class_photo, personal, encode("", {}), encode(self.clean_prompt, {}))

@@ -40,7 +40,7 @@ class FixedPrompts(NamedTuple):
     """Conditionings that stay the same in all steps, each a batch of one."""
 
     shared: dict[PromptName, Conditioning]  # null, clean and negative, as far as the score looks at them
-    class_photo: dict[str, Conditioning]  # placeholder -> c_P; empty where the score has no use for it
+    class_photo: dict[str, Conditioning]  # y_P -> c_P; empty where the score has no use for it
     personal: dict[str, Conditioning]  # by the prompt, each that holds a word; empty where the words learn
     null: Conditioning  # what pictures are drawn with while it trains
     scene: Conditioning  # y_c, of which the base model draws a picture
@@ -88,26 +88,29 @@ class PersonalizationLearner:
         """Learn the photo, keep the prompt, or both, as the score's interval has it."""
         alignment = self.config.alignment
         learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)
-        placeholder, batch = self._draw_batch()
+        placeholder, photo_prompts, batch = self._draw_batch()
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
-        photo = self._encode(self.method.subjects[placeholder].personalization_prompt)
+        photo = [self._encode(prompt) for prompt in photo_prompts]
         weight = self.backbone.prediction.loss_weight(sigma)
-        measured, loss, prompts = {"sigma": sigma.mean()}, 0, {**self.fixed.shared, "photo": photo}
+        measured, loss = {"sigma": sigma.mean()}, 0
+        prompts = {**{name: [cond] for name, cond in self.fixed.shared.items()}, "photo": photo}
         if learns_photo:
-            denoised = self.backbone.denoise(x, sigma, [photo])
+            denoised = self.backbone.denoise(x, sigma, photo)
             measured["denoising_loss"] = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
         if keeps_prompt and alignment.needs("target"):
-            prompts["target"] = self._encode(self.method.target_prompt)
+            prompts["target"] = [self._encode(self.method.target_prompt)]
+        if keeps_prompt and alignment.needs("class_photo"):
+            prompts["class_photo"] = [self.fixed.class_photo[prompt] for prompt in photo_prompts]
         if keeps_prompt and alignment.trains_target_prompt:
             if learns_photo:  # this loss's activations go before those of the target prompt come
                 self.optimizer.backward(loss)
                 loss = 0
-            denoised = self.backbone.denoise(x, sigma, [prompts["target"]])
+            denoised = self.backbone.denoise(x, sigma, prompts["target"])
         if keeps_prompt:
             prediction = predicted_noise(x, denoised, sigma)
             sample = NoisySample(x, noise, sigma, prediction, weight * sigma**2, batch.region)
-            delta = self._difference(sample, placeholder, prompts)
+            delta = self._difference(sample, prompts)
             loss = loss + alignment_loss(delta, sample, alignment)
             measured["score_gap"] = (per_sample(sample.weight, delta) * delta.square()).mean().sqrt()
         self.optimizer.backward(loss)
@@ -116,20 +119,18 @@ class PersonalizationLearner:
         return Step(self.done - 1, numbers.pop("sigma"), numbers, placeholder)
 
     @torch.no_grad()
-    def _difference(self, sample: NoisySample, placeholder: str, prompts: dict[PromptName, Conditioning]) -> Tensor:
+    def _difference(self, sample: NoisySample, prompts: dict[PromptName, list[Conditioning]]) -> Tensor:
         """Delta of the configured score, (B, C, H, W)."""
         alignment, noise = self.config.alignment, sample.noise
         if alignment.noise == "fresh":
             noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
-        if alignment.needs("class_photo"):
-            prompts = {**prompts, "class_photo": self.fixed.class_photo[placeholder]}
         views = Views(
             self.backbone.denoise,
             self.lora.disabled,
             renoise(sample, noise),
             noise,
             sample.sigma,
-            prompts,
+            {name: [cond.detach() for cond in conds] for name, conds in prompts.items()},
             self.backbone.levels,
             sample.region,
         )
@@ -141,11 +142,13 @@ class PersonalizationLearner:
             return self.fixed.personal[prompt]
         return self.method.encode(prompt, self.words)
 
-    def _draw_batch(self) -> tuple[str, Batch]:
-        """A subject, and a batch of its images of one size."""
+    def _draw_batch(self) -> tuple[str, list[str], Batch]:
+        """A subject, and a batch of its images of one size; with y_P, one for all of them or one for each."""
         placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
         examples = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
-        return placeholder, stack_batch(examples, self.backbone.device)
+        photo_prompts = [self.method.subjects[placeholder].photo_prompts[example.number] for example in examples]
+        same = len(set(photo_prompts)) == 1
+        return placeholder, photo_prompts[:1] if same else photo_prompts, stack_batch(examples, self.backbone.device)
 
     @torch.no_grad()
     def preview(self, guidance_scale: float, untouched: bool = False) -> Tensor:

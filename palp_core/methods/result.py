@@ -137,7 +137,7 @@ def personalization_identity(method: Personalization) -> str:
     """Return model, photos, prompts and settings of a personalization in a few letters."""
     tensors, texts = [], [method.target_prompt, method.clean_prompt, *method.texts.values()]
     for subject in method.subjects.values():
-        texts += [subject.placeholder, subject.class_word, subject.personalization_prompt]
+        texts += [subject.placeholder, subject.class_word, *subject.photo_prompts]
         learned = subject.initial_embedding.vectors.values() if subject.initial_embedding else ()
         tensors += [*subject.images, *_masks(subject.masks), *learned]
     return _identity(method.backbone, method.config, texts, tensors)

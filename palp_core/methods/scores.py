@@ -11,7 +11,7 @@ the settings, the page and the command line by its place in `SCORES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -45,7 +45,8 @@ class Views:
     x: Tensor  # (B, C, H, W), x_hat
     noise: Tensor  # (B, C, H, W), with which x_hat was re-noised
     sigma: Tensor  # (B,)
-    prompts: dict[PromptName, Conditioning]  # each a batch of one; those that the score needs
+    #: Those that the score needs, each as one conditioning for all samples or one for each.
+    prompts: Mapping[PromptName, Sequence[Conditioning]]
     levels: NoiseLevels
     region: Tensor | None = None  # (B, 1, H, W) in 0..1
 
@@ -61,7 +62,7 @@ class Views:
         self, model: Callable[[], AbstractContextManager[None]], prompts: tuple[PromptName, ...]
     ) -> tuple[Tensor, ...]:
         with model():
-            return predict_noise(self.denoise, self.x, self.sigma, [self.prompts[name].detach() for name in prompts])
+            return predict_noise(self.denoise, self.x, self.sigma, [self.prompts[name] for name in prompts])
 
 
 class Score(Protocol):

@@ -13,7 +13,7 @@ from ..files.embedding_file import Embedding, fitting_vectors
 from ..files.lora_file import MOST_SUBJECTS
 from ..models.backbone import Backbone
 from ..models.prompts import check_known, check_placeholder, check_prompt, check_weights, find_placeholders
-from ..models.wording import put_words, without_article
+from ..models.wording import naming, put_words, without_article
 from ..training.data import check_images_and_masks
 
 #: Texts that mean nothing to a model; the first is what most trainers take.
@@ -40,6 +40,9 @@ class Subject:
     trigger: str = ""
     #: Whether the masks that are given are black where the subject is; an image's alpha never is.
     invert_masks: InitVar[bool] = False
+    #: For each image y_P of its own, which says what else it shows, or an empty text; empty where they have none. What
+    #: does not name the placeholder is taken to mean the class word.
+    captions: tuple[str, ...] = ()
     #: What is to be said of it to whoever made it, in sentences, which are logged.
     notes: tuple[str, ...] = field(default=(), init=False, compare=False)
 
@@ -59,6 +62,27 @@ class Subject:
         for name, value in checked._asdict().items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "notes", article + checked.notes)
+        object.__setattr__(self, "captions", self._read_captions())
+
+    def _read_captions(self) -> tuple[str, ...]:
+        """Write captions as prompts that name the placeholder; empty where no image has one. Raises PromptError."""
+        if self.captions and len(self.captions) != len(self.images):
+            raise PromptError(
+                f"captions: {self.placeholder} has {len(self.images)} images but {len(self.captions)} captions. Give "
+                "one for each image, which may be empty, or none."
+            )
+        if not any(map(str.strip, self.captions)):
+            return ()
+        word = self.class_word.strip()
+        read = [naming(c, self.placeholder, word) if c.strip() else self.personalization_prompt for c in self.captions]
+        for caption in read:
+            check_prompt(f"captions of {self.placeholder}", caption)
+        return tuple(read)
+
+    @property
+    def photo_prompts(self) -> tuple[str, ...]:
+        """Return y_P of each image."""
+        return self.captions or (self.personalization_prompt,) * len(self.images)
 
     def _left_out_article(self) -> tuple[str, ...]:
         """Leave out the article of the class word; returns what is to be said of it."""
@@ -110,6 +134,8 @@ def check_subjects(subjects: list[Subject], target_prompt: str) -> None:
     check_known("target_prompt", target_prompt, names)
     for subject in subjects:
         check_known(f"personalization_prompt of {subject.placeholder}", subject.personalization_prompt, names)
+        for caption in subject.captions:
+            check_known(f"captions of {subject.placeholder}", caption, names)
         if subject.placeholder not in find_placeholders(target_prompt):
             raise PromptError(
                 f"target_prompt {quoted(target_prompt)} does not name the subject {subject.placeholder}. Put it into "

@@ -141,9 +141,15 @@ def predicted_noise(x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
     return (x - denoised) / per_sample(sigma, x)
 
 
-def predict_noise(denoise: Denoiser, x: Tensor, sigma: Tensor, conds: list[Conditioning]) -> tuple[Tensor, ...]:
-    """Return eps_hat = (x - D)/sigma for each of several prompts, in one call of the denoiser; (B, ...) each."""
-    count = len(conds)
+def predict_noise(
+    denoise: Denoiser, x: Tensor, sigma: Tensor, prompts: Sequence[Sequence[Conditioning]]
+) -> tuple[Tensor, ...]:
+    """Return eps_hat = (x - D)/sigma for each of several prompts, in one call of the denoiser; (B, ...) each.
+
+    prompts: each as one conditioning for all samples, or as one for each sample.
+    """
+    count, most = len(prompts), max(map(len, prompts))
+    conds = [cond for prompt in prompts for cond in (prompt if len(prompt) == most else [*prompt] * most)]
     denoised = denoise(x.repeat(count, *[1] * (x.ndim - 1)), sigma.repeat(count), conds)  # (count*B, ...)
     return tuple(predicted_noise(x, part, sigma) for part in denoised.chunk(count))
 
@@ -166,4 +172,4 @@ def guided_noise(
     denoise: Denoiser, x: Tensor, sigma: Tensor, null: Conditioning, cond: Conditioning, scale: float
 ) -> Tensor:
     """Return the guided eps_hat of a denoiser, (B, ...)."""
-    return guided(lambda *conds: predict_noise(denoise, x, sigma, list(conds)), null, cond, scale)
+    return guided(lambda *conds: predict_noise(denoise, x, sigma, [[c] for c in conds]), null, cond, scale)

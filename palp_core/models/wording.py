@@ -20,6 +20,19 @@ def put_words(prompt: str, words: Mapping[str, str]) -> str:
     return replaced(prompt, PLACEHOLDER, lambda match: words.get(match[0]))
 
 
+def naming(caption: str, placeholder: str, words: str) -> str:
+    """Let a photo's caption name the subject: in the place of its words, else before all.
+
+    >>> naming("a cat on a sofa", "[V]", "cat")
+    'a [V] on a sofa'
+    """
+    caption = " ".join(caption.split())
+    if placeholder in caption:
+        return caption
+    named = re.sub(rf"(?<![\w-]){_spaced(words.split())}(?![\w-])", placeholder, caption, count=1, flags=re.IGNORECASE)
+    return named if placeholder in named else f"a photo of {placeholder}, {caption}"
+
+
 def replaced(prompt: str, pattern: re.Pattern, words_of: Callable[[re.Match], str | None]) -> str:
     """Replace what a pattern finds by words, None leaving it; words that already stand beside it are not repeated."""
     done, at = "", 0

@@ -50,13 +50,13 @@ def test_masks_beside_photos_are_used_and_what_is_left_out_is_listed(monkeypatch
         write(PHOTO, folder / "a.png")
     write(SHAPE, messy / "a-masklabel.png")
     write(1 - SHAPE, masks / "a.png")  # inverted, as ComfyUI has it
-    for name in ("._a.png", ".DS_Store", "Thumbs.db", "a.txt"):
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "list.txt"):
         (messy / name).write_bytes(b"\0\1")
     whole = palp(monkeypatch, command, model, plain, tmp_path / "out_plain")
     given = palp(monkeypatch, command, model, tidy, tmp_path / "out_tidy", "--masks", masks)
     assert capsys.readouterr().err.count("left out") == 0
     found = palp(monkeypatch, command, model, messy, tmp_path / "out_messy")
-    said = "palp: left out: .DS_Store, ._a.png, Thumbs.db, a.txt (captions in files are not read)."
+    said = "palp: left out: .DS_Store, ._a.png, Thumbs.db, list.txt (captions without their picture)."
     assert said in capsys.readouterr().err.splitlines()
     assert all(torch.equal(found[key], given[key]) for key in given)
     assert any(not torch.equal(whole[key], given[key]) for key in whole.keys() & given.keys())
@@ -65,12 +65,25 @@ def test_masks_beside_photos_are_used_and_what_is_left_out_is_listed(monkeypatch
 def test_masks_are_none_where_there_are_none_beside_a_photo(tmp_path, capsys):
     for name, pixels in (("a.png", PHOTO), ("b.png", OTHER), ("b_mask.png", SHAPE)):
         write(pixels, tmp_path / name)
-    images, masks = read_photos((tmp_path,), ())
+    images, masks, _ = read_photos((tmp_path,), (), captions=True)
     assert len(images) == 2 and masks[0] is None and torch.equal(masks[1], SHAPE)
     write(SHAPE, tmp_path / "given" / "a.png")
-    _, masks = read_photos((tmp_path,), (tmp_path / "given",))
+    masks = read_photos((tmp_path,), (tmp_path / "given",), captions=True).masks
     assert len(masks) == 2 and torch.equal(masks[0], SHAPE) and masks[1] is None
     assert "the masks beside the images are left out, because --masks has others." in capsys.readouterr().err
+
+
+def test_captions_beside_photos_are_read_or_not_and_that_is_said(monkeypatch, capsys, tmp_path, model):
+    for name in ("a.png", "b.png"):
+        write(PHOTO, tmp_path / "photos" / name)
+    (tmp_path / "photos" / "a.txt").write_text("a cat on a sofa")
+    read = palp(monkeypatch, "train", model, tmp_path / "photos", tmp_path / "out_read")
+    assert "palp: captions of 1 of 2 images read: a.txt." in capsys.readouterr().err.splitlines()
+    unread = palp(monkeypatch, "train", model, tmp_path / "photos", tmp_path / "out_unread", "--no-captions")
+    assert "palp: captions of 1 of 2 images not read: a.txt." in capsys.readouterr().err.splitlines()
+    assert any(not torch.equal(read[key], unread[key]) for key in read.keys() & unread.keys())
+    palp(monkeypatch, "learn-word", model, tmp_path / "photos", tmp_path / "out_word")
+    assert "palp: captions of 1 of 2 images not read: a.txt." in capsys.readouterr().err.splitlines()
 
 
 def test_a_cut_out_picture_is_masked_by_its_alpha(monkeypatch, tmp_path, model):
@@ -112,16 +125,18 @@ def test_masks_of_a_folder_belong_to_the_photos_of_their_names(capsys, tmp_path)
     write(cut_out, photos / "f.png")  # its transparency is its mask
     for name in ("d.bmp", "b-masklabel.png", "c_mask.png", "c.webp", "x.png"):
         write(SHAPE, masks / name)
-    images, found = read_photos((photos,), (masks,))
+    images, found, _ = read_photos((photos,), (masks,), captions=True)
     assert len(images) == 6 and [mask is not None for mask in found] == [True, False, True, True, False, False]
     assert capsys.readouterr().err.splitlines() == [
         "palp: masks left out: c_mask.png (its photo has another), x.png (no photo of its name).",
         "palp: learned whole, without a mask: a.png, e.png.",
     ]
     with pytest.raises(ValueError, match=r"no mask in .*masks is called as a photo.*a\.png or a-masklabel\.png"):
-        read_photos((photos / "a.png",), (masks,))
+        read_photos((photos / "a.png",), (masks,), captions=True)
     write(SHAPE, photos / "a_mask.png")
-    assert [mask is not None for mask in read_photos((photos,), (photos,))[1]] == [False, True] + [False] * 4
+    assert [mask is not None for mask in read_photos((photos,), (photos,), captions=True).masks] == [False, True] + [
+        False
+    ] * 4
 
 
 def test_masks_that_are_named_are_taken_in_their_order(tmp_path):
@@ -129,5 +144,6 @@ def test_masks_that_are_named_are_taken_in_their_order(tmp_path):
         write(PHOTO, tmp_path / name)
     write(SHAPE, tmp_path / "1.png")
     write(1 - SHAPE, tmp_path / "2.png")
-    _, masks = read_photos((tmp_path / "a.png", tmp_path / "b.png"), (tmp_path / "2.png", tmp_path / "1.png"))
+    photos, masks = (tmp_path / "a.png", tmp_path / "b.png"), (tmp_path / "2.png", tmp_path / "1.png")
+    masks = read_photos(photos, masks, captions=True).masks
     assert [mask[0, 0].item() for mask in masks] == [1, 0]

@@ -73,6 +73,24 @@ def test_a_heic_is_read_where_pillow_heif_is_installed(tmp_path):
     assert read_image(image).shape == (48, 64, 3) and read_image(image)[..., 0].mean() > 0.9
 
 
+def test_captions_belong_to_the_pictures_beside_them(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    put(tmp_path / "10_c", "d.jpg")
+    (tmp_path / "a.txt").write_text("\ufeffa cat\non a sofa \n", encoding="utf-8")
+    (tmp_path / "10_c/d.caption").write_text("un chat, été", encoding="utf-8")
+    (tmp_path / "readme.txt").write_text("mine")
+    found = find_photos([tmp_path])
+    assert dict(zip(names(found.images), found.read_captions(), strict=True)) == {
+        "d.jpg": "un chat, été",
+        "a.jpg": "a cat on a sofa",
+        "b.jpg": "",
+    }
+    assert found.notes[-1] == "left out: readme.txt (captions without their picture)."
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfea\0")
+    with pytest.raises(ValueError, match=r"a\.txt is not a text in UTF-8. Save it as such, or remove it"):
+        found.read_captions()
+
+
 def test_masks_of_tools_belong_to_their_pictures(tmp_path):
     put(tmp_path, "a.jpg", "a-masklabel.png", "b.jpg", "b_mask.png", "c.jpg", "c.mask.png", "d.jpg", "a-condlabel.png")
     put(tmp_path, "e_mask.png")
@@ -85,9 +103,11 @@ def test_masks_of_tools_belong_to_their_pictures(tmp_path):
     assert names(find_photos([tmp_path / "e_mask.png"]).images) == ["e_mask.png"]  # a photo of a mask
 
 
-def test_captions_are_passed_over_and_that_is_said(tmp_path):
+def test_of_two_captions_the_first_is_read_and_that_is_said(tmp_path):
     put(tmp_path, "a.jpg", "a.txt", "b.jpg", "b.caption", "b.txt")
-    assert find_photos([tmp_path]).notes == ("left out: a.txt, b.caption, b.txt (captions in files are not read).",)
+    found = find_photos([tmp_path])
+    assert names(found.captions) == ["a.txt", "b.caption"]
+    assert found.notes == ("left out: b.txt (its picture has another).",)
 
 
 def test_kohyas_folders_are_read_and_others_named(tmp_path):
@@ -97,8 +117,9 @@ def test_kohyas_folders_are_read_and_others_named(tmp_path):
     assert names(found.images) == ["a.jpg", "b.jpg"] and names(found.masks) == ["a-masklabel.png", None]
     assert found.notes == (
         "10_ohwx cat is read as a folder of kohya's; that its pictures are repeated 10 times is not heeded.",
-        "left out: a.txt (captions in files are not read), old (a folder).",
+        "left out: old (a folder).",
     )
+    assert names(found.captions) == ["a.txt", None]
 
 
 def test_many_files_are_counted(tmp_path):

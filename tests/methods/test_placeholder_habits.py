@@ -37,7 +37,7 @@ def test_the_class_prompt_has_one_class_word_and_the_articles_of_the_prompt(back
     habitual = Subject(PHOTOS, class_word, personalization_prompt="a photo of a [V] cat")
     made = method(backbone, prompt, habitual)
     assert made.clean_prompt == clean
-    assert made.class_photo(habitual) == "a photo of a cat"
+    assert made.class_photo(habitual.personalization_prompt) == "a photo of a cat"
 
 
 def test_a_text_that_stands_for_the_subject_does_not_repeat_its_class_word(backbone, tmp_path):

@@ -36,6 +36,7 @@ def v_backbone(tmp_path):
 def difference(score, denoise, base_model, sample, noise, levels=None, **prompts):
     """Delta of a score for prompts by their names."""
     x_hat = renoise(sample, noise)
+    prompts = {name: [cond] for name, cond in prompts.items()}
     return score.difference(Views(denoise, base_model, x_hat, noise, sample.sigma, prompts, levels, sample.region))
 
 

@@ -29,12 +29,12 @@ def folder(server):
 
 def graph(checkpoint: str, folder: str, masks: bool = True, **widgets) -> dict:
     photos = {"class_type": "PALP_Photos", "inputs": {"folder": folder}}
-    links = {"images.image0": ["3", 0], **({"masks.mask0": ["3", 1]} if masks else {})}
+    links = {"images.image0": ["3", 0], "captions": ["3", 2], **({"masks.mask0": ["3", 1]} if masks else {})}
     return personalize_graph(checkpoint, links, {"3": photos}, **widgets)
 
 
-def said(result) -> str:
-    return " ".join(text for node, text in result.texts if node == "10")
+def said(result, node: str = "10") -> str:
+    return " ".join(text for of, text in result.texts if of == node)
 
 
 def test_all_photos_and_masks_of_a_folder_are_learned_from(server, sd15_checkpoint, folder):
@@ -47,6 +47,28 @@ def test_all_photos_and_masks_of_a_folder_are_learned_from(server, sd15_checkpoi
 def test_the_example_photos_are_there_and_have_no_masks(server, sd15_checkpoint):
     result = server.queue(graph(sd15_checkpoint, "example: cat", seed=82, file_name="example")).require_success()
     assert "from 3 photos, for:" in said(result)
+
+
+def test_captions_of_a_folder_are_learned_with(server, sd15_checkpoint, folder):
+    """With a caption it is another training; one that names what no subject is called is refused by its text."""
+    first = graph(sd15_checkpoint, "my cat", seed=84, file_name="captioned")
+    server.queue(first).require_success()
+    (folder / "b.txt").write_text("a cat on a sofa")
+    result = server.queue(first).require_success()
+    assert "2 photos, 1 masks, 1 captions." in said(result, "3") and "taken from" not in said(result)
+    (folder / "b.txt").write_text("a [dog] on a sofa")
+    result = server.queue(first)
+    assert "captions of [V] uses [dog]" in result.error["exception_message"]
+
+
+def test_lines_of_a_text_are_the_captions_of_several_photos(server, sd15_checkpoint, folder):
+    several = graph(sd15_checkpoint, "my cat", seed=85, file_name="lines")
+    several["10"]["inputs"]["captions"] = "a cat on a sofa\na cat in the rain\na third"
+    result = server.queue(several)
+    assert "captions: [V] has 2 images but 3 captions" in result.error["exception_message"]
+    several["10"]["inputs"]["captions"] = "a cat on a sofa\n"
+    result = server.queue(several)
+    assert "captions: [V] has 2 images but 1 captions" in result.error["exception_message"]
 
 
 def test_a_new_photo_in_the_folder_is_another_training(server, sd15_checkpoint, folder):

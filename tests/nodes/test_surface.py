@@ -11,12 +11,13 @@ pytestmark = pytest.mark.host
 #: Node id -> its inputs in the order in which workflows store them.
 NODES = {
     "PALP_Personalize": "model clip vae images class_word target_prompt steps alignment_weight seed file_name "
-    "masks subjects options",
+    "masks subjects options captions",
     "PALP_Options": "score learning_rate embedding_learning_rate rank batch_size resolution gradient_checkpointing "
     "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger "
     "retrain preview_every preview_guidance invert_masks",
     "PALP_Photos": "folder",
-    "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects",
+    "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects "
+    "captions",
     "PALP_LoadLora": "model clip lora_name strength step",
     "PALP_DemoWorld": "subject individual style accessory place photos network",
     "PALP_TextualInversionTrain": "model clip vae images name initial_word kind vectors steps learning_rate hold_norm "

@@ -122,7 +122,7 @@ def pushed_along(world, sign: float) -> float:
     """Take 20 steps of x0 <- x0 - 0.03 * sign * Delta on a photo; p(sketch) of what it becomes."""
     backbone, target = world.backbone, Target("sketch", "cat", None, None)
     texts = {"null": "", "clean": target.prompt("a cat"), "photo": "a photo of a cat"}
-    prompts = {name: backbone.encode_prompt(text, {}) for name, text in texts.items()}
+    prompts = {name: [backbone.encode_prompt(text, {})] for name, text in texts.items()}
     x0 = backbone.encode_image(photos(new_individual(1, "cat"), 1)[0])
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):

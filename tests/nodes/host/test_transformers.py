@@ -170,7 +170,7 @@ def gradients(backbone, checkpointing: bool) -> list[torch.Tensor]:
     blocks = backbone.checkpointed_modules() if checkpointing else []
     with backbone.training(False), attached_lora(backbone, 4, 0) as lora, recomputed_in_backward(blocks):
         randomize(lora.parameters())
-        sum(e.square().mean() for e in predict_noise(backbone.denoise, x, sigma, conds)).backward()
+        sum(e.square().mean() for e in predict_noise(backbone.denoise, x, sigma, [[c] for c in conds])).backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in lora.parameters()]
 
 
