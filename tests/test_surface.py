@@ -33,7 +33,7 @@ SHARED = "model images masks invert-masks initial-embedding out retrain device p
 SHARED += "gradient-checkpointing max-grad-norm seed learning-rate preview-every preview-guidance"
 OPTIONS = {
     "demo": "out subject target-prompts seed network steps json",
-    "train": f"{SHARED} captions no-captions class-word target-prompt personalization-prompt trigger file-name "
+    "train": f"{SHARED} captions class-word target-prompt personalization-prompt trigger file-name "
     "embedding-learning-rate rank subject-word clean-prompt alignment-weight noise rescale score push interval alpha "
     "beta negative-prompt",
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
