@@ -1,4 +1,4 @@
-"""Load PALP LoRA: a file that PALP Personalize saved, with its words and the prompt to use."""
+"""Load PALP LoRA: a file that PALP Personalize saved, or one of another tool, with the words inside it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..palp_core.files.lora_file import LoraFile
+from ..palp_core.errors import SettingError
+from ..palp_core.files.bundled_words import load_bundle
+from ..palp_core.files.lora_file import LoraFile, is_ours
 from ..palp_core.files.snapshots import load_at_step
-from .host.lora import apply_lora_file
+from .host.lora import apply_bundle, apply_lora_file
 from .host.lora_list import loras_ours_first
 from .host.progress import show_text
 from .host.session import runs_folder
@@ -26,8 +28,9 @@ class LoadPalpLora(io.ComfyNode):
             display_name="Load PALP LoRA",
             category=CATEGORY,
             description=(
-                "Loads a file saved by PALP Personalize. The subject's word inside it works in any prompt as "
-                "embedding:NAME, without a copy in the embeddings folder; the prompt output shows how it is spelled."
+                "Loads a file saved by PALP Personalize, or a LoRA of another tool with words inside. The word works "
+                "in any prompt as embedding:NAME, without a copy in the embeddings folder; the prompt output shows how "
+                "it is spelled."
             ),
             search_aliases=["palp", "lora", "load lora", "embedding", "textual inversion"],
             inputs=[
@@ -55,6 +58,15 @@ class LoadPalpLora(io.ComfyNode):
                     tooltip="Takes what was learned until this step, one at which the training drew a picture; 0 is "
                     "its end.",
                 ),
+                io.Float.Input(
+                    "word_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="Sets how far the learned word is from its class word: 1 as trained, 0 is the plain class "
+                    "word. A file without a word has no use for it.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Has the file's LoRA at this strength."),
@@ -68,19 +80,35 @@ class LoadPalpLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, lora_name, strength, step):
+    def execute(cls, model, clip, lora_name, strength, step, word_strength):
         path = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
-        file = load_at_step(path, runs_folder(), step)
-        model, clip, left_out = apply_lora_file(model, clip, file, strength)
-        said = report(file, left_out)
+        if is_ours(path):
+            file = load_at_step(path, runs_folder(), step)
+            model, clip, left_out = apply_lora_file(model, clip, file, strength, word_strength)
+            said, prompt = report(file, left_out), file.info.prompt
+        else:
+            bundle = load_bundle(path)
+            _check_has_no_more(path.name, step, word_strength)
+            model, clip, applied, total = apply_bundle(model, clip, bundle, strength)
+            prompt = ", ".join(bundle.spelled)
+            said = f"A file of another tool. {applied} of {total} weights changed. Words: {prompt}"
         logging.info("Load PALP LoRA: %s: %s", lora_name, said)
         show_text(cls.hidden.unique_id, said)
-        return io.NodeOutput(model, clip, file.info.prompt, ui={"text": (said,)})
+        return io.NodeOutput(model, clip, prompt, ui={"text": (said,)})
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_inputs):
         """Run again when the file has been replaced. A name that is linked is not known yet: None."""
         return lora_name and os.path.getmtime(folder_paths.get_full_path_or_raise("loras", lora_name))
+
+
+def _check_has_no_more(name: str, step: int, word_strength: float) -> None:
+    """Raise SettingError for what another tool's file does not hold."""
+    if step != 0 or word_strength != 1:
+        raise SettingError(
+            f"step is {step} and word_strength {word_strength}, but {name} was not made by PALP: it holds neither "
+            "earlier steps nor the class words. Set step to 0 and word_strength to 1."
+        )
 
 
 def report(file: LoraFile, left_out: list[str]) -> str:

@@ -161,8 +161,8 @@ def _record(parts: Parts, _root: Path) -> None:
 def _load_lora(parts: Parts, _root: Path) -> None:
     from palp_pack.nodes.load_lora import LoadPalpLora
 
-    inputs = {"model": parts.model, "clip": parts.clip, "lora_name": GIVEN, "strength": 1.0, "step": 0}
-    model, clip, prompt = _executed(LoadPalpLora, **inputs)
+    inputs = {"model": parts.model, "clip": parts.clip, "lora_name": GIVEN, "strength": 1.0}
+    model, clip, prompt = _executed(LoadPalpLora, **inputs, step=0, word_strength=1.0)
     with torch.inference_mode():
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     sampled(parts, model, conditioning)

@@ -15,10 +15,9 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ...palp_core.errors import ModelError, PromptError, quoted
+from ...palp_core.errors import ModelError
 from ...palp_core.models.backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision
 from ...palp_core.models.memory import frozen
-from ...palp_core.models.prompts import unknown_word
 from .compat import without_dynamic_memory
 from .families import diffusers_names, family_of, joint_layout, levels_of, native_resolution, prediction_of
 from .fingerprint import fingerprint
@@ -34,10 +33,9 @@ from .offloading import load_partially, streamed
 from .sequences import sequence_positions
 from .text import (
     LearnedWordsTokenizer,
-    encoder_key,
-    encoder_tokenizer,
     token_positions,
     token_table,
+    word_vectors,
 )
 
 #: More than any card has: the host then moves every other model off it.
@@ -172,25 +170,13 @@ class ComfyBackbone(Backbone):
             loaded.extend(ours)
 
     def word_vectors(self, word: str) -> dict[str, Tensor]:
-        vectors = {}
-        tokens = self.clip.tokenizer.tokenize_with_weights(word)
         for name in self.family.encoders:
             if getattr(self.clip.cond_stage_model, name, None) is None:
                 raise ModelError(
                     f"clip has no {name}, which a learned word of {self.family.title} needs. Load it, or set "
                     "subject_word to text."
                 )
-            tokenizer = encoder_tokenizer(self.clip.tokenizer, name)
-            start = 0 if tokenizer.start_token is None else 1
-            row = [token for token, *_ in tokens[encoder_key(name)][0][start:]]
-            if not all(isinstance(token, int) for token in row):
-                raise PromptError(f"the word {quoted(word)} names an embedding. Use a plain word that the model knows.")
-            numbers = torch.tensor(row[: row.index(tokenizer.end_token)])
-            if len(numbers) == 0:  # a small vocabulary has the end token for what it does not know
-                raise unknown_word(word)
-            weight = token_table(self.clip.cond_stage_model, name).weight.detach()
-            vectors[name] = weight[numbers.to(weight.device)].to("cpu", torch.float32)
-        return vectors
+        return word_vectors(self.clip, self.family.encoders, word)
 
     def token_embeddings(self) -> dict[str, Tensor]:
         text_encoder = self.clip.cond_stage_model

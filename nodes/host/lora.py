@@ -14,17 +14,22 @@ import comfy.lora_convert
 from torch import Tensor, nn
 
 from ...palp_core.errors import ModelError
+from ...palp_core.files.bundled_words import Bundle
 from ...palp_core.files.checks import DOWN, UP
+from ...palp_core.files.embedding_file import SINGLE
 from ...palp_core.files.lora_file import LoraFile
+from ...palp_core.methods.subjects import mean_vectors
 from .families import check_trained_on
-from .text import check_clip, clip_with_words, token_table
+from .text import check_clip, clip_with_words, token_table, word_vectors
 
 #: Under which the host's loaders keep a LoRA that they do not put into the weights.
 BYPASS = "bypass_lora"
 
 
-def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
+def apply_lora_file(model, clip, file: LoraFile, strength: float, word_strength: float = 1.0) -> tuple:
     """Clones of MODEL, with the LoRA at this strength, and of CLIP, which knows the file's words as `embedding:NAME`.
+
+    word_strength: how far the words are from their class words, 1 as they were learned.
 
     Returns (model, clip, left_out), left_out being the names of the file's projections that the MODEL does not have.
     Raises ModelError for a MODEL or a CLIP of another family, and for a MODEL that has none of them, or one of another
@@ -42,9 +47,43 @@ def apply_lora_file(model, clip, file: LoraFile, strength: float) -> tuple:
             f"none of the file's {file.projections} LoRA keys fits this model. The file was made for "
             f"{file.info.family}: load a checkpoint of that family."
         )
-    _check_encoders(clip, file)
-    words = {f"embedding:{name}": word for name, word in file.words.items()}
+    check_clip(clip)
+    _check_encoders(clip, file.words, f"words of {file.info.family}")
+    words = {f"embedding:{name}": word for name, word in _words_at(clip, file, word_strength).items()}
     return patched, clip_with_words(clip, words), left_out
+
+
+def apply_bundle(model, clip, bundle: Bundle, strength: float) -> tuple:
+    """Clones of MODEL and CLIP with another tool's LoRA at this strength; the CLIP knows its words, too.
+
+    Returns (model, clip, applied, total), the last two being numbers of weights. Raises ModelError for a MODEL and a
+    CLIP that have none of them, and for a CLIP that the words do not fit.
+    """
+    check_clip(clip)
+    encoders = [name for name in ("clip_l", "clip_g", "clip_h", "t5xxl") if hasattr(clip.cond_stage_model, name)]
+    only = encoders[0] if encoders else ""
+    words = {n: {only if e == SINGLE else e: rows for e, rows in word.items()} for n, word in bundle.words.items()}
+    _check_encoders(clip, words, "words")
+    keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, comfy.lora.model_lora_keys_unet(model.model, {}))
+    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(bundle.lora)), keys, log_missing=False)
+    model, clip = model.clone(), clip.clone()
+    applied = {*model.add_patches(patches, strength), *clip.add_patches(patches, strength)}
+    if not applied:
+        raise ModelError("none of the file's LoRA keys fits this model. Load a checkpoint of the file's family.")
+    known = {f"embedding:{name}": word for name, word in words.items()}
+    return model, clip_with_words(clip, known), len(applied), len(patches)
+
+
+def _words_at(clip, file: LoraFile, strength: float) -> Mapping[str, Mapping[str, Tensor]]:
+    """A file's words at a strength: 0 is the class word as the model knows it, 1 what was learned."""
+    if strength == 1:
+        return file.words
+    found = {}
+    for subject in (s for s in file.info.subjects if s.embedding):
+        learned = file.words[subject.embedding]
+        start = mean_vectors(word_vectors(clip, learned, subject.class_word))
+        found[subject.embedding] = {e: start[e] + strength * (rows - start[e]) for e, rows in learned.items()}
+    return found
 
 
 def _check_shapes(model, keys: Mapping[str, str | tuple], file: LoraFile) -> None:
@@ -71,16 +110,15 @@ def _shape(weights: Mapping[str, Tensor], key: str | tuple | None) -> tuple[int,
     return shape[0], math.prod(shape[1:])
 
 
-def _check_encoders(clip, file: LoraFile) -> None:
-    check_clip(clip)
-    for word in file.words.values():
+def _check_encoders(clip, words: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
+    for word in words.values():
         for encoder, vectors in word.items():
             text_encoder = clip.cond_stage_model
             width = token_table(text_encoder, encoder).weight.shape[-1] if hasattr(text_encoder, encoder) else None
             if width != vectors.shape[-1]:
                 raise ModelError(
-                    f"clip does not fit: the file holds words for {encoder} of width {vectors.shape[-1]} "
-                    f"({file.info.family}). Connect the CLIP of a checkpoint of that family."
+                    f"clip does not fit: the file holds {what} for {encoder or 'a CLIP'} of width {vectors.shape[-1]}. "
+                    "Connect the CLIP of a checkpoint of that family."
                 )
 
 

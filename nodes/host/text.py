@@ -14,6 +14,7 @@ from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ...palp_core.errors import ModelError, PromptError, quoted
@@ -23,6 +24,7 @@ from ...palp_core.models.prompts import (
     find_placeholders,
     find_tokens,
     mark_words,
+    unknown_word,
     vector_numbers,
     word_not_found,
     words_pattern,
@@ -107,6 +109,24 @@ def check_clip(clip) -> None:
 def token_table(text_encoder: nn.Module, name: str) -> nn.Embedding:
     """The embeddings of all tokens of one of the host's text encoders: clip_l, clip_g or clip_h."""
     return getattr(text_encoder, name).transformer.get_input_embeddings()
+
+
+def word_vectors(clip, encoders: Iterable[str], word: str) -> dict[str, Tensor]:
+    """Copy the embedding rows of a word's tokens, as `Backbone.word_vectors` does: encoder -> (N, C), float32."""
+    vectors = {}
+    tokens = clip.tokenizer.tokenize_with_weights(word)
+    for name in encoders:
+        tokenizer = encoder_tokenizer(clip.tokenizer, name)
+        start = 0 if tokenizer.start_token is None else 1
+        row = [token for token, *_ in tokens[encoder_key(name)][0][start:]]
+        if not all(isinstance(token, int) for token in row):
+            raise PromptError(f"the word {quoted(word)} names an embedding. Use a plain word that the model knows.")
+        numbers = torch.tensor(row[: row.index(tokenizer.end_token)])
+        if len(numbers) == 0:  # a small vocabulary has the end token for what it does not know
+            raise unknown_word(word)
+        weight = token_table(clip.cond_stage_model, name).weight.detach()
+        vectors[name] = weight[numbers.to(weight.device)].to("cpu", torch.float32)
+    return vectors
 
 
 def spelled_out(tokenizer, text: str) -> str:

@@ -75,11 +75,11 @@ def load_embedding(path: str | Path) -> Embedding:
         parts = _word(file.source, file.layouts)
         check_word(file.source, path.stem, parts, file.layouts)
         tensors = file.tensors(parts.values())
-    return Embedding(path.name, {encoder: _rows(tensors[key]) for encoder, key in parts.items()})
+    return Embedding(path.name, {encoder: rows_of(tensors[key]) for encoder, key in parts.items()})
 
 
-def _rows(vectors: Tensor) -> Tensor:
-    """(N, C), float32; sd-concepts-library has one vector as (C,)."""
+def rows_of(vectors: Tensor) -> Tensor:
+    """Return the vectors of a word as (N, C), float32; sd-concepts-library has one vector as (C,)."""
     return vectors.float().reshape(-1, vectors.shape[-1])
 
 

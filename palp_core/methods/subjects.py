@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
 from torch import Tensor
@@ -178,13 +178,13 @@ def initial_vectors(backbone: Backbone, subject: Subject) -> dict[str, Tensor]:
     """Return where a subject's word starts: its embedding learned before, else its class word. Encoder -> (N, C)."""
     if subject.initial_embedding is not None:
         return fitting_vectors(subject.initial_embedding, backbone)
-    return initial_vector(backbone, subject.class_word.strip())
+    return mean_vectors(backbone.word_vectors(subject.class_word.strip()))
 
 
-def initial_vector(backbone: Backbone, class_word: str) -> dict[str, Tensor]:
-    """Average the token embeddings of a class word, at their mean norm. Encoder -> (1, C)."""
+def mean_vectors(tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Average the token embeddings of a word, encoder -> (N, C), at their mean norm. Encoder -> (1, C)."""
     start = {}
-    for encoder, rows in backbone.word_vectors(class_word).items():
+    for encoder, rows in tokens.items():
         mean = rows.mean(dim=0, keepdim=True)
         start[encoder] = mean * (rows.norm(dim=-1).mean() / mean.norm())
     return start

@@ -16,7 +16,7 @@ from palp_core.methods import personalization
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.personalization import Personalization, PersonalizationConfig
 from palp_core.methods.scores import Delta, Nfsd, Palp, Sds
-from palp_core.methods.subjects import Subject, initial_vector
+from palp_core.methods.subjects import Subject, mean_vectors
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.noise import spread_timesteps
 from palp_core.training.loop import Training
@@ -58,7 +58,7 @@ def test_lora_and_every_encoders_word_learn(tmp_path, family):
     prediction = "v_prediction" if family == "sd2" else "epsilon"
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path, prediction), device="cpu")
     run = trained(backbone)
-    start = initial_vector(backbone, "cat")
+    start = mean_vectors(backbone.word_vectors("cat"))
     assert run.result.words["[V]"].keys() == start.keys() == set(backbone.family.encoders)
     for encoder, vectors in run.result.words["[V]"].items():
         assert not torch.equal(vectors, start[encoder])
@@ -86,7 +86,7 @@ def test_weight_zero_is_plain_textual_inversion_with_lora_bit_for_bit(backbone, 
     with run_start(run, backbone) as start:
         for key, (name,) in keys.items():
             down[name].data = start[f"{key}.lora_down.weight"].clone()
-    word = {e: torch.nn.Parameter(v.clone()) for e, v in initial_vector(plain, "cat").items()}
+    word = {e: torch.nn.Parameter(v.clone()) for e, v in mean_vectors(plain.word_vectors("cat")).items()}
     # In the order of our optimizer, since the norm of all gradients is a sum.
     pairs = [p for name in down for p in (down[name], up[name])]
     optimizer = torch.optim.AdamW(
@@ -197,7 +197,7 @@ def test_half_precision_model_trains(tmp_path):
 
 def test_frozen_word_stays_at_its_class_word(backbone):
     run = trained(backbone, config=configured(embedding_learning_rate=0.0))
-    start = initial_vector(backbone, "cat")
+    start = mean_vectors(backbone.word_vectors("cat"))
     assert all(torch.equal(v, start[e]) for e, v in run.result.words["[V]"].items())
     assert any(v.abs().max() > 0 for k, v in run.result.lora.items() if "lora_up" in k)
 
@@ -209,7 +209,7 @@ def test_several_subjects_are_drawn_and_learned(backbone):
     assert drawn == {"[V]", "[V2]"}
     assert run.method.clean_prompt == "cat beside dog"
     for placeholder, word in (("[V]", "cat"), ("[V2]", "dog")):
-        start = initial_vector(backbone, word)["clip_l"]
+        start = mean_vectors(backbone.word_vectors(word))["clip_l"]
         assert not torch.equal(run.result.words[placeholder]["clip_l"], start)
 
 
@@ -332,7 +332,7 @@ def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone, mo
     words = []
     for mask in (upper, 1 - upper):
         words.append(trained(backbone, [Subject(pictures((64, 64)), "cat", masks=(mask,))], config=config).result.words)
-    start = initial_vector(backbone, "cat")["clip_l"]
+    start = mean_vectors(backbone.word_vectors("cat"))["clip_l"]
     assert torch.equal(words[0]["[V]"]["clip_l"], start) and not torch.equal(words[1]["[V]"]["clip_l"], start)
 
 

@@ -87,8 +87,8 @@ def test_foreign_and_corrupt_files_are_named_by_the_loader(server, sd15_checkpoi
     cases = (("foreign", "was not made by PALP"), ("corrupt", "cannot be read"), ("nan_00001", ".alpha holds values"))
     for name, message in cases:
         prompt = personalize_graph(sd15_checkpoint)
-        inputs = {"model": ["1", 0], "clip": ["1", 1], "lora_name": f"{name}.safetensors", "strength": 1.0, "step": 0}
-        prompt["10"] = {"class_type": "PALP_LoadLora", "inputs": inputs}
+        inputs = {"model": ["1", 0], "clip": ["1", 1], "lora_name": f"{name}.safetensors", "strength": 1.0}
+        prompt["10"] = {"class_type": "PALP_LoadLora", "inputs": {**inputs, "step": 0, "word_strength": 1.0}}
         prompt["11"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["10", 1], "text": ["10", 2]}}
         prompt["12"] = {"class_type": "PreviewAny", "inputs": {"source": ["11", 0]}}
         result = server.queue(prompt)

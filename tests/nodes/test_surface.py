@@ -18,7 +18,7 @@ NODES = {
     "PALP_Photos": "folder",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects "
     "captions",
-    "PALP_LoadLora": "model clip lora_name strength step",
+    "PALP_LoadLora": "model clip lora_name strength step word_strength",
     "PALP_DemoWorld": "subject individual style accessory place photos network",
     "PALP_TextualInversionTrain": "model clip vae images name initial_word kind vectors steps learning_rate hold_norm "
     "regularization seed overwrite templates captions masks options",

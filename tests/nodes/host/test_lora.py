@@ -170,3 +170,88 @@ def test_a_lora_with_one_nan_is_refused_before_it_is_on_a_model(parts, tmp_path)
 
     with pytest.raises(ValueError, match=rf"cat_00001\.safetensors is damaged: {KEY}\.lora_up\.weight"):
         file_with(tmp_path, parts[0], put)
+
+
+def encoded(clip, prompt: str) -> torch.Tensor:
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0][0]
+
+
+def with_word(file, clip):
+    """The file with a word of this CLIP's width."""
+    width = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight.shape[-1]
+    return replace(file, words={name: {"clip_l": torch.randn(2, width)} for name in file.words})
+
+
+def test_the_word_goes_from_its_class_word_to_what_was_learned(parts, tmp_path):
+    from palp_pack.nodes.host.lora import apply_lora_file
+
+    model, clip = parts
+    file = with_word(file_with(tmp_path, model), clip)
+
+    def word(strength: float) -> torch.Tensor:
+        known = apply_lora_file(model, clip, file, 1.0, strength)[1]
+        return torch.stack([vector for vector, _ in known.tokenize("embedding:cat_00001")["l"][0][1:3]])
+
+    class_token = clip.tokenize("cat")["l"][0][1][0]
+    table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
+    learned, start = file.words["cat_00001"]["clip_l"], table[class_token].detach().float()
+    torch.testing.assert_close(word(1.0), learned)
+    torch.testing.assert_close(word(0.0), start.expand(2, -1))
+    torch.testing.assert_close(word(0.5), (learned + start) / 2)
+
+
+def bundle_of(file, folder, **words):
+    """The file as another tool would write it, with the words by the ends of their keys."""
+    from palp_pack.palp_core.files.bundled_words import load_bundle
+    from safetensors.torch import save_file
+
+    tensors = {f"bundle_emb.{name}.{end}": rows.clone() for name, ends in words.items() for end, rows in ends.items()}
+    path = folder / "other.safetensors"
+    save_file({**file.lora, **tensors}, path, {"ss_network_dim": "4"})
+    return load_bundle(path)
+
+
+@pytest.mark.parametrize("end", ["string_to_param.*", "emb_params", "clip_l"])
+def test_another_tools_file_gives_the_same_weights_and_knows_its_words(parts, tmp_path, end):
+    from palp_pack.nodes.host.lora import apply_bundle, apply_lora_file
+
+    model, clip = parts
+    file = with_word(file_with(tmp_path, model), clip)
+    rows = file.words["cat_00001"]["clip_l"]
+    bundle = bundle_of(file, tmp_path, ohwx={end: rows}, **{"a.style": {end: rows[:1]}})
+    assert bundle.spelled == ["embedding:a.style", "embedding:ohwx"]
+    ours, ours_clip, _ = apply_lora_file(model, clip, file, 0.5)
+    theirs, theirs_clip, applied, total = apply_bundle(model, clip, bundle, 0.5)
+    assert (applied, total) == (2, 2)
+    before = weights(model)
+    assert changed(before, ours) == set(weight_keys(model).values())
+    wanted = weights(ours)
+    model.detach()
+    assert changed(before, theirs) == set(weight_keys(model).values())
+    assert all(torch.equal(wanted[key].cpu(), value.cpu()) for key, value in weights(theirs).items())
+    mine, other = encoded(ours_clip, "a embedding:cat_00001"), encoded(theirs_clip, "a embedding:ohwx")
+    torch.testing.assert_close(mine, other)
+    assert not torch.equal(other, encoded(clip, "a embedding:ohwx"))
+
+
+def test_another_tools_file_that_does_not_fit_is_refused(make, parts, tmp_path):
+    from palp_pack.nodes.host.lora import apply_bundle
+    from palp_pack.palp_core.errors import FileError, ModelError
+
+    model, clip = parts
+    file = with_word(file_with(tmp_path, model, lambda lora: renamed(lora, KEY, "lora_unet_elsewhere")), clip)
+    rows = file.words["cat_00001"]["clip_l"]
+    assert apply_bundle(model, clip, bundle_of(file, tmp_path, ohwx={"clip_l": rows}), 1.0)[2] == 1
+    with pytest.raises(ModelError, match=r"holds words for clip_l of width 5\. Connect the CLIP"):
+        apply_bundle(model, clip, bundle_of(file, tmp_path, ohwx={"clip_l": rows[:, :5]}), 1.0)
+    with pytest.raises(ModelError, match="holds words for clip_g of width"):
+        apply_bundle(model, clip, bundle_of(file, tmp_path, ohwx={"clip_l": rows, "clip_g": rows}), 1.0)
+    renamed(file.lora, QUERY, "lora_unet_nowhere")
+    with pytest.raises(ModelError, match="none of the file's LoRA keys fits this model"):
+        apply_bundle(model, clip, bundle_of(file, tmp_path, ohwx={"clip_l": rows}), 1.0)
+    with pytest.raises(FileError, match=r"was not made by PALP, and has no words inside\. Use ComfyUI's Load LoRA"):
+        bundle_of(file, tmp_path)
+    with pytest.raises(FileError, match="holds the word a b, which no prompt can name"):
+        bundle_of(file, tmp_path, **{"a b": {"clip_l": rows}})
+    with pytest.raises(FileError, match="different numbers of vectors"):
+        bundle_of(file, tmp_path, ohwx={"clip_l": rows, "clip_g": rows[:1]})
