@@ -62,6 +62,10 @@ class PalpPersonalize(io.ComfyNode):
                     display_name="previews",
                     tooltip="Shows the pictures that were drawn while it trained, the base model's first.",
                 ),
+                io.Image.Output(
+                    display_name="overlay",
+                    tooltip="Shows what of each photo is learned: bright, and all else dark.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
@@ -109,8 +113,8 @@ class PalpPersonalize(io.ComfyNode):
         file = load_lora_file(done.path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         done.tell(f"Prompt: {file.info.prompt}", *(note for one in everyone for note in one.notes))
-        chart, pictures, shown = done.progress.ending(cls)
-        return io.NodeOutput(model, clip, file.info.prompt, done.path.name, chart, pictures, ui=shown)
+        chart, pictures, overlay, shown = done.progress.ending(cls)
+        return io.NodeOutput(model, clip, file.info.prompt, done.path.name, chart, pictures, overlay, ui=shown)
 
 
 def _config(widgets: dict, chosen: Options) -> PersonalizationConfig:

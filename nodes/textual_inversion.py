@@ -55,6 +55,10 @@ class TextualInversionTrain(io.ComfyNode):
                     display_name="previews",
                     tooltip="Shows the pictures that were drawn while it trained, first with the word as it started.",
                 ),
+                io.Image.Output(
+                    display_name="overlay",
+                    tooltip="Shows what of each image is learned: bright, and all else dark.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
@@ -92,9 +96,9 @@ class TextualInversionTrain(io.ComfyNode):
             done = trained(cls, run, recording, save, folder, [folder])
         word = f"embedding:{done.path.stem}"
         done.tell(f"Write {word} in any prompt, a space or comma after it.", *concept.notes)
-        chart, pictures, shown = done.progress.ending(cls)
+        chart, pictures, overlay, shown = done.progress.ending(cls)
         known = clip_with_words(clip, {word: fitting_vectors(load_embedding(done.path), backbone)})
-        return io.NodeOutput(known, word, chart, pictures, ui=shown)
+        return io.NodeOutput(known, word, chart, pictures, overlay, ui=shown)
 
 
 def _concept(images: dict, masks: dict | None, widgets: dict, chosen: Options) -> Concept:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...palp_core.methods.recording import Recording
 from ...palp_core.methods.summary import summary
 from ...palp_core.training.chart import chart_on_page, drawn_chart
+from ...palp_core.training.contact_sheet import contact_sheet
 from ...palp_core.training.loop import Step
 
 SECONDS_BETWEEN_CHARTS = 3.0
@@ -81,29 +82,32 @@ class TrainingProgress:
         pace = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
         return [pace, f"{clock((self.steps - done) / rate)} left"]
 
-    def ending(self, node: type[io.ComfyNode]) -> tuple[Tensor, Tensor, ui.PreviewImage | None]:
-        """Return the host's IMAGEs of the losses and of all pictures, (1, H, W, 3), and what the node itself shows.
+    def ending(self, node: type[io.ComfyNode]) -> tuple[Tensor, Tensor, Tensor, ui.PreviewImage | None]:
+        """Return the host's IMAGEs of losses, pictures and subject, (1, H, W, 3), and what the node itself shows.
 
         The training is saved by then: a picture that cannot be written, as on a full disk, is not shown.
         """
-        chart, sheet = drawn_chart(self.recording.history)[None], self.recording.contact_sheet()[None]
+        recording = self.recording
+        chart, sheet = drawn_chart(recording.history)[None], recording.contact_sheet()[None]
+        subject = (contact_sheet({}) if recording.overlay is None else recording.overlay)[None]
         try:
-            return chart, sheet, ui.PreviewImage(sheet if self.recording.previews.pictures else chart, cls=node)
+            return chart, sheet, subject, ui.PreviewImage(sheet if recording.previews.pictures else chart, cls=node)
         except Exception as error:
             logging.warning("the pictures of the training could not be shown: %s", error)
-            return chart, sheet, None
+            return chart, sheet, subject, None
 
 
 def live_view(recording: Recording) -> Image.Image:
-    """Draw the last picture above the chart of the losses until now."""
-    chart = _image(chart_on_page(recording.history))
-    if not (pictures := recording.previews.pictures):
+    """Draw the last picture above the chart of the losses until now; before there is one, what is learned from."""
+    chart, pictures = _image(chart_on_page(recording.history)), recording.previews.pictures
+    shown = pictures[max(pictures)] if pictures else recording.overlay
+    if shown is None:
         return chart
-    width = chart.width
-    picture = _image(pictures[max(pictures)]).resize((width, width))
-    whole = Image.new("RGBA", (width, width + chart.height))
+    width, picture = chart.width, _image(shown)
+    picture = picture.resize((width, round(picture.height * width / picture.width)))
+    whole = Image.new("RGBA", (width, picture.height + chart.height))
     whole.paste(picture, (0, 0))
-    whole.paste(chart, (0, width))
+    whole.paste(chart, (0, picture.height))
     return whole
 
 

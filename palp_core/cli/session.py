@@ -51,6 +51,8 @@ def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFol
         print(f"stopped: what was learned until now is kept{goes_on}.", file=sys.stderr)
     else:
         recording.finish(path)
+    if folder.overlay_file.exists():
+        print(f"what is learned of the photos: {folder.overlay_file}", file=sys.stderr)
     if recording.previews.pictures:
         print(f"previews: {folder.contact_sheet}", file=sys.stderr)
     _write_chart(recording.history, path.with_suffix(".loss.png"))

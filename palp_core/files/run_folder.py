@@ -1,8 +1,8 @@
 """A training's folder: what is trained, what its steps measured, where it stands, and what came of it.
 
-NAME_00001/ holds settings.json, metrics.jsonl with a line for each step, state.safetensors to go on from, previews/ and
-snapshots/ of single steps, and result.json once a training of all its steps has been saved. A folder is found again by
-the identity of the training.
+NAME_00001/ holds settings.json, metrics.jsonl with a line for each step, state.safetensors to go on from, subject.png,
+previews/ and snapshots/ of single steps, and result.json once a training of all its steps has been saved. A folder is
+found again by the identity of the training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .run_state import RunState
 from .writing import write
 
 SETTINGS, METRICS, STATE, RESULT = "settings.json", "metrics.jsonl", "state.safetensors", "result.json"
-PREVIEWS, SNAPSHOTS, SHEET = "previews", "snapshots", "contact_sheet.png"
+PREVIEWS, SNAPSHOTS, SHEET, OVERLAY = "previews", "snapshots", "contact_sheet.png", "subject.png"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,22 @@ class RunFolder:
                 if number <= steps:
                     found[number] = read_image(file)
         return found
+
+    @property
+    def overlay_file(self) -> Path:
+        """Name the file of the picture of what is taken for the subject."""
+        return self.path / OVERLAY
+
+    def keep_overlay(self, picture: Tensor) -> None:
+        """Keep the picture (H, W, 3) in 0..1 of what is taken for the subject. Raises OSError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_image(picture, self.overlay_file)
+
+    def overlay(self) -> Tensor | None:
+        """Return the picture of what is taken for the subject, (H, W, 3) in 0..1; None where it cannot be read."""
+        with suppress(FileError):
+            return read_image(self.overlay_file)
+        return None
 
     @property
     def contact_sheet(self) -> Path:

@@ -17,6 +17,7 @@ from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizers import Optimizer
 from .alignment import NoisySample, alignment_loss, renoise
+from .overlay import overlays
 from .previews import painted, square_latents
 from .scores import PromptName, Views
 
@@ -91,7 +92,8 @@ class PersonalizationLearner:
         placeholder, photo_prompts, batch = self._draw_batch()
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
-        photo = [self._encode(prompt) for prompt in photo_prompts]
+        encoded = {prompt: self._encode(prompt) for prompt in dict.fromkeys(photo_prompts)}
+        photo = [encoded[prompt] for prompt in photo_prompts]
         weight = self.backbone.prediction.loss_weight(sigma)
         measured, loss = {"sigma": sigma.mean()}, 0
         prompts = {**{name: [cond] for name, cond in self.fixed.shared.items()}, "photo": photo}
@@ -159,6 +161,12 @@ class PersonalizationLearner:
         prompt = self.fixed.scene if untouched else self._encode(self.method.target_prompt)
         with self.lora.disabled() if untouched else nullcontext():
             return painted(self.backbone, self.fixed.null, prompt, shape, guidance_scale, self.config.seed)
+
+    def overlays(self) -> dict[str, Tensor]:
+        """Show what of each photo is taken for which subject, as `Painter` says."""
+        subjects = self.method.subjects
+        shown = [overlays(p, subjects[p].images, examples) for p, examples in self.examples.items()]
+        return {title: picture for pictures in shown for title, picture in pictures.items()}
 
     def _named_vectors(self) -> dict[str, nn.Parameter]:
         return {f"word.{p}.{encoder}": v for p, word in self.words.items() for encoder, v in word.items()}

@@ -64,6 +64,9 @@ class Painter(Protocol):
         guidance_scale: 0 for the family's own. untouched: with the base model, before anything was learned.
         """
 
+    def overlays(self) -> dict[str, Tensor]:
+        """Show what of each photo is learned, (h, w, 3) in 0..1, by titles."""
+
 
 @torch.no_grad()
 def painted(

@@ -33,12 +33,16 @@ class Recording:
         #: What to go on from; None at the beginning.
         self.state, rows = folder.earlier()
         self.history = [Step(**row) for row in rows]
+        #: What of the photos is learned, (H, W, 3) in 0..1; None before the first step.
+        self.overlay: Tensor | None = folder.overlay()
         self.previews = Previews(previews or PreviewConfig(), method.config.steps, folder, done=len(rows))
         self._next = time.monotonic() + SECONDS_BETWEEN_STATES
 
     def note(self, step: Step, learner: Learner) -> Tensor | None:
         """Add a step that was taken, and keep the state when it is time; returns a picture if one was drawn."""
         self.history.append(step)
+        if self.overlay is None:
+            self._show_subject(learner)
         picture = self.previews.after_step(learner)
         if picture is not None:
             self._keep_snapshot(learner)
@@ -46,6 +50,15 @@ class Recording:
             self.keep(learner.state())
             self._next = time.monotonic() + SECONDS_BETWEEN_STATES
         return picture
+
+    def _show_subject(self, learner: Learner) -> None:
+        """Draw what is learned of the photos, and keep it. That it cannot be drawn is no reason to end a training."""
+        self.overlay = contact_sheet({})
+        try:
+            self.overlay = contact_sheet(learner.overlays())
+            self.folder.keep_overlay(self.overlay)
+        except (RuntimeError, ValueError, OSError) as error:
+            logging.warning("what is taken for the subject could not be shown: %s", error)
 
     def _keep_snapshot(self, learner: Learner) -> None:
         try:

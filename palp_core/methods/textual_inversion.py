@@ -25,6 +25,7 @@ from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizers import Optimizer
 from .concept import MOST_VECTORS, Concept, longest_norms, relative_distance, shorten, start_vectors
+from .overlay import overlays
 from .previews import painted, square_latents
 from .templates import SLOT, TEMPLATES
 
@@ -167,6 +168,10 @@ class TextualInversionLearner:
         words = {WORD: self.start if untouched else self.vectors}
         null, prompt = (self.backbone.encode_prompt(t, words) for t in ("", text.replace(SLOT, WORD)))
         return painted(self.backbone, null, prompt, shape, guidance_scale, self.config.seed)
+
+    def overlays(self) -> dict[str, Tensor]:
+        """Show what of each image is learned, as `Painter` says."""
+        return overlays("", self.concept.images, self.examples)
 
     def state(self) -> dict[str, Tensor]:
         vectors = {f"word.{encoder}": rows.detach().clone() for encoder, rows in self.vectors.items()}

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from devtools.random_files import random_lora_file, random_word_file, rewrite, word_description
 from palp_core import load_embedding, load_lora_file
 from palp_core.errors import FileError
+from palp_core.files.bundled_words import load_bundle
 from palp_core.files.embedding_file import described_word
 
 LONG = 2_000_000
@@ -86,7 +87,7 @@ def test_a_hundred_thousand_vectors_are_refused_before_they_are_read(tmp_path):
         load_embedding(tmp_path / "cat.safetensors")
 
 
-@pytest.mark.parametrize("load", [load_lora_file, load_embedding, described_word])
+@pytest.mark.parametrize("load", [load_lora_file, load_embedding, load_bundle, described_word])
 @pytest.mark.parametrize("length", [64 * 2**20, 2**40, 2**64 - 1])
 def test_a_header_that_is_too_long_is_not_parsed(tmp_path, load, length):
     path = tmp_path / "cat.safetensors"
@@ -120,7 +121,7 @@ def test_a_description_that_is_no_json_of_ours_is_named(tmp_path, case):
 
 
 @pytest.mark.parametrize("header", [b"[" * 100_000 + b"]" * 100_000, b"[]", b"{}x", b"\xff\xfe", b'{"a":1}', b""])
-@pytest.mark.parametrize("load", [load_lora_file, load_embedding, described_word])
+@pytest.mark.parametrize("load", [load_lora_file, load_embedding, load_bundle, described_word])
 def test_a_header_that_is_none_is_named(tmp_path, load, header):
     path = tmp_path / "cat.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)

@@ -140,7 +140,7 @@ def test_a_chart_that_fails_does_not_fail_the_run(parts, loras, monkeypatch, cap
     run = training(parts)
     assert train(run, loras).is_file()
     progress = shown.TrainingProgress(None, recording(loras.parent / "other runs", run))
-    chart, _, shown = progress.ending(None)
+    chart, _, _, shown = progress.ending(None)
     assert chart.ndim == 4 and chart.shape[-1] == 3 and shown is None
     assert "could not be drawn: no font" in caplog.text and "could not be shown: no space" in caplog.text
 
