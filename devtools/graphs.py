@@ -47,6 +47,7 @@ OPTIONS_WIDGETS = {
     "preview_every": -1,
     "preview_guidance": 0.0,
     "invert_masks": False,
+    "memory": "auto",
 }
 
 

@@ -90,6 +90,8 @@ class TinyVae:
 def randomize(module: nn.Module, seed: int) -> None:
     """Set every tensor, which the host leaves as it is; norms stay near one, so that a signal passes."""
     device = next(module.parameters()).device
+    if device.type == "meta":  # which holds no numbers
+        return
     generator = torch.Generator(device).manual_seed(seed)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point() and name.rpartition(".")[2] not in UNTOUCHED:

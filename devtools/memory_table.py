@@ -169,6 +169,24 @@ def _advice(found: Demand, card: int) -> str:
 
 PAGE = f"""# Memory
 
+## The estimate before the first step
+
+Each training says before its first step about what it takes, under the node or on the command line: *Takes about 10.7
+GB of the card's memory.* Weights count as they are loaded, the LoRA with its gradients and Adam's moments, text
+encoders where a word is learned, and activations by **batch_size** and **resolution**. The figures of activations are
+those of the table, and where a card took more, those that were [measured](costs.md#on-a-gpu). All measurements there
+are met within 15 %. They are of one image a step, in bf16 or fp16; larger batches, fp32 and fp8 are computed from them.
+
+**memory** in PALP Options, or `--memory`, says what to do with it. The estimate never stops a training.
+
+- With `auto` all stays as set. Where the card has less memory than that, you are told what to lower.
+- With 8, 12, 16 or 24 (GB) the settings are lowered until the estimate fits, less 0.7 GB for driver and screen: first
+  **gradient_checkpointing** on, then a smaller **batch_size**, then bf16 where the model computes in fp32. You are
+  told what was chosen, and what else there is where that does not suffice: **resolution**, **offloading**, an fp8 file.
+- On a CPU nothing is lowered, and the estimate is of RAM.
+
+## The table
+
 What training on a transformer takes of a card's memory. It is computed: ComfyUI's own networks are run in full size on
 shapes without numbers, and what the backward pass needs is counted. On a card it was measured for two of them, at 1024
 pixels: FLUX.2 Klein 4B took 11.0 GB checkpointed and 26.1 GB without, FLUX.1 dev 28.4 and 54.3 GB. That is 1.3 GB more

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.memory import MemoryConfig
 from palp_core.methods.personalization import PersonalizationConfig
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
 from palp_core.methods.previews import PreviewConfig
@@ -45,6 +46,11 @@ PREVIEWS = """\
 **PALP Options**, `palp train` and `palp learn-word` have both. They change nothing that is learned.
 """
 
+MEMORY = """\
+**PALP Options**, `palp train` and `palp learn-word` have it. It only ever lowers what you have set, and the training is
+that of the settings it has then.
+"""
+
 TEXTUAL_INVERSION = """\
 **Textual Inversion Train** has `steps`, `learning_rate`, `vectors`, `hold_norm`, `regularization` and `seed`. It takes
 `batch_size`, `resolution` and `gradient_checkpointing` from a connected **PALP Options**. `palp learn-word` has all of
@@ -63,6 +69,7 @@ def settings_page() -> str:
         section("How the prompt is kept: AlignmentConfig", ALIGNMENT, AlignmentConfig),
         *(section(f"Score {name}: {score.__name__}", SCORE[name] + "\n", score) for name, score in SCORES.items()),
         section("Pictures while it trains: PreviewConfig", PREVIEWS, PreviewConfig),
+        section("What it fits into: MemoryConfig", MEMORY, MemoryConfig),
         section("Textual Inversion: TextualInversionConfig", TEXTUAL_INVERSION, TextualInversionConfig),
         section("Pick-and-Draw Guidance: PickAndDrawConfig", PICK_AND_DRAW, PickAndDrawConfig),
     ]

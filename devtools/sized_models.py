@@ -62,7 +62,7 @@ TEXT_SIZES |= {"vec_in_dim", "adm_in_channels"}
 
 
 def sized_parts(family: str, device: str) -> tuple:
-    """Make the host's MODEL, CLIP and VAE: the network in full size on CUDA, narrow on a CPU.
+    """Make the host's MODEL, CLIP and VAE: the network in full size on CUDA or meta, narrow on a CPU.
 
     A UNet has its real text encoders on CUDA, because it trains through them; a transformer has tiny ones, because it
     does without when it trains. A VAE's place is taken by averages of colors.
@@ -73,10 +73,10 @@ def sized_parts(family: str, device: str) -> tuple:
 
 
 def sized_model(family: str, device: str):
-    """Make the host's MODEL in full size on CUDA, in the precision that the host would choose; narrow on a CPU."""
+    """Make the host's MODEL in full size on CUDA or meta, in the precision that the host chooses; narrow on a CPU."""
     if not FAMILIES[family].is_transformer:
         return _unet_model(family, device)
-    if device != "cuda":
+    if device == "cpu":
         return tiny_model(family, sizes=NARROW[family])
     sizes = next(member.sizes for member in MEMBERS if member.family == family)
     own = {name: size for name, size in sizes.items() if name not in TEXT_SIZES}
@@ -88,7 +88,7 @@ def _unet_model(family: str, device: str):
     import comfy.model_patcher
     import comfy.supported_models
 
-    full = device == "cuda"
+    full = device != "cpu"
     sizes = UNETS[family] if full else {**UNETS[family], "model_channels": NARROW_CHANNELS}
     config = {SD1.name: comfy.supported_models.SD15, SDXL.name: comfy.supported_models.SDXL}[family](dict(sizes))
     config.set_inference_dtype(torch.float16 if full else torch.float32, None)
@@ -107,7 +107,7 @@ def _unet_clip(family: str, device: str):
         SDXL.name: (comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer),
     }
     model, tokenizer = kinds[family]
-    full = device == "cuda"
+    full = device != "cpu"
     options = {} if full else SHALLOW
     encoder = model(device=device, dtype=torch.float16 if full else torch.float32, model_options=options)
     randomize(encoder, 1)

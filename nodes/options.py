@@ -8,6 +8,7 @@ from typing import get_args
 from comfy_api.latest import io
 
 from ..palp_core.files.embedding_file import Embedding
+from ..palp_core.methods.memory import MemoryConfig
 from ..palp_core.methods.personalization import PersonalizationConfig
 from ..palp_core.methods.previews import PreviewConfig
 from ..palp_core.methods.scores import Delta, Palp, Score
@@ -56,6 +57,7 @@ class Options:
     retrain: bool = False
     previews: PreviewConfig = PreviewConfig()
     invert_masks: bool = False
+    memory: MemoryConfig = MemoryConfig()
 
     @property
     def shared(self) -> dict:
@@ -118,6 +120,7 @@ class PalpOptions(io.ComfyNode):
                     tooltip="Takes the training's masks as black where the subject is, as Load Image makes them of a "
                     "cut-out picture. Off, such a mask is known by its white border.",
                 ),
+                widget(MemoryConfig, "memory"),
             ],
             outputs=[
                 OptionsSocket.Output(
@@ -138,6 +141,7 @@ class PalpOptions(io.ComfyNode):
         trigger,
         retrain,
         invert_masks,
+        memory,
         **settings,
     ):
         chosen = dict(score)
@@ -155,6 +159,7 @@ class PalpOptions(io.ComfyNode):
             retrain,
             previews,
             invert_masks,
+            MemoryConfig(memory),
         )
         return io.NodeOutput(options)
 

@@ -12,6 +12,7 @@ from ..palp_core.files.lora_file import load_lora_file
 from ..palp_core.files.names import check_file_name
 from ..palp_core.files.safetensors_file import first_writable_folder, reserve
 from ..palp_core.methods.alignment import AlignmentConfig
+from ..palp_core.methods.memory import fit_memory
 from ..palp_core.methods.personalization import Personalization, PersonalizationConfig
 from ..palp_core.methods.recording import Recording
 from ..palp_core.methods.result import save_run, training_folder
@@ -107,6 +108,7 @@ class PalpPersonalize(io.ComfyNode):
             check_subjects(everyone, widgets["target_prompt"])  # before a model is touched
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(Personalization(backbone, everyone, widgets["target_prompt"], config))
+            fit_memory(run.method, chosen.memory, backbone.free_memory())
             kept = training_folder(run.method, runs_folder(), name, chosen.retrain)
             recording = Recording(kept, run.method, chosen.previews)
             done = trained(cls, run, recording, partial(save_run, run, name=name), folder, loras)

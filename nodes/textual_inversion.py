@@ -16,6 +16,7 @@ from ..palp_core.files.names import check_file_name
 from ..palp_core.files.run_folder import is_result
 from ..palp_core.files.safetensors_file import first_writable_folder, reserve
 from ..palp_core.methods.concept import Concept
+from ..palp_core.methods.memory import fit_memory
 from ..palp_core.methods.recording import Recording
 from ..palp_core.methods.result import save_word, training_folder
 from ..palp_core.methods.templates import Kind
@@ -85,6 +86,7 @@ class TextualInversionTrain(io.ComfyNode):
             config = TextualInversionConfig(**own, **chosen.shared)
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(TextualInversion(backbone, concept, config))
+            fit_memory(run.method, chosen.memory, backbone.free_memory())
             kept = training_folder(run.method, runs_folder(), name, chosen.retrain)
             if kept.result(config.steps, [folder]) is None:
                 reserve(folder, name, overwrite)

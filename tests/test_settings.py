@@ -10,13 +10,21 @@ import pytest
 from palp_core.cli.options import config_options
 from palp_core.errors import SettingError
 from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.memory import MemoryConfig
 from palp_core.methods.personalization import PersonalizationConfig
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
 from palp_core.methods.scores import SCORES
 from palp_core.methods.textual_inversion import TextualInversionConfig
 from palp_core.settings import check_settings, default_of, setting, settings_of
 
-CONFIGS = (PersonalizationConfig, TextualInversionConfig, AlignmentConfig, PickAndDrawConfig, *SCORES.values())
+CONFIGS = (
+    PersonalizationConfig,
+    TextualInversionConfig,
+    AlignmentConfig,
+    MemoryConfig,
+    PickAndDrawConfig,
+    *SCORES.values(),
+)
 
 
 @dataclass(frozen=True)

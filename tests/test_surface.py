@@ -30,7 +30,7 @@ from palp_core.models.diffusers.backbone import DiffusersBackbone
 REPO = Path(__file__).parents[1]
 
 SHARED = "model images masks invert-masks initial-embedding out retrain device precision steps batch-size resolution "
-SHARED += "gradient-checkpointing max-grad-norm seed learning-rate preview-every preview-guidance"
+SHARED += "gradient-checkpointing max-grad-norm seed learning-rate preview-every preview-guidance memory"
 OPTIONS = {
     "demo": "out subject target-prompts seed network steps json",
     "train": f"{SHARED} captions class-word target-prompt personalization-prompt trigger file-name "

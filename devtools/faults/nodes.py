@@ -180,6 +180,7 @@ def _options(_parts: Parts, _root: Path) -> None:
         "preview_every": -1,
         "preview_guidance": 0.0,
         "invert_masks": False,
+        "memory": "auto",
     }
     _executed(PalpOptions, score={"score": "delta"}, precision="auto", offloading=False, **texts)
 

@@ -29,7 +29,7 @@ from .gradients import (
     make_differentiable,
 )
 from .lora import check_lora_is_in_weights
-from .offloading import load_partially, streamed
+from .offloading import free_memory, load_partially, streamed
 from .sequences import sequence_positions
 from .text import (
     LearnedWordsTokenizer,
@@ -194,6 +194,16 @@ class ComfyBackbone(Backbone):
             return [m for m in self.denoiser.modules() if type(m).__name__ in ("BasicTransformerBlock", "ResBlock")]
         stacks = [part for part in self.denoiser.children() if isinstance(part, nn.ModuleList)]
         return [block for stack in stacks for block in stack]
+
+    def text_encoders(self) -> list[nn.Module]:
+        return [self._given_clip.cond_stage_model]
+
+    def compute_in_bf16(self) -> None:
+        super().compute_in_bf16()
+        self.patcher = _with_precision(self.patcher, "bf16")
+
+    def free_memory(self) -> float | None:
+        return free_memory(self.device)
 
     @contextmanager
     def training(self, learn_words: bool) -> Iterator[None]:

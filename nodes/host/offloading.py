@@ -1,4 +1,4 @@
-"""Training with weights that stay in RAM and come to the card layer by layer, where a model does not fit on it."""
+"""What is free on a card, and training with weights that stay in RAM and come to it layer by layer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from ...palp_core.models.memory import restore_forwards
+from ...palp_core.training.demand import GIGABYTE, SHARE_OF_WEIGHTS
 
-#: Share of the card's memory that is left to what a step computes; weights may take the rest.
-LEFT_FREE = 1 / 3
+
+def free_memory(device: torch.device) -> float | None:
+    """Return what a training may take of a card's memory, GB: what is free, and the models that the host can take off.
+
+    None on a CPU.
+    """
+    host = comfy.model_management
+    if device.type == "cpu":
+        return None
+    loaded = sum(m.model_loaded_memory() for m in host.current_loaded_models if m.device == device and m.model)
+    return (host.get_free_memory(device) + loaded) / GIGABYTE
 
 
 def load_partially(patcher, *others) -> None:
     """Load as much of a model onto its device as leaves a third of the card's memory free, beside others as a whole."""
-    left_free = LEFT_FREE * comfy.model_management.get_total_memory(patcher.load_device)
+    left_free = (1 - SHARE_OF_WEIGHTS) * comfy.model_management.get_total_memory(patcher.load_device)
     comfy.model_management.load_models_gpu([patcher], memory_required=left_free)
     if others:
         comfy.model_management.load_models_gpu(list(others), memory_required=left_free, force_full_load=True)

@@ -12,6 +12,7 @@ from ..files.embedding_file import load_embedding
 from ..files.run_folder import is_result
 from ..files.safetensors_file import reserve
 from ..methods.concept import Concept
+from ..methods.memory import MemoryConfig, fit_memory
 from ..methods.previews import PreviewConfig
 from ..methods.result import save_word, training_folder
 from ..methods.templates import Kind
@@ -19,7 +20,7 @@ from ..methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..models.backbone import Precision
 from ..training.loop import Training
 from . import session
-from .options import RUNS, PreviewOptions, TextualInversionOptions, read_photos, training_backbone
+from .options import RUNS, MemoryOptions, PreviewOptions, TextualInversionOptions, read_photos, training_backbone
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class LearnWord:
     device: str | None = None
     #: Computes in this number format; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
+    memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
     previews: Annotated[PreviewOptions, tyro.conf.arg(name="")] = field(default_factory=PreviewOptions)
     settings: Annotated[TextualInversionOptions, tyro.conf.arg(name="")] = field(
         default_factory=TextualInversionOptions
@@ -77,6 +79,7 @@ class LearnWord:
         config = TextualInversionConfig(**asdict(self.settings))
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(TextualInversion(backbone, concept, config))
+        fit_memory(run.method, MemoryConfig(**asdict(self.memory)), backbone.free_memory())
         folder = training_folder(run.method, self.out / RUNS, name, self.retrain)
         if folder.result(config.steps, [self.out]) is None:
             reserve(self.out, name, self.overwrite)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..files.images import read_image, read_mask
 from ..files.photos import Photos, find_masks, find_photos, listed, masks_by_name
 from ..methods.alignment import AlignmentConfig
+from ..methods.memory import MemoryConfig
 from ..methods.personalization import PersonalizationConfig
 from ..methods.previews import PreviewConfig
 from ..methods.scores import SCORES
@@ -49,6 +50,7 @@ RUNS = "runs"
 
 PersonalizationOptions = config_options(PersonalizationConfig)
 PreviewOptions = config_options(PreviewConfig)
+MemoryOptions = config_options(MemoryConfig)
 TextualInversionOptions = config_options(TextualInversionConfig)
 _AlignmentOptions = config_options(AlignmentConfig, weight="alignment_weight")
 

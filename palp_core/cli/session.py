@@ -36,7 +36,7 @@ def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFol
         print(f"taken from an earlier training of the same: {folder.path}. --retrain trains anew.", file=sys.stderr)
         print(taken)
         return
-    print(f"{summary(run.method)}.", file=sys.stderr)
+    print(summary(run.method), file=sys.stderr)
     recording = Recording(folder, run.method, previews)
     if recording.history:
         print(f"goes on from step {len(recording.history)} of {folder.path}.", file=sys.stderr)

@@ -11,6 +11,7 @@ import tyro
 
 from ..files.embedding_file import load_embedding
 from ..files.safetensors_file import reserve
+from ..methods.memory import MemoryConfig, fit_memory
 from ..methods.personalization import Personalization, PersonalizationConfig
 from ..methods.previews import PreviewConfig
 from ..methods.result import save_run, training_folder
@@ -21,6 +22,7 @@ from . import session
 from .options import (
     RUNS,
     AlignmentOptions,
+    MemoryOptions,
     PersonalizationOptions,
     PreviewOptions,
     read_photos,
@@ -62,6 +64,7 @@ class Train:
     device: str | None = None
     #: Computes in this number format; auto is bf16 on a GPU, else fp32.
     precision: Precision = "auto"
+    memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
     previews: Annotated[PreviewOptions, tyro.conf.arg(name="")] = field(default_factory=PreviewOptions)
     settings: Annotated[PersonalizationOptions, tyro.conf.arg(name="")] = field(default_factory=PersonalizationOptions)
     alignment: Annotated[AlignmentOptions, tyro.conf.arg(name="")] = field(default_factory=AlignmentOptions)
@@ -82,6 +85,7 @@ class Train:
         )
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(Personalization(backbone, [subject], self.target_prompt, config))
+        fit_memory(run.method, MemoryConfig(**asdict(self.memory)), backbone.free_memory())
         folder = training_folder(run.method, self.out / RUNS, name, self.retrain)
         previews = PreviewConfig(**asdict(self.previews))
         session.train(run, partial(save_run, run, name=name), self.out, folder, previews)

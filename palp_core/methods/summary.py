@@ -1,4 +1,4 @@
-"""One line that says what a training does, before its first step, for whoever waits for it."""
+"""One line that says what a training does and what memory it takes, before its first step, for whoever waits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from .memory import estimate
 from .personalization import Personalization
 from .textual_inversion import TextualInversion
 
 
 def summary(method: Personalization | TextualInversion) -> str:
-    """Say what is learned, from how many pictures, and for what."""
+    """Say what is learned, from how many pictures and for what, and what memory that takes."""
+    return f"{_learned(method)}. {method.memory_note or estimate(method)}"
+
+
+def _learned(method: Personalization | TextualInversion) -> str:
     if isinstance(method, TextualInversion):
         concept = method.concept
         start = concept.initial_embedding.name if concept.initial_embedding else concept.initial_word

@@ -92,6 +92,8 @@ class TextualInversion:
         self.concept = concept
         self.config = config
         self.resolution = config.resolution_for(backbone)
+        #: What is said of its memory before the first step, once `fit_memory` has looked at it.
+        self.memory_note = ""
         self.initial = start_vectors(backbone, concept, config.vectors, config.seed)
         with torch.no_grad():
             for text in concept.captions or concept.templates or [max(TEMPLATES[concept.kind], key=len)]:

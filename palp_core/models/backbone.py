@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .families import Family
 from .joint_attention import JointLayout
+from .memory import free_memory
 from .noise import NoiseLevels, Prediction, per_sample
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -65,6 +66,8 @@ class Backbone(ABC):
     denoiser: nn.Module
     #: How the network lays picture and prompt into one sequence; None where it has cross-attention.
     joint: JointLayout | None = None
+    #: Whether weights that do not fit on the device stay in RAM; None where that is not offered.
+    offloading: bool | None = None
 
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor, conds: Sequence[Conditioning]) -> Tensor:
@@ -114,6 +117,10 @@ class Backbone(ABC):
         """List the blocks of the denoiser to recompute in the backward pass when memory is short."""
 
     @abstractmethod
+    def text_encoders(self) -> list[nn.Module]:
+        """List the text encoders."""
+
+    @abstractmethod
     def training(self, learn_words: bool) -> AbstractContextManager[None]:
         """Make the model ready for gradients and put all that is not needed out of the way; undo both at the end.
 
@@ -123,6 +130,14 @@ class Backbone(ABC):
     @abstractmethod
     def fingerprint(self) -> Iterator[str | Tensor]:
         """Yield texts and small tensors on the CPU that tell this model, its text encoders and VAE from others."""
+
+    def compute_in_bf16(self) -> None:
+        """Compute in bf16 from now on. Weights stay as they are."""
+        self.compute_dtype = torch.bfloat16
+
+    def free_memory(self) -> float | None:
+        """Return what a training may take of the device's memory, GB; None where nothing tells it, as on a CPU."""
+        return free_memory(self.device)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for the denoiser: adapters and optimizer stay float32, matrix products run in half."""

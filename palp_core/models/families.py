@@ -10,6 +10,21 @@ from .noise import Timesteps
 
 
 @dataclass(frozen=True)
+class Activations:
+    """What a training keeps for the backward pass: bytes for each token and each feature that LoRA reads or writes.
+
+    For numbers of two bytes. `devtools.memory_table` counts it for transformers in full size, and each is raised to
+    what benchmarks/results/gpu.json measured where that is more.
+    """
+
+    plain: float
+    #: The inputs of all blocks, and what the block that is run again keeps.
+    checkpointed: float
+    #: Tokens of a prompt that the network takes beside the picture's.
+    text_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Family:
     """One family of models."""
 
@@ -29,6 +44,8 @@ class Family:
     lora_targets: str
     #: ComfyUI's class in comfy.model_base.
     host_class: str
+    #: What a training keeps for the backward pass.
+    activations: Activations
     #: What ComfyUI's configuration of the network has to say, where the class has members of other families, too.
     host_config: Mapping[str, object] = field(default_factory=dict)
     #: Sides of pictures are multiples of it: three halvings of the UNet on latents of 1/8 size.
@@ -88,6 +105,7 @@ SD1 = _unet(
     architecture="stable-diffusion-v1",
     base_model_version="sd_v1",
     host_class="BaseModel",
+    activations=Activations(5.5, 1.0),
 )
 SD2 = _unet(
     name="sd2",
@@ -98,6 +116,7 @@ SD2 = _unet(
     architecture="stable-diffusion-v2-{size}",
     base_model_version="sd_v2",
     host_class="BaseModel",
+    activations=Activations(5.5, 1.0),
 )
 SDXL = _unet(
     name="sdxl",
@@ -109,6 +128,7 @@ SDXL = _unet(
     architecture="stable-diffusion-xl-v1-base",
     base_model_version="sdxl_base_v1-0",
     host_class="SDXL",
+    activations=Activations(1.35, 0.11),
 )
 SD3 = _flow(
     name="sd3",
@@ -119,6 +139,7 @@ SD3 = _flow(
     lora_targets=r"joint_blocks\.\d+\.(context_block\.attn|x_block\.attn2?)\.(qkv|proj)",
     text_starts={"clip_l": 0, "t5xxl": 77},
     host_class="SD3",
+    activations=Activations(3.0, 0.58, 154),
     subject_words="either",
 )
 FLUX = _flow(
@@ -129,6 +150,7 @@ FLUX = _flow(
     base_model_version="flux1",
     lora_targets=FLUX_TARGETS,
     host_class="Flux",
+    activations=Activations(2.65, 0.21, 512),
     host_config={"guidance_embed": True},
     text_starts={"t5xxl": 0},
     subject_words="either",
@@ -143,6 +165,7 @@ KLEIN = _flow(
     base_model_version="flux2_klein",
     lora_targets=FLUX_TARGETS,
     host_class="Flux2",
+    activations=Activations(3.35, 0.33, 512),
     host_config={"guidance_embed": False},
     text_starts={"qwen3_4b": 0, "qwen3_8b": 0},
 )
@@ -154,6 +177,7 @@ CHROMA = _flow(
     base_model_version="chroma",
     lora_targets=FLUX_TARGETS,
     host_class="Chroma",
+    activations=Activations(2.65, 0.21, 512),
     text_starts={"t5xxl": 0},
     subject_words="either",
 )
@@ -168,6 +192,7 @@ QWEN_IMAGE = _flow(
         r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
     ),
     host_class="QwenImage",
+    activations=Activations(2.1, 0.15, 64),
     text_starts={"qwen25_7b": 0},
 )
 Z_IMAGE = _flow(
@@ -178,6 +203,7 @@ Z_IMAGE = _flow(
     base_model_version="z_image",
     lora_targets=r"(layers|noise_refiner|context_refiner)\.\d+\.attention\.(qkv|out)",
     host_class="Lumina2",
+    activations=Activations(7.6, 0.58, 64),
     host_config={"z_image_modulation": True},
     text_starts={"qwen3_4b": 0},
 )
@@ -189,6 +215,7 @@ KREA2 = _flow(
     base_model_version="krea2",
     lora_targets=r"blocks\.\d+\.attn\.(wq|wk|wv|wo)",
     host_class="Krea2",
+    activations=Activations(7.6, 0.54, 64),
     attention="unseen",
 )
 ANIMA = _flow(
@@ -199,6 +226,7 @@ ANIMA = _flow(
     base_model_version="anima",
     lora_targets=r"blocks\.\d+\.(self_attn|cross_attn)\.(q_proj|k_proj|v_proj|output_proj)",
     host_class="Anima",
+    activations=Activations(2.2, 0.5, 512),
     attention="unseen",
 )
 

@@ -1,4 +1,4 @@
-"""What a model's modules look like while it is trained: frozen, or run again in the backward pass."""
+"""What a model's modules look like while it is trained, frozen or run again in the backward pass, and what is free."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
@@ -61,3 +62,16 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
         for module, mode in modes:
             module.training = mode
+
+
+def free_memory(device: torch.device) -> float | None:
+    """Return a card's memory that is free, or that this process holds and can give back, GB; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return (free + torch.cuda.memory_reserved(device)) / 1e9
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Say whether a device is a card that computes in bf16 itself."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

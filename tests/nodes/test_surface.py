@@ -14,7 +14,7 @@ NODES = {
     "masks subjects options captions",
     "PALP_Options": "score learning_rate embedding_learning_rate rank batch_size resolution gradient_checkpointing "
     "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger "
-    "retrain preview_every preview_guidance invert_masks",
+    "retrain preview_every preview_guidance invert_masks memory",
     "PALP_Photos": "folder",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects "
     "captions",

@@ -88,6 +88,9 @@ class DiffusersBackbone(Backbone):
     def checkpointed_modules(self) -> list[nn.Module]:
         return self.network.checkpointed_modules()
 
+    def text_encoders(self) -> list[nn.Module]:
+        return self.text.modules()
+
     @contextmanager
     def training(self, learn_words: bool) -> Iterator[None]:
         encoders = self.text.modules()
