@@ -13,7 +13,7 @@ from .textual_inversion import TextualInversion
 
 def summary(method: Personalization | TextualInversion) -> str:
     """Say what is learned, from how many pictures and for what, and what memory that takes."""
-    return f"{_learned(method)}. {method.memory_note or estimate(method)}"
+    return f"{_learned(method).rstrip('.')}. {method.memory_note or estimate(method)}"
 
 
 def _learned(method: Personalization | TextualInversion) -> str:

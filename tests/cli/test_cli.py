@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -59,9 +60,11 @@ def train_arguments(model: Path, photos: Path, out: Path, **settings) -> list[st
 
 def test_train_then_info_then_generate(monkeypatch, capsys, tmp_path, model, photos):
     out = tmp_path / "loras"
-    palp(monkeypatch, *train_arguments(model, photos, out, **{"alignment-weight": 0.5}))
+    palp(monkeypatch, *train_arguments(model, photos, out, **{"alignment-weight": 0.5, "memory": 8}))
     file = out / f"{NAME}_00001.safetensors"
-    assert capsys.readouterr().out.strip().endswith(file.name)
+    told = capsys.readouterr()
+    assert told.out.strip().endswith(file.name)
+    assert re.search(r"for: a sketch of \[V\].* Takes about 0\.\d GB of RAM\.", told.err)
     assert {path.name for path in out.iterdir()} == {file.name, f"{NAME}_00001.loss.png", "runs"}
     info = load_lora_file(file).info
     assert info.settings["alignment"]["weight"] == 0.5 and info.steps == 3 and info.rank == 2

@@ -31,8 +31,10 @@ def test_a_cancelled_graph_goes_on_after_a_restart_and_a_finished_one_is_taken(s
         if message.type == "progress" and message.data["node"] == "10" and message.data["value"] == 2:
             server.interrupt()
 
-    whole = server.queue(personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="whole")).require_success()
+    graph = personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="whole", options={"memory": "8"})
+    whole = server.queue(graph).require_success()
     assert "Saved as whole_00001.safetensors." in said(whole)
+    assert said(whole).endswith("GB of RAM.")  # and on a CPU 8 GB change nothing, so that what follows is the same
     graph = personalize_graph(
         sd15_checkpoint,
         steps=6,
