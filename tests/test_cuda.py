@@ -14,6 +14,7 @@ from palp_core import (
     TextualInversion,
     TextualInversionConfig,
 )
+from palp_core.methods.memory import MemoryConfig, fit_memory
 from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
 from palp_core.models.attention import prompted
 from palp_core.models.diffusers.backbone import DiffusersBackbone
@@ -40,6 +41,17 @@ def learned(family: str, folder, device: str, precision: str) -> torch.Tensor:
 def test_training_on_the_gpu_learns_what_the_cpu_learns(tmp_path, family, precision, nearness):
     cpu, gpu = (learned(family, tmp_path, device, p) for device, p in (("cpu", "fp32"), ("cuda", precision)))
     assert torch.nn.functional.cosine_similarity(cpu, gpu, dim=0) > nearness
+
+
+def test_a_card_tells_what_is_free_whatever_this_process_holds(tmp_path):
+    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), "cuda")
+    held = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    free, total = backbone.free_memory(), torch.cuda.get_device_properties(0).total_memory / 1e9
+    del held
+    assert 1 < free <= total and backbone.free_memory() == pytest.approx(free, rel=0.05)
+    method = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", CONFIG)
+    fit_memory(method, MemoryConfig("8"), free)
+    assert method.config == CONFIG and method.memory_note.endswith("GB of the card's memory.")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -127,12 +127,25 @@ def test_a_word_alone_takes_the_text_encoders_and_no_lora(backbone):
     assert lower(word, needed(word, gradient_checkpointing=True, batch_size=1), bf16=False)[-1] == "batch_size 1"
 
 
-def test_weights_in_another_format_are_counted_with_their_copies(backbone):
-    method = training(backbone)
-    matrices = sum(p.numel() for p in backbone.denoiser.parameters() if p.ndim > 1)
-    weights_alone = replace(workload(method), batch_size=0)
-    copies = demand(backbone, replace(weights_alone, dtype=torch.bfloat16)).step - demand(backbone, weights_alone).step
-    assert copies == pytest.approx(2 * matrices / 1e9)
+def test_copies_of_weights_in_another_format_count_as_autograd_keeps_them(backbone):
+    backbone.compute_in_bf16()
+    weights = [p.requires_grad_(False) for p in backbone.denoiser.parameters() if p.ndim > 1]
+    shapes = {shape for p in weights for shape in (p.shape, p.T.shape if p.ndim == 2 else p.shape)}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.bfloat16 and tensor.shape in shapes:
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    x, prompt = torch.randn(1, 4, 8, 8, requires_grad=True), backbone.encode_prompt("a cat", {}).detach()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        backbone.denoise(x, torch.ones(1), [prompt])
+    alone = replace(workload(training(backbone)), batch_size=0, dtype=torch.float32)
+    copies = demand(backbone, replace(alone, dtype=torch.bfloat16)).step - demand(backbone, alone).step
+    assert copies == pytest.approx(sum(tensor.nbytes for tensor in kept.values()) / 1e9, rel=0.15)
+    checkpointed = replace(alone, dtype=torch.bfloat16, gradient_checkpointing=True)
+    assert demand(backbone, checkpointed).step < demand(backbone, alone).step + copies / 2
 
 
 def test_offloaded_weights_count_as_far_as_they_lie_on_the_card():
