@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -392,15 +391,6 @@ def test_pictures_are_added_to_those_that_are_there(tmp_path):
         (tmp_path / name).touch()
     assert [path.name for path in generate.free_paths(tmp_path, "cat", 2)] == ["cat_00008.png", "cat_00009.png"]
     assert [path.name for path in generate.free_paths(tmp_path, "cat[1]", 1)] == ["cat[1]_00002.png"]
-
-
-def test_a_single_checkpoint_without_its_configuration_asks_for_it_and_downloads_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("went to the network"))
-    file = tmp_path / "model.safetensors"
-    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 4, 3, 3)}, file)
-    with pytest.raises(ValueError, match=r"hf download .* --include '\*\.json' --include '\*\.txt'"):
-        load_pipeline(file)
 
 
 def test_the_demo_writes_its_picture_its_figures_and_its_files(monkeypatch, capsys, tmp_path):

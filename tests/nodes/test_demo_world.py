@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,9 +15,10 @@ from devtools.random_models import pictures
 from palp_core import Concept, TextualInversion, TextualInversionConfig
 from palp_core.files.embedding_file import Embedding
 from palp_core.files.images import read_image
+from palp_core.models.diffusers import single_file
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.diffusers.loading import load_pipeline
-from palp_core.toyworld import MODEL_FOLDER
+from palp_core.toyworld import LATENT_CHANNELS, MODEL_FOLDER
 from palp_core.toyworld.evaluators import Target, load_evaluators
 from palp_core.toyworld.metrics import judge
 from palp_core.toyworld.scenes import new_individual
@@ -132,7 +135,8 @@ def test_a_single_checkpoint_is_loaded_as_its_folder_is(demo_model, pipeline, mo
     }
     weights = {f"{prefix}.{key}": v.float() for prefix, part in parts.items() for key, v in part.items()}
     save_file(weights, tmp_path / "model.safetensors")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(MODEL_FOLDER))  # stands for the cache
+    monkeypatch.setattr(single_file, "configuration_folder", lambda *_: nullcontext(MODEL_FOLDER))
+    monkeypatch.setattr(single_file, "CHANNELS", LATENT_CHANNELS)
     loaded = load_pipeline(tmp_path / "model.safetensors")
     for part in ("unet", "vae", "text_encoder"):
         expected, found = (getattr(p, part).state_dict() for p in (pipeline, loaded))

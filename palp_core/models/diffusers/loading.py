@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from ...errors import ModelError
 from ..families import SD1, SD2, SDXL, Family
 from .flow import ARCHITECTURES, architecture_of
+from .single_file import load_checkpoint
 
 #: One with a UNet, or one of ARCHITECTURES.
 Pipeline = DiffusionPipeline
@@ -20,26 +20,19 @@ SUPPORTED = (
     f"{', '.join(a.family.title for a in ARCHITECTURES.values())}"
 )
 
-#: Of a repository in the diffusers layout, all but the weights.
-CONFIGURATION = ("*.json", "*.txt")
-#: How the names of a UNet's weights begin in a single checkpoint.
-UNET_KEY = "model.diffusion_model.input_blocks."
-#: By which checkpoints of SDXL that predict v say so, and that their noise ends without a rest of signal.
-V_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"
-
 
 def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Pipeline:
     """A pipeline from a diffusers folder or a single .safetensors checkpoint on disk; nothing is downloaded.
 
-    Raises ModelError when there is neither, the model is of another kind, or this machine lacks the configuration and
-    the tokenizer that a single checkpoint does not hold.
+    Raises ModelError when there is neither, or the model is of another kind, and FileError for a checkpoint that cannot
+    be read.
     """
     path = Path(path)
-    options = {"torch_dtype": dtype, "local_files_only": True}
     if path.is_dir():
+        options = {"torch_dtype": dtype, "local_files_only": True, "variant": _variant(path)}
         pipeline = DiffusionPipeline.from_pretrained(path, use_safetensors=True, **options)
     elif path.suffix == ".safetensors" and path.is_file():
-        pipeline = _load_checkpoint(path, options)
+        pipeline = load_checkpoint(path, dtype)
     else:
         raise ModelError(f"{path} is neither a folder in the diffusers layout nor a .safetensors checkpoint.")
     if not isinstance(pipeline, UNET_PIPELINES) and architecture_of(pipeline) is None:
@@ -47,50 +40,10 @@ def load_pipeline(path: str | Path, dtype: torch.dtype = torch.float32) -> Pipel
     return pipeline
 
 
-def _load_checkpoint(path: Path, options: dict) -> Pipeline:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        keys = set(file.keys())
-    if not any(key.startswith(UNET_KEY) for key in keys):
-        raise ModelError(
-            f"{path} is no checkpoint of Stable Diffusion 1.x, 2.x or SDXL. Give other models as a folder in the "
-            "diffusers layout."
-        )
-    sdxl = any(key.startswith("conditioner.embedders.1.") for key in keys)
-    kind = StableDiffusionXLPipeline if sdxl else StableDiffusionPipeline
-    pipeline = kind.from_single_file(path, config=_configuration(path), **options)
-    return _with_prediction(pipeline, keys) if sdxl else pipeline
-
-
-def _with_prediction(pipeline: Pipeline, keys: Collection[str]) -> Pipeline:
-    """Give the scheduler what a checkpoint of SDXL says of its prediction; diffusers takes all for epsilon."""
-    if V_KEY in keys:
-        changes = {"prediction_type": "v_prediction"}
-        if ZERO_SNR_KEY in keys:
-            changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **changes)
-    return pipeline
-
-
-def _configuration(checkpoint: Path) -> str:
-    """The folder with what a single checkpoint lacks, from the cache of huggingface_hub.
-
-    from_single_file would find it too, but where it is missing downloads it without being asked.
-    """
-    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    source = fetch_diffusers_config(load_single_file_checkpoint(checkpoint))["pretrained_model_name_or_path"]
-    try:
-        return snapshot_download(source, allow_patterns=CONFIGURATION, local_files_only=True)
-    except LocalEntryNotFoundError as error:
-        wanted = " ".join(f"--include '{pattern}'" for pattern in CONFIGURATION)
-        raise ModelError(
-            f"{checkpoint} holds weights alone; its configuration and tokenizer are not on this machine. Get "
-            f"these small files once with: hf download {source} {wanted}"
-        ) from error
+def _variant(folder: Path) -> str | None:
+    """Return fp16 for a folder whose denoiser is there in that variant alone, as many are downloaded."""
+    files = [file.name for name in ("unet", "transformer") for file in (folder / name).glob("*.safetensors")]
+    return "fp16" if files and all(".fp16." in name for name in files) else None
 
 
 def chosen_device(device: torch.device | str | None) -> torch.device:
