@@ -182,6 +182,28 @@ def screenshot(page: Page, path: Path) -> Path:
     return path
 
 
+FIRST_SCREEN = """
+(list) => {
+  const end = list.getBoundingClientRect().bottom;
+  const rows = [...list.querySelectorAll("[role=option]")].filter((row) => row.getBoundingClientRect().bottom <= end);
+  return rows.map((row) => row.innerText.split("\\n")[0].trim());
+}
+"""
+
+
+def search_nodes(page: Page, text: str) -> list[str]:
+    """Type into the page's search of nodes, and return the names that are seen without scrolling."""
+    page.evaluate("() => { app.extensionManager.command.execute('Workspace.SearchBox.Toggle') }")
+    found = page.locator("[role=listbox]")
+    suggested = found.inner_text()
+    page.locator("input:focus").fill(text)
+    page.wait_for_function("([list, before]) => list.innerText !== before", arg=[found.element_handle(), suggested])
+    names = found.evaluate(FIRST_SCREEN)
+    page.keyboard.press("Escape")
+    found.wait_for(state="hidden")
+    return names
+
+
 ADD_GROUPS = """
 (groups) => {
   for (const wanted of groups) {

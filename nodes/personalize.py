@@ -41,13 +41,17 @@ class PalpPersonalize(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PALP_Personalize",
-            display_name="PALP Personalize",
+            # The page ranks by id and name alone: whoever looks for LoRA, or training, finds it by these words.
+            display_name="LoRA Training (PALP Personalize)",
             category=CATEGORY,
             description=(
                 "Learns your subject from a few photos for one prompt, without losing the prompt: a LoRA and a word "
                 "are trained while the base model keeps the scene. Saves both in one file in the loras folder."
             ),
-            search_aliases=["palp", "train lora", "dreambooth", "textual inversion", "personalization", "my subject"],
+            search_aliases=[
+                *("palp", "train lora", "finetune", "fine-tune", "fine tuning", "teach", "likeness", "dreambooth"),
+                *("textual inversion", "personalization", "personalize", "my subject", "consistent character"),
+            ],
             is_input_list=True,
             is_output_node=True,
             inputs=_inputs(),
