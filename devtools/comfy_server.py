@@ -22,6 +22,8 @@ import websocket
 
 REPO = Path(__file__).resolve().parents[1]
 PACK_FOLDER = "ComfyUI-PALP"  # the name under custom_nodes/
+#: What hosts load: this repository, or an unpacked archive of it (devtools/archive.py).
+PACK = Path(os.environ.get("PALP_PACK") or REPO).resolve()
 SKIP_REASON = (
     "ComfyUI is not found. Get it with `pip install comfy-cli && comfy install`, which puts it in ~/comfy/ComfyUI, or "
     "set COMFYUI_PATH to the folder that has its main.py; its requirements.txt must be installed in this environment."
@@ -48,10 +50,10 @@ def find_comfyui() -> Path | None:
 
 
 def make_base_directory(path: Path, packs: dict[str, Path] | None = None) -> Path:
-    """The folders that the host expects below `path`; `packs` (name: folder) are linked, this repo unless told."""
+    """The folders that the host expects below `path`; `packs` (name: folder) are linked, this one unless told."""
     for name in ("custom_nodes", "models/checkpoints", "models/loras", "models/embeddings", "input", "output", "user"):
         (path / name).mkdir(parents=True, exist_ok=True)
-    for name, folder in (packs or {PACK_FOLDER: REPO}).items():
+    for name, folder in ({PACK_FOLDER: PACK} if packs is None else packs).items():
         (path / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
     return path
 

@@ -14,9 +14,9 @@ import torch
 from transformers import CLIPTokenizer
 
 from . import dynamic_vram
+from .comfy_server import PACK
 from .random_models import CROSS_ATTENTION, SDXL_DEPTH
 
-PACK = Path(__file__).parents[1]
 PACK_NAME = "palp_pack"
 
 

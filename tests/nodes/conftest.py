@@ -15,7 +15,7 @@ import pytest
 
 from devtools import checkpoints, frontend, host_models
 from devtools.checkpoints import SMALL
-from devtools.comfy_server import PACK_FOLDER, REPO, SKIP_REASON, ComfyServer, find_comfyui, make_base_directory
+from devtools.comfy_server import PACK, PACK_FOLDER, REPO, SKIP_REASON, ComfyServer, find_comfyui, make_base_directory
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -44,7 +44,7 @@ def host(comfyui_path: Path) -> None:
 @pytest.fixture(scope="session")
 def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The server's --base-directory: this pack in custom_nodes/ with one for speed, two photos of a cat in input/."""
-    packs = {PACK_FOLDER: REPO, SMALL_PARTS.name: SMALL_PARTS, TINY_LOADER.name: TINY_LOADER}
+    packs = {PACK_FOLDER: PACK, SMALL_PARTS.name: SMALL_PARTS, TINY_LOADER.name: TINY_LOADER}
     path = make_base_directory(tmp_path_factory.mktemp("comfyui"), packs)
     _write_photos(path / "input")
     yield path
