@@ -62,6 +62,11 @@ def test_the_wheel_has_the_command_and_all_that_it_reads(installed, tmp_path):
     assert "a sketch of [V] in Paris" in "".join(about) and Path(where).is_relative_to(installed)
 
 
+def test_the_wheel_has_every_file_of_the_package(installed):
+    missing = [name for name in tracked_files() if name.startswith("palp_core/") and not (installed / name).is_file()]
+    assert not missing
+
+
 def test_the_wheel_has_one_package_and_no_folder_that_hides_the_hosts_own(installed):
     folders = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert folders == {"palp_core", "bin"}
