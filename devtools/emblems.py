@@ -17,7 +17,7 @@ FONTS = Path(matplotlib.get_data_path()) / "fonts/ttf"
 NIGHT, PAPER, TEAL, GREY = (22, 20, 44), (250, 248, 242), (64, 200, 208), (176, 180, 204)
 
 ICON = 400
-FACE = (13, 7, 48, 42)  # of a picture of 64 pixels
+FACE = (15, 8, 47, 40)  # of a picture of 64 pixels
 
 BANNER = (1260, 540)
 PHOTO, SMALL, LEFT, TOP = 384, 192, 78, 78
