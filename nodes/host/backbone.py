@@ -42,6 +42,8 @@ from .text import (
 ALL_MEMORY = 1e20
 #: Side of a picture for one of its latents, where a network asks for the picture's size: SDXL.
 PIXELS = 8
+#: What the host calls the numbers of `Conditioning.with_size`.
+PHOTO_SIZE = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
 
 
 class ComfyBackbone(Backbone):
@@ -92,6 +94,8 @@ class ComfyBackbone(Backbone):
         """What the host's own samplers would hand the network with these latents, as its COND objects."""
         named = {name: t.item() if name == "guidance" else t for name, t in cond.tensors.items()}
         size = {"width": x.shape[-1] * PIXELS, "height": x.shape[-2] * PIXELS}
+        if "size" in named:
+            size = dict(zip(PHOTO_SIZE, named.pop("size")[0].tolist(), strict=True))
         named = {"pooled_output": None, **named}  # which older hosts ask for where there is none
         conds = self.model.extra_conds(noise=x, device=x.device, prompt_type="positive", **size, **named)
         return {name: c.process_cond(batch_size=len(x), device=x.device, area=None) for name, c in conds.items()}

@@ -226,7 +226,8 @@ class Personalization:
             if photo_prompt not in self._class_tokens:
                 return whole(example.latents) if example.mask is None else example.mask
             tokens = self._class_tokens[photo_prompt]
-            prompted = with_conditioning(self.backbone, fixed.class_photo[photo_prompt], tokens)
+            told = fixed.class_photo[photo_prompt].with_size(example.size)
+            prompted = with_conditioning(self.backbone, told, tokens)
             return subject_region(prompted, example.latents.to(device, torch.float32), self.backbone.levels, random)
 
         return {p: [e._replace(region=region(self.subjects[p], e)) for e in some] for p, some in examples.items()}

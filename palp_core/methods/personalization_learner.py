@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..models.backbone import Conditioning, predicted_noise
 from ..models.lora import LoraAdapters
 from ..models.noise import per_sample
-from ..training.data import Batch, Example, draw_batch, random_index, stack_batch
+from ..training.data import Batch, Example, Photo, draw_batch, random_index, stack_batch, told_once
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizers import Optimizer
@@ -89,11 +89,11 @@ class PersonalizationLearner:
         """Learn the photo, keep the prompt, or both, as the score's interval has it."""
         alignment = self.config.alignment
         learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)
-        placeholder, photo_prompts, batch = self._draw_batch()
+        placeholder, photos, batch = self._draw_batch()
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
-        encoded = {prompt: self._encode(prompt) for prompt in dict.fromkeys(photo_prompts)}
-        photo = [encoded[prompt] for prompt in photo_prompts]
+        encoded = {prompt: self._encode(prompt) for prompt in dict.fromkeys(photo.prompt for photo in photos)}
+        photo = [encoded[photo.prompt].with_size(photo.size) for photo in photos]
         weight = self.backbone.prediction.loss_weight(sigma)
         measured, loss = {"sigma": sigma.mean()}, 0
         prompts = {**{name: [cond] for name, cond in self.fixed.shared.items()}, "photo": photo}
@@ -103,7 +103,7 @@ class PersonalizationLearner:
         if keeps_prompt and alignment.needs("target"):
             prompts["target"] = [self._encode(self.method.target_prompt)]
         if keeps_prompt and alignment.needs("class_photo"):
-            prompts["class_photo"] = [self.fixed.class_photo[prompt] for prompt in photo_prompts]
+            prompts["class_photo"] = [self.fixed.class_photo[p.prompt].with_size(p.size) for p in photos]
         if keeps_prompt and alignment.trains_target_prompt:
             if learns_photo:  # this loss's activations go before those of the target prompt come
                 self.optimizer.backward(loss)
@@ -144,13 +144,13 @@ class PersonalizationLearner:
             return self.fixed.personal[prompt]
         return self.method.encode(prompt, self.words)
 
-    def _draw_batch(self) -> tuple[str, list[str], Batch]:
-        """A subject, and a batch of its images of one size; with y_P, one for all of them or one for each."""
+    def _draw_batch(self) -> tuple[str, list[Photo], Batch]:
+        """A subject, and a batch of its images of one size; with what is said of them, once for all or for each."""
         placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
         examples = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
-        photo_prompts = [self.method.subjects[placeholder].photo_prompts[example.number] for example in examples]
-        same = len(set(photo_prompts)) == 1
-        return placeholder, photo_prompts[:1] if same else photo_prompts, stack_batch(examples, self.backbone.device)
+        y_P = self.method.subjects[placeholder].photo_prompts
+        photos = [Photo(y_P[example.number], example.size) for example in examples]
+        return placeholder, told_once(photos), stack_batch(examples, self.backbone.device)
 
     @torch.no_grad()
     def preview(self, guidance_scale: float, untouched: bool = False) -> Tensor:

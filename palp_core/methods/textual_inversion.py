@@ -20,7 +20,7 @@ from ..models.memory import recomputed_in_backward
 from ..models.noise import per_sample
 from ..settings import setting
 from ..training.config import TrainingConfig
-from ..training.data import Example, draw_batch, encode_examples, random_index, stack_batch
+from ..training.data import Example, Photo, draw_batch, encode_examples, random_index, stack_batch, told_once
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizers import Optimizer
@@ -135,7 +135,7 @@ class TextualInversionLearner:
         examples = draw_batch(self.examples, self.config.batch_size, self.random)
         x0, mask, _ = stack_batch(examples, self.backbone.device)
         sigma, noise = draw_noise(self.backbone.levels, x0, self.random)
-        conds = self._encode(self._texts(examples))
+        conds = self._encode(told_once(self._photos(examples)))
         denoised = self.backbone.denoise(x0 + per_sample(sigma, x0) * noise, sigma, conds)
         denoising = loss = denoising_loss(denoised, x0, self.backbone.prediction.loss_weight(sigma), mask)
         measured = {"sigma": sigma.mean(), "denoising_loss": denoising}
@@ -149,18 +149,20 @@ class TextualInversionLearner:
         self.done += 1
         return Step(self.done - 1, numbers.pop("sigma"), numbers)
 
-    def _texts(self, examples: list[Example]) -> list[str]:
-        """The sentence of each sample: its caption, else one template for all, which the encoders then read once."""
-        if self.concept.captions:
-            return [self.concept.captions[example.number] for example in examples]
-        templates = self.concept.templates or TEMPLATES[self.concept.kind]
-        return [templates[random_index(len(templates), self.random)]] * len(examples)
+    def _photos(self, examples: list[Example]) -> list[Photo]:
+        """What is said of each sample: its caption, else one template for all, and its size."""
+        texts = self.concept.captions
+        if not texts:
+            templates = self.concept.templates or TEMPLATES[self.concept.kind]
+            texts = [templates[random_index(len(templates), self.random)]] * len(self.concept.images)
+        return [Photo(texts[example.number], example.size) for example in examples]
 
-    def _encode(self, texts: list[str]) -> list[Conditioning]:
-        """One for all samples, or one for each."""
+    def _encode(self, photos: list[Photo]) -> list[Conditioning]:
+        """One for each; of all that have the same text, the encoders read it once."""
         words = {WORD: self.vectors}
-        encoded = {text: self.backbone.encode_prompt(text.replace(SLOT, WORD), words) for text in dict.fromkeys(texts)}
-        return [encoded[text] for text in texts] if len(encoded) > 1 else list(encoded.values())
+        texts = dict.fromkeys(photo.prompt for photo in photos)
+        encoded = {text: self.backbone.encode_prompt(text.replace(SLOT, WORD), words) for text in texts}
+        return [encoded[photo.prompt].with_size(photo.size) for photo in photos]
 
     @torch.no_grad()
     def preview(self, guidance_scale: float, untouched: bool = False) -> Tensor:

@@ -38,6 +38,13 @@ class Conditioning:
     #: Tensors by name, each a batch of one. Their lengths may differ from prompt to prompt.
     tensors: Mapping[str, Tensor]
 
+    def with_size(self, size: Tensor | None) -> Conditioning:
+        """Tell what a photo's size was, (1, 6): its height and width, the crop's top and left, and what it became.
+
+        size: None for models that are told no sizes. Without, pictures are told to be as large as what is drawn.
+        """
+        return self if size is None else Conditioning({**self.tensors, "size": size})
+
     def detach(self) -> Conditioning:
         return Conditioning({name: tensor.detach() for name, tensor in self.tensors.items()})
 

@@ -107,15 +107,27 @@ def training_size(height: int, width: int, resolution: int, multiple: int) -> tu
     return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
 
 
+def covering(image: Tensor, size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """How an image (H, W, C) covers a size: its sides once it is scaled, and its first row and column that are seen."""
+    scale = max(wanted / side for wanted, side in zip(size, image.shape, strict=False))
+    scaled = [max(wanted, round(side * scale)) for wanted, side in zip(size, image.shape, strict=False)]
+    return scaled, [(have - wanted) // 2 for have, wanted in zip(scaled, size, strict=True)]
+
+
 def resize_to_cover(image: Tensor, size: tuple[int, int]) -> Tensor:
     """(H, W, C) -> (*size, C): scaled until it covers the size, then cropped at the centre; values stay in 0..1."""
-    height, width = image.shape[:2]
-    scale = max(size[0] / height, size[1] / width)
-    scaled = [max(wanted, round(side * scale)) for wanted, side in zip(size, (height, width), strict=True)]
+    scaled, (top, left) = covering(image, size)
     pixels = image.movedim(-1, 0)[None]  # (1, C, H, W)
     pixels = F.interpolate(pixels, size=scaled, mode="bicubic", antialias=True, align_corners=False)
-    top, left = ((have - wanted) // 2 for have, wanted in zip(scaled, size, strict=True))
     return pixels[0, :, top : top + size[0], left : left + size[1]].movedim(0, -1).clamp(0, 1)
+
+
+def photo_size(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """What SDXL is told of a photo (arXiv 2307.01952, sec. 2.2): (1, 6) of height, width, top, left, height, width.
+
+    image: (H, W, C), before it is scaled and cropped to the size; these are its own sides, the crop, and the size.
+    """
+    return torch.tensor([[*image.shape[:2], *covering(image, size)[1], *size]])
 
 
 def latent_mask(mask: Tensor, size: tuple[int, int], latents: Tensor) -> Tensor:
@@ -123,13 +135,13 @@ def latent_mask(mask: Tensor, size: tuple[int, int], latents: Tensor) -> Tensor:
 
     size: what its picture was brought to, and the mask with it. Raises ImageError where that crops the subject away.
     """
-    covering = resize_to_cover(mask[..., None], size)[..., 0]
-    if covering.max() <= 0:
+    covered = resize_to_cover(mask[..., None], size)[..., 0]
+    if covered.max() <= 0:
         raise ImageError(
             f"the subject of a mask lies at the edge that is cropped away when its picture is brought to {size[1]} x "
             f"{size[0]} pixels. Crop the picture around the subject."
         )
-    shares = F.adaptive_avg_pool2d(covering[None, None].to(latents.device), latents.shape[-2:])
+    shares = F.adaptive_avg_pool2d(covered[None, None].to(latents.device), latents.shape[-2:])
     return shares.view(1, *[1] * (latents.ndim - 3), *shares.shape[-2:])
 
 
@@ -139,7 +151,25 @@ class Example(NamedTuple):
     number: int  # its place among the images of its subject, from 0
     latents: Tensor  # (1, C, h, w)
     mask: Tensor | None  # (1, 1, h, w) in 0..1, where the loss counts
+    size: Tensor | None = None  # (1, 6), see `photo_size`; None for models that are told no sizes
     region: Tensor | None = None  # (1, 1, h, w) in 0..1, where the subject is; None where nobody asks
+
+
+class Photo(NamedTuple):
+    """What the model is told of a photo."""
+
+    prompt: str  # y_P
+    size: Tensor | None  # (1, 6), see `photo_size`
+
+    @property
+    def key(self) -> tuple:
+        """Tell it from others."""
+        return self.prompt, None if self.size is None else tuple(self.size[0].tolist())
+
+
+def told_once(photos: list[Photo]) -> list[Photo]:
+    """Leave one for all samples of a batch where the same is said of each."""
+    return photos if len({photo.key for photo in photos}) > 1 else photos[:1]
 
 
 def encoded_image(backbone: Backbone, name: str, image: Tensor) -> Tensor:
@@ -166,7 +196,8 @@ def encode_examples(
         size = training_size(*image.shape[:2], resolution, backbone.family.side_multiple)
         latents = encoded_image(backbone, f"image {number + 1} of {owner}", resize_to_cover(image, size))
         mask = latent_mask(masks[number], size, latents) if masks else None
-        examples.append(Example(number, latents, mask))
+        told = photo_size(image, size) if backbone.family.pooled else None
+        examples.append(Example(number, latents, mask, told))
     return examples
 
 

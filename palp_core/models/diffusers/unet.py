@@ -34,9 +34,12 @@ class UNet:
     def predict(self, x: Tensor, sigma: Tensor, conds: Sequence[Conditioning]) -> Tensor:
         """Return what the UNet says of x, (B, C, h, w)."""
         contexts = of_one_length([cond.tensors["context"] for cond in conds])
-        pairs = zip(conds, contexts, strict=True)
-        text = stacked([Conditioning({**cond.tensors, "context": context}) for cond, context in pairs], len(x))
-        extra = size_conditioning(self.pipeline, x, text["pooled"].to(self.dtype)) if self.family.pooled else None
+        pairs, size = zip(conds, contexts, strict=True), uncropped(self.pipeline, x)
+        told = [Conditioning({"size": size, **cond.tensors, "context": context}) for cond, context in pairs]
+        text = stacked(told, len(x))
+        extra = None
+        if self.family.pooled:
+            extra = {"text_embeds": text["pooled"].to(self.dtype), "time_ids": text["size"].to(x.device, torch.float32)}
         context = text["context"].to(self.dtype)
         return self.module(x.to(self.dtype), self.levels.nearest(sigma), context, added_cond_kwargs=extra).sample
 
@@ -65,11 +68,10 @@ def original_block_name(name: str, layers_per_block: int) -> str:
     return f"input_blocks.{index + 1}.1.{rest}" if part == "down" else f"output_blocks.{index}.1.{rest}"
 
 
-def size_conditioning(pipeline, x: Tensor, pooled: Tensor) -> dict[str, Tensor]:
-    """Tell SDXL (arXiv 2307.01952, sec. 2.2) the pictures' true size, not cropped. x: (B, C, h, w); pooled: (B, P)."""
+def uncropped(pipeline, x: Tensor) -> Tensor:
+    """What SDXL is told (arXiv 2307.01952, sec. 2.2) of whole pictures of latents (B, C, h, w): (1, 6)."""
     height, width = (side * pipeline.vae_scale_factor for side in x.shape[-2:])
-    sizes = torch.tensor([height, width, 0, 0, height, width], device=x.device, dtype=pooled.dtype)
-    return {"text_embeds": pooled.to(pipeline.unet.dtype), "time_ids": sizes.expand(len(x), -1)}
+    return torch.tensor([[height, width, 0, 0, height, width]])
 
 
 def _native_resolution(pipeline, family: Family, prediction: Prediction) -> int:

@@ -16,6 +16,7 @@ from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, S
 from palp_core.errors import PromptError
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.prompt_weights import weighted_parts
+from palp_core.training.data import encode_examples
 from palp_core.training.loop import Training
 
 pytestmark = pytest.mark.host
@@ -189,6 +190,30 @@ def test_same_denoised(backbones):
         with torch.no_grad():
             results.append(backbone.denoise(x, sigma, [cond]))
     assert relative_difference(*results) < 1e-5
+
+
+def test_same_denoised_for_photos_of_other_sizes(backbones):
+    """In the same order of height and width, crop and target; a model that is told no sizes has no photos' sizes."""
+    if not backbones[0].family.pooled:
+        assert learned_example(backbones[0]).size is None
+        return
+    sizes = [torch.tensor([[300, 200, 16, 4, 64, 128]]), None, torch.tensor([[96, 128, 0, 0, 96, 128]])]
+    sigma, results = torch.tensor([0.05, 0.9, 12.0]), []
+    x = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(1)) * (1 + sigma.view(-1, 1, 1, 1))
+    for backbone in backbones:
+        conds = [backbone.encode_prompt("a photo of a cat", {}).with_size(size) for size in sizes]
+        with torch.no_grad():
+            results.append(backbone.denoise(x, sigma, conds))
+            whole = backbone.denoise(x, sigma, [conds[1]])
+        differences = [relative_difference(found, other) for found, other in zip(results[-1], whole, strict=True)]
+        assert differences[1] < 1e-5 and differences[0] > 1e-4 and differences[2] > 1e-4
+    assert relative_difference(*results) < 1e-5
+
+
+def learned_example(backbone):
+    (image,) = pictures((300, 200))
+    (example,) = encode_examples(backbone, "it", (image,), (), 64)
+    return example
 
 
 def test_same_names_for_the_projections(backbones):
