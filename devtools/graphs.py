@@ -48,6 +48,10 @@ OPTIONS_WIDGETS = {
     "preview_guidance": 0.0,
     "invert_masks": False,
     "memory": "auto",
+    "gradient_accumulation": 1,
+    "warmup_steps": 0,
+    "lr_scheduler": "constant",
+    "ema_decay": 0.0,
 }
 
 

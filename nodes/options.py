@@ -39,6 +39,8 @@ SETTINGS = (
     "gradient_checkpointing",
     "subject_word",
 )
+#: Which came later: saved workflows hold widget values by position.
+LATER = ("gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay")
 PREVIEWS = tuple(settings_of(PreviewConfig))
 
 
@@ -121,6 +123,7 @@ class PalpOptions(io.ComfyNode):
                     "cut-out picture. Off, such a mask is known by its white border.",
                 ),
                 widget(MemoryConfig, "memory"),
+                *(widget(PersonalizationConfig, name) for name in LATER),
             ],
             outputs=[
                 OptionsSocket.Output(

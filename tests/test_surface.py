@@ -30,7 +30,8 @@ from palp_core.models.diffusers.backbone import DiffusersBackbone
 REPO = Path(__file__).parents[1]
 
 SHARED = "model images masks invert-masks initial-embedding out retrain device precision steps batch-size resolution "
-SHARED += "gradient-checkpointing max-grad-norm seed learning-rate preview-every preview-guidance memory"
+SHARED += "gradient-checkpointing gradient-accumulation warmup-steps lr-scheduler ema-decay max-grad-norm seed "
+SHARED += "learning-rate preview-every preview-guidance memory"
 OPTIONS = {
     "demo": "out subject target-prompts seed network steps json",
     "train": f"{SHARED} captions class-word target-prompt personalization-prompt trigger file-name "
@@ -53,6 +54,7 @@ KOHYA = {
     "training_comment".split()
 }
 TRAINING = {"steps", "batch_size", "resolution", "gradient_checkpointing", "max_grad_norm", "seed", "learning_rate"}
+TRAINING |= {"gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay"}
 
 
 @pytest.mark.parametrize("command", OPTIONS)

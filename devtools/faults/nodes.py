@@ -181,6 +181,7 @@ def _options(_parts: Parts, _root: Path) -> None:
         "preview_guidance": 0.0,
         "invert_masks": False,
         "memory": "auto",
+        **{"gradient_accumulation": 1, "warmup_steps": 0, "lr_scheduler": "constant", "ema_decay": 0.0},
     }
     _executed(PalpOptions, score={"score": "delta"}, precision="auto", offloading=False, **texts)
 

@@ -40,7 +40,7 @@ class TwinPlan:
 
     seed: int = 0
     pictures: int = 6_000
-    steps: int = 2_500
+    steps: int = 1_600
     batch: int = 16
     learning_rate: float = 6e-4
     warmup: int = 100

@@ -89,6 +89,7 @@ def _check_layouts(file: TensorFile) -> None:
     for key in [key for key in rest if key.startswith("scaler.")]:
         if rest.pop(key).shape != ():
             raise source.refusal(f"is damaged: {printable(key)} is not one number")
+    averages = [rest.pop(key).shape for key in list(rest) if key.startswith("average.")]
     words = {key: layout for key, layout in rest.items() if key.startswith("word.")}
     lora = {key: layout for key, layout in rest.items() if key not in words}
     for key in words:
@@ -96,6 +97,8 @@ def _check_layouts(file: TensorFile) -> None:
     if lora:
         check_lora(source, lora)
     trained = [layout.shape for key, layout in rest.items() if not key.endswith(ALPHA)]
+    if averages and Counter(averages) != Counter(trained):
+        raise source.refusal("is damaged: its averages are not of what is trained")
     _check_moments(source, {key: layout.shape for key, layout in adam.items()}, trained)
 
 

@@ -68,7 +68,8 @@ def workload(method: Method) -> Workload:
     shared = config.batch_size, method.resolution, config.gradient_checkpointing, backbone.compute_dtype
     if isinstance(method, TextualInversion):
         return Workload(*shared, learns_words=True)
-    return Workload(*shared, method.learns_words, config.rank, config.alignment.weight > 0)
+    averages, compares = config.ema_decay > 0, config.alignment.weight > 0
+    return Workload(*shared, method.learns_words, config.rank, averages, compares)
 
 
 def cheaper(work: Workload, bf16: bool) -> Iterator[Workload]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from ..models.noise import per_sample
 from ..training.data import Batch, Example, Photo, draw_batch, random_index, stack_batch, told_once
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
-from ..training.optimizers import Optimizer
+from ..training.optimizers import Optimizer, mean_of
 from .alignment import NoisySample, alignment_loss, renoise
 from .overlay import overlays
 from .previews import painted, square_latents
@@ -68,7 +67,7 @@ class PersonalizationLearner:
         groups = [{"params": lora.parameters(), "lr": self.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.learns_words:
             groups += self._word_groups()
-        self.optimizer = Optimizer(groups, self.backbone, self.config.max_grad_norm)
+        self.optimizer = Optimizer(groups, self.backbone, self.config)
 
     def _word_groups(self) -> list[dict]:
         """CLIP's vectors, and those of T5, whose table is spread wider than CLIP's, at a rate in proportion."""
@@ -86,7 +85,17 @@ class PersonalizationLearner:
 
     @torch.enable_grad()
     def _step(self) -> Step:
-        """Learn the photo, keep the prompt, or both, as the score's interval has it."""
+        passes = [self._pass() for _ in range(self.config.gradient_accumulation)]
+        numbers = self.optimizer.step(self.done + 1, mean_of([measured for _, measured in passes]))
+        self.done += 1
+        subjects = " ".join(dict.fromkeys(placeholder for placeholder, _ in passes))
+        return Step(self.done - 1, numbers.pop("sigma"), numbers, subjects)
+
+    def _pass(self) -> tuple[str, dict[str, Tensor]]:
+        """Add the gradients of one batch to those of the step: of the photo, of the prompt, or of both.
+
+        Which of them is the score's interval's to say. Returns the subject, and what was measured, () each.
+        """
         alignment = self.config.alignment
         learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)
         placeholder, photos, batch = self._draw_batch()
@@ -116,9 +125,7 @@ class PersonalizationLearner:
             loss = loss + alignment_loss(delta, sample, alignment)
             measured["score_gap"] = (per_sample(sample.weight, delta) * delta.square()).mean().sqrt()
         self.optimizer.backward(loss)
-        numbers = self.optimizer.step(self.done + 1, measured)
-        self.done += 1
-        return Step(self.done - 1, numbers.pop("sigma"), numbers, placeholder)
+        return placeholder, measured
 
     @torch.no_grad()
     def _difference(self, sample: NoisySample, prompts: dict[PromptName, list[Conditioning]]) -> Tensor:
@@ -158,8 +165,8 @@ class PersonalizationLearner:
         placeholder, examples = next(iter(self.examples.items()))
         image = self.method.subjects[placeholder].images[0]
         shape = square_latents(self.backbone, image, examples[0], self.method.resolution)
-        prompt = self.fixed.scene if untouched else self._encode(self.method.target_prompt)
-        with self.lora.disabled() if untouched else nullcontext():
+        with self.lora.disabled() if untouched else self.optimizer.averaged():
+            prompt = self.fixed.scene if untouched else self._encode(self.method.target_prompt)
             return painted(self.backbone, self.fixed.null, prompt, shape, guidance_scale, self.config.seed)
 
     def overlays(self) -> dict[str, Tensor]:
@@ -192,8 +199,9 @@ class PersonalizationLearner:
         self.done = int(state["steps"])
 
     def result(self) -> Weights:
-        words = {
-            placeholder: {encoder: v.detach().to("cpu", torch.float32, copy=True) for encoder, v in word.items()}
-            for placeholder, word in self.words.items()
-        }
-        return Weights(self.lora.state_dict(), words, self.done)
+        with self.optimizer.averaged():
+            words = {
+                placeholder: {encoder: v.detach().to("cpu", torch.float32, copy=True) for encoder, v in word.items()}
+                for placeholder, word in self.words.items()
+            }
+            return Weights(self.lora.state_dict(), words, self.done)

@@ -161,9 +161,11 @@ def word_identity(method: TextualInversion, name: str) -> str:
 def _identity(backbone: Backbone, config: TrainingConfig, texts: list[str], parts: Iterable[Tensor | str]) -> str:
     """Of all that the result depends on; another version of PALP may keep another state.
 
-    The number of steps and what only saves memory are left out: both may be others when a training goes on.
+    The number of steps and what only saves memory are left out: both may be others when a training goes on. Where
+    learning rates fall to the end, each step depends on how many there are.
     """
-    settings = described_config(replace(config, steps=1, gradient_checkpointing=False))
+    steps = 1 if config.lr_scheduler == "constant" else config.steps
+    settings = described_config(replace(config, steps=steps, gradient_checkpointing=False))
     kind = [__version__, backbone.family.name, backbone.prediction.name, str(backbone.compute_dtype)]
     digest = sha256(json.dumps([settings, texts, *kind]).encode())
     for part in (*backbone.fingerprint(), *parts):

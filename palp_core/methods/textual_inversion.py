@@ -23,7 +23,7 @@ from ..training.config import TrainingConfig
 from ..training.data import Example, Photo, draw_batch, encode_examples, random_index, stack_batch, told_once
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
-from ..training.optimizers import Optimizer
+from ..training.optimizers import Optimizer, mean_of
 from .concept import MOST_VECTORS, Concept, longest_norms, relative_distance, shorten, start_vectors
 from .overlay import overlays
 from .previews import painted, square_latents
@@ -124,7 +124,7 @@ class TextualInversionLearner:
             shorten(self.start, self.longest)  # or the regularization would pull to what is out of reach
         self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}
         group = {"params": list(self.vectors.values()), "lr": self.config.learning_rate, "weight_decay": 0.0}
-        self.optimizer = Optimizer([group], self.backbone, self.config.max_grad_norm)
+        self.optimizer = Optimizer([group], self.backbone, self.config)
 
     def step(self) -> Step:
         with self.optimizer.undone_on_failure(self.random):
@@ -132,6 +132,15 @@ class TextualInversionLearner:
 
     @torch.enable_grad()
     def _step(self) -> Step:
+        measured = mean_of([self._pass() for _ in range(self.config.gradient_accumulation)])
+        numbers = self.optimizer.step(self.done + 1, measured)
+        if self.config.hold_norm:
+            shorten(self.vectors, self.longest)
+        self.done += 1
+        return Step(self.done - 1, numbers.pop("sigma"), numbers)
+
+    def _pass(self) -> dict[str, Tensor]:
+        """Add the gradients of one batch to those of the step; returns what it measured, () each."""
         examples = draw_batch(self.examples, self.config.batch_size, self.random)
         x0, mask, _ = stack_batch(examples, self.backbone.device)
         sigma, noise = draw_noise(self.backbone.levels, x0, self.random)
@@ -143,11 +152,7 @@ class TextualInversionLearner:
             measured["regularization"] = self.config.regularization * relative_distance(self.vectors, self.start)
             loss = loss + measured["regularization"]
         self.optimizer.backward(loss)
-        numbers = self.optimizer.step(self.done + 1, measured)
-        if self.config.hold_norm:
-            shorten(self.vectors, self.longest)
-        self.done += 1
-        return Step(self.done - 1, numbers.pop("sigma"), numbers)
+        return measured
 
     def _photos(self, examples: list[Example]) -> list[Photo]:
         """What is said of each sample: its caption, else one template for all, and its size."""
@@ -170,7 +175,8 @@ class TextualInversionLearner:
         shape = square_latents(self.backbone, self.concept.images[0], self.examples[0], self.resolution)
         text = (self.concept.captions or self.concept.templates or TEMPLATES[self.concept.kind])[0]
         words = {WORD: self.start if untouched else self.vectors}
-        null, prompt = (self.backbone.encode_prompt(t, words) for t in ("", text.replace(SLOT, WORD)))
+        with self.optimizer.averaged():
+            null, prompt = (self.backbone.encode_prompt(t, words) for t in ("", text.replace(SLOT, WORD)))
         return painted(self.backbone, null, prompt, shape, guidance_scale, self.config.seed)
 
     def overlays(self) -> dict[str, Tensor]:
@@ -191,5 +197,6 @@ class TextualInversionLearner:
         self.done = int(state["steps"])
 
     def result(self) -> LearnedWord:
-        vectors = {e: v.detach().to("cpu", torch.float32, copy=True) for e, v in self.vectors.items()}
+        with self.optimizer.averaged():
+            vectors = {e: v.detach().to("cpu", torch.float32, copy=True) for e, v in self.vectors.items()}
         return LearnedWord(vectors, self.done)

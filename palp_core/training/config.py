@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import SettingError
 from ..models.backbone import Backbone
 from ..settings import check_settings, setting
+from .schedule import Scheduler
 
 SMALLEST_RESOLUTION = 64
 
@@ -43,6 +44,36 @@ class TrainingConfig:
         open=True,
         high=1000,
         step=0.1,
+    )
+    gradient_accumulation: int = setting(
+        1,
+        "Adds up the gradients of so many batches before each step: as a batch so many times as large, in the memory "
+        "of one, and as much slower.",
+        usual="1 to 8",
+        low=1,
+        high=64,
+        step=1,
+    )
+    warmup_steps: int = setting(
+        0,
+        "Raises the learning rates from nothing in the first so many steps.",
+        usual="0 to 100",
+        low=0,
+        high=10_000,
+        step=1,
+    )
+    lr_scheduler: Scheduler = setting(
+        "constant",
+        "Keeps the learning rates to the end, or lets them fall to nothing in a line or in half a cosine; a training "
+        "whose rates fall does not go on with more steps.",
+    )
+    ema_decay: float = setting(
+        0.0,
+        "Saves an average over about the last 1 / (1 - ema_decay) steps in place of the last step; 0 does not.",
+        usual="0 or 0.98 to 0.995",
+        low=0,
+        high=0.9999,
+        step=0.005,
     )
     seed: int = setting(
         0,

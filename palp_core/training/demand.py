@@ -41,6 +41,8 @@ class Workload:
     learns_words: bool
     #: Of the LoRA; 0 where none is trained.
     rank: int = 0
+    #: Whether an average of what is trained is kept.
+    averages: bool = False
     #: Whether a score compares the personalized model with the base model in every step.
     compares: bool = False
 
@@ -67,7 +69,7 @@ class Demand:
 def demand(backbone: Backbone, work: Workload) -> Demand:
     """Estimate what a training takes; on cards that it was measured on, it was right within a quarter."""
     features = _lora_features(backbone)
-    adapters = features * work.rank * TRAINED_BYTES
+    adapters = features * work.rank * (TRAINED_BYTES + 4 * work.averages)
     in_ram = backbone.device.type == "cpu"  # where text encoders have nowhere else to go
     encoders = backbone.text_encoders() if work.learns_words or in_ram else []
     held = adapters + _bytes(encoders) + _activations(backbone, work, features) + _casts(backbone, work)

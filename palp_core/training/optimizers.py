@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,23 +11,33 @@ from torch import Tensor, nn
 
 from ..errors import DivergedError
 from ..models.backbone import Backbone
+from .config import TrainingConfig
+from .schedule import rate_factor
 from .state import load_optimizer_tensors, optimizer_tensors
+
+
+def mean_of(passes: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Average what several batches of a step measured, by name, () each."""
+    return {name: torch.stack([one[name].detach() for one in passes]).mean() for name in passes[0]}
 
 
 class Optimizer:
     """AdamW with the loss scale of mixed precision, which does nothing where the model does not compute in fp16.
 
-    groups: as torch.optim takes them. max_grad_norm: of the gradients of all that is trained together.
+    groups: as torch.optim takes them, with the highest learning rates. config: says how these go, how many gradients
+    are added up for a step, how they are cut, and whether an average of what is trained is kept.
     """
 
-    def __init__(self, groups: list[dict], backbone: Backbone, max_grad_norm: float):
+    def __init__(self, groups: list[dict], backbone: Backbone, config: TrainingConfig):
         self.optimizer = torch.optim.AdamW(groups)
-        self.max_grad_norm = max_grad_norm
+        self.config = config
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.average = [p.detach().clone() for p in self._trained()] if config.ema_decay else []
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.compute_dtype == torch.float16)
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those of the step."""
-        self.scaler.scale(loss).backward()
+        """Add a loss's gradients to those of the step, of which it is one of `gradient_accumulation` parts."""
+        self.scaler.scale(loss / self.config.gradient_accumulation).backward()
 
     def step(self, number: int, measured: Mapping[str, Tensor]) -> dict[str, float]:
         """Take one step along the gradients; then they are gone.
@@ -35,9 +45,12 @@ class Optimizer:
         number: of the step, from 1, for the error. measured: what the step measured, () each; returned as numbers, read
         from the device once. Raises DivergedError before anything is changed.
         """
+        config = self.config
+        factor = rate_factor(number - 1, config.steps, config.warmup_steps, config.lr_scheduler)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         self.scaler.unscale_(self.optimizer)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_([p for p in self._trained() if p.grad is not None], config.max_grad_norm)
         *numbers, length = torch.stack([*(value.detach().float() for value in measured.values()), norm]).tolist()
         if not all(map(math.isfinite, numbers)) or not (self.scaler.is_enabled() or math.isfinite(length)):
             raise DivergedError(number)
@@ -46,7 +59,31 @@ class Optimizer:
         if self.scaler.get_scale() < 1:  # halved again and again: half precision overflows in every step
             raise DivergedError(number)
         self.optimizer.zero_grad(set_to_none=True)
+        self._follow(number)
         return dict(zip(measured, numbers, strict=True))
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def _follow(self, number: int) -> None:
+        """Move the average towards what is trained, exponentially, quickly at the start."""
+        if self.average:
+            decay = min(self.config.ema_decay, number / (number + 9))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self._trained()], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, what is trained is its average over the last steps, where one is kept; nothing is computed anew."""
+        pairs = list(zip(self._trained(), self.average, strict=False))
+        kept = [p.data for p, _ in pairs]
+        for parameter, average in pairs:
+            parameter.data = average
+        try:
+            yield
+        finally:
+            for (parameter, _), own in zip(pairs, kept, strict=True):
+                parameter.data = own
 
     @contextmanager
     def undone_on_failure(self, *randoms: torch.Generator) -> Iterator[None]:
@@ -63,10 +100,13 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """Name everything that the next step depends on."""
         scale = {f"scaler.{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()}
-        return {**optimizer_tensors(self.optimizer), **scale}
+        average = {f"average.{number}": tensor.clone() for number, tensor in enumerate(self.average)}
+        return {**optimizer_tensors(self.optimizer), **scale, **average}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave; other names are passed over. Learning rates stay."""
         load_optimizer_tensors(self.optimizer, state)
+        for number, tensor in enumerate(self.average):
+            tensor.copy_(state[f"average.{number}"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict({key: state[f"scaler.{key}"].item() for key in self.scaler.state_dict()})
