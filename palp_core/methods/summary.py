@@ -8,12 +8,14 @@ from torch import Tensor
 
 from .memory import estimate
 from .personalization import Personalization
+from .scripts import unread
 from .textual_inversion import TextualInversion
 
 
 def summary(method: Personalization | TextualInversion) -> str:
-    """Say what is learned, from how many pictures and for what, and what memory that takes."""
-    return f"{_learned(method).rstrip('.')}. {method.memory_note or estimate(method)}"
+    """Say what is learned, from how many pictures and for what, what memory that takes, and what cannot be read."""
+    told = [f"{_learned(method).rstrip('.')}.", method.memory_note or estimate(method), unread(method)]
+    return " ".join(filter(None, told))
 
 
 def _learned(method: Personalization | TextualInversion) -> str:
