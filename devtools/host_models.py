@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import importlib.util
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +43,17 @@ def import_pack() -> ModuleType:
         sys.modules[PACK_NAME] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[PACK_NAME])
     return sys.modules[PACK_NAME]
+
+
+def pack_nodes() -> list[type]:
+    """Our nodes' classes. They are asked for in a thread of its own: a browser has an event loop in this one."""
+
+    async def listed() -> list[type]:
+        extension = await import_pack().comfy_entrypoint()
+        return await extension.get_node_list()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, listed()).result()
 
 
 def host_tokenizer(comfyui: Path):

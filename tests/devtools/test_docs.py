@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,22 +41,11 @@ def test_every_help_page_names_the_inputs_of_its_node():
         pytest.skip(SKIP_REASON)
     host_models.import_host(comfyui)
     missing = {}
-    for node in apart(node_list()):
+    for node in host_models.pack_nodes():
         schema = node.define_schema()
         page = (HELP / f"{schema.node_id}.md").read_text(encoding="utf-8")
         missing[schema.node_id] = [name for name in input_names(schema.inputs) if f"**{name}**" not in page]
     assert not any(missing.values()), missing
-
-
-async def node_list() -> list:
-    extension = await host_models.import_pack().comfy_entrypoint()
-    return await extension.get_node_list()
-
-
-def apart(coroutine: Coroutine) -> list:
-    """Run in a thread of its own: the browser of other tests has an event loop in this one."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
 
 
 def input_names(inputs: list) -> list[str]:
