@@ -26,10 +26,9 @@ def told(backbone, target_prompt: str = "a sketch of [V]", class_word: str = "ca
 
 
 def test_what_cannot_be_read_is_named_with_its_script(backbone):
-    assert told(backbone, "[V] 在巴黎的素描").startswith(
-        "target_prompt '[V] 在巴黎的素描' is in a script (Chinese) that"
-    )
-    assert told(backbone, class_word="кот").startswith("class_word 'кот' is in a script (Cyrillic)")
+    assert told(backbone, "[V] 在巴黎").startswith("target_prompt '[V] 在巴黎' is in a script (Chinese) that")
+    said = told(backbone, personalization_prompt="кот [V]")
+    assert said.startswith("personalization_prompt 'кот [V]' is in a script (Cyrillic)")
     assert "captions" in told(backbone, captions=("ソファの上の [V]",)) and "Japanese" in told(backbone, "[V] ソファ")
     said = told(backbone, "[V] 在巴黎")
     assert said.endswith("of Stable Diffusion 1.x does not read, so that it has no meaning there: write it in English.")
