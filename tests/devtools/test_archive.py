@@ -15,7 +15,17 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
-ROOM = {"__init__.py", "nodes", "palp_core", "web", "docs", "locales", "example_workflows", "requirements.txt", "pyproject.toml"}
+ROOM = {
+    "__init__.py",
+    "nodes",
+    "palp_core",
+    "web",
+    "docs",
+    "locales",
+    "example_workflows",
+    "requirements.txt",
+    "pyproject.toml",
+}
 TEXTS = {"README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"}
 RAW = "https://raw.githubusercontent.com/palp/ComfyUI-PALP/main/"
 #: What runs text as code, or reads code out of data.

@@ -6,7 +6,7 @@ import pytest
 
 from devtools.random_flow_models import tiny_flow_pipeline
 from devtools.random_models import pictures, tiny_pipeline
-from palp_core import Concept, Personalization, PersonalizationConfig, Subject, TextualInversion
+from palp_core import AlignmentConfig, Concept, Personalization, PersonalizationConfig, Subject, TextualInversion
 from palp_core.methods.scripts import unread
 from palp_core.methods.summary import summary
 from palp_core.methods.textual_inversion import TextualInversionConfig
@@ -21,14 +21,14 @@ def backbone(tmp_path):
 
 
 def told(backbone, target_prompt: str = "a sketch of [V]", class_word: str = "cat", **subject) -> str:
-    config = PersonalizationConfig(resolution=64, rank=2)
+    config = PersonalizationConfig(resolution=64, rank=2, alignment=AlignmentConfig(0.0))
     return unread(Personalization(backbone, [Subject(PHOTOS, class_word, **subject)], target_prompt, config))
 
 
 def test_what_cannot_be_read_is_named_with_its_script(backbone):
     assert told(backbone, "[V] 在巴黎").startswith("target_prompt '[V] 在巴黎' is in a script (Chinese) that")
-    said = told(backbone, personalization_prompt="кот [V]")
-    assert said.startswith("personalization_prompt 'кот [V]' is in a script (Cyrillic)")
+    said = told(backbone, personalization_prompt="[V], кот")
+    assert said.startswith("personalization_prompt '[V], кот' is in a script (Cyrillic)")
     assert "captions" in told(backbone, captions=("ソファの上の [V]",)) and "Japanese" in told(backbone, "[V] ソファ")
     said = told(backbone, "[V] 在巴黎")
     assert said.endswith("of Stable Diffusion 1.x does not read, so that it has no meaning there: write it in English.")
