@@ -145,9 +145,9 @@ class Personalization:
                 self.encode(prompt)  # raises where one is too long
             self._check_negative_prompt()
         looks = config.alignment.needs_region and backbone.family.attention != "unseen"
-        unmasked = [s for s in subjects if looks and not s.masks]
-        #: By y_P: where in c_P the class word stands.
-        self._class_tokens = {y_P: self._class_word_positions(s, y_P) for s in unmasked for y_P in s.photo_prompts}
+        unmasked = [(s, s.photo_prompts[number]) for s in subjects for number in s.unmasked if looks]
+        #: By y_P of photos in which the subject is looked for: where in c_P the class word stands.
+        self._class_tokens = {y_P: self._class_word_positions(s, y_P) for s, y_P in unmasked}
 
     @property
     def _reads_class_photos(self) -> bool:
@@ -223,7 +223,7 @@ class Personalization:
 
         def region(subject: Subject, example: Example) -> Tensor:
             photo_prompt = subject.photo_prompts[example.number]
-            if photo_prompt not in self._class_tokens:
+            if photo_prompt not in self._class_tokens or example.number not in subject.unmasked:
                 return whole(example.latents) if example.mask is None else example.mask
             tokens = self._class_tokens[photo_prompt]
             told = fixed.class_photo[photo_prompt].with_size(example.size)

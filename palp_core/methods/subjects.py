@@ -84,6 +84,11 @@ class Subject:
         """Return y_P of each image."""
         return self.captions or (self.personalization_prompt,) * len(self.images)
 
+    @property
+    def unmasked(self) -> tuple[int, ...]:
+        """Number the images that no mask leaves anything out of."""
+        return tuple(n for n in range(len(self.images)) if not self.masks or self.masks[n].min() >= 1)
+
     def _left_out_article(self) -> tuple[str, ...]:
         """Leave out the article of the class word; returns what is to be said of it."""
         word, note = named_without_article(f"class_word of {self.placeholder}", self.class_word)

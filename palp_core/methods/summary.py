@@ -33,12 +33,7 @@ def _learned(method: Personalization | TextualInversion) -> str:
 
 def _counted(images: Sequence[Tensor], masks: Sequence[Tensor]) -> str:
     """Count the photos, and say how much of them the masks call the subject."""
-    photos = _plural(len(images), "photo")
-    if not masks:
+    photos = f"{len(images)} photo" if len(images) == 1 else f"{len(images)} photos"
+    if not (areas := [float(mask.mean()) for mask in masks if mask.min() < 1]):
         return photos
-    area = sum(float(mask.mean()) for mask in masks) / len(masks)
-    return f"{photos} with {_plural(len(masks), 'mask')} (subject {area:.0%} of the area)"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{photos}, {len(areas)} with a mask (subject {sum(areas) / len(areas):.0%} of its area)"

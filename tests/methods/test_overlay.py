@@ -11,6 +11,7 @@ from palp_core.files.run_folder import RunFolder
 from palp_core.methods.overlay import DARK, overlay
 from palp_core.methods.previews import PreviewConfig
 from palp_core.methods.recording import Recording
+from palp_core.methods.summary import summary
 from palp_core.methods.textual_inversion import TextualInversionConfig
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.training.loop import Training
@@ -50,6 +51,19 @@ def test_masks_and_alignment_without_them_are_shown_by_their_share(backbone):
         region = learner.examples["[V2]"][0].region
     assert list(shown) == ["[V] 1: 50%", f"[V2] 1: {region.mean():.0%}"]
     assert shown["[V] 1: 50%"][:, :100].mean() > 0.99 and shown["[V] 1: 50%"][:, -100:].mean() < 0.31
+
+
+def test_of_photos_with_and_without_masks_the_others_are_searched(backbone):
+    subject = Subject(pictures((64, 64), (64, 64)), "cat", masks=(None, torch.eye(64).clamp(min=0)))
+    with Personalization(
+        backbone, [subject], "[V]", PersonalizationConfig(resolution=64, rank=2)
+    ).learning() as learner:
+        searched, masked = learner.examples["[V]"]
+    assert torch.equal(masked.region, masked.mask) and searched.mask.min() == 1
+    assert 0 < searched.region.mean() < 1, "this photo shows nothing of a search"
+    assert summary(learner.method).startswith(
+        "Learning [V] (cat) from 2 photos, 1 with a mask (subject 2% of its area),"
+    )
 
 
 def test_all_of_a_photo_is_bright_where_nothing_is_looked_for(backbone):

@@ -39,7 +39,7 @@ def said(result, node: str = "10") -> str:
 
 def test_all_photos_and_masks_of_a_folder_are_learned_from(server, sd15_checkpoint, folder):
     result = server.queue(graph(sd15_checkpoint, "my cat", seed=81, file_name="folder")).require_success()
-    assert "from 2 photos with 2 masks (subject 75% of the area)" in said(result)
+    assert "from 2 photos, 1 with a mask (subject 50% of its area)" in said(result)
     file = load_lora_file(server.base_directory / "models/loras/folder_00001.safetensors")
     assert file.info.subjects[0].images == 2
 
