@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.host
 
-ASKED = {"zh", "ja"}
+ASKED = {"zh", "zh-TW", "ja", "ko", "ru", "fr", "es", "pt-BR", "tr"}
 AGAIN = "translate what is missing, and run: python -m devtools.locales"
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-\d+)?")
 #: What stays as it is in any language: placeholders, learned words, files, and names of values and settings.
