@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from time import sleep
+from time import sleep, time
 
 MOMENTS = (0.02, 0.1, 0.5, 1.0)  # seconds between the tries to replace a file that another process has open
+
+ABANDONED = 24 * 3600  # seconds after which nobody writes to a file any more
 
 #: Writes a file's content to a path.
 Content = Callable[[Path], None]
@@ -50,6 +52,7 @@ def write_new(file: Path, content: Content) -> bool:
 def _filled(folder: Path, content: Content) -> Iterator[Path]:
     """A file with this content under a name that no other process has, which is gone in the end."""
     written = folder / f".{os.getpid()}_{token_hex(8)}.part"
+    _sweep(folder)
     try:
         written.touch(exist_ok=False)
         permissions = written.stat().st_mode  # of any new file; safetensors makes one that nobody else may read
@@ -58,6 +61,14 @@ def _filled(folder: Path, content: Content) -> Iterator[Path]:
         yield written
     finally:
         written.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what processes left that were killed while they wrote. What is being written now is younger."""
+    for left in folder.glob(".*_*.part"):
+        with suppress(OSError):  # another process may be quicker
+            if time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
 
 
 def _replace_patiently(written: Path, file: Path) -> None:

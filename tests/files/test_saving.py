@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
@@ -41,6 +42,17 @@ def test_what_a_killed_save_left_blocks_no_name(tmp_path):
     assert random_lora_file(tmp_path).name == "cat_00001.safetensors"
     assert reserve(tmp_path, "cat", overwrite=False) == "cat"
     assert random_word_file(tmp_path).name == "cat.safetensors"
+
+
+def test_what_a_killed_save_left_a_day_ago_is_taken_away(tmp_path):
+    old, young, other = (tmp_path / name for name in (".1_aa.part", ".2_bb.part", "mine.part"))
+    for path in (old, young, other):
+        path.write_bytes(b"half")
+    two_days = time.time() - 48 * 3600
+    for path in (old, other):
+        os.utime(path, (two_days, two_days))
+    random_word_file(tmp_path)
+    assert not old.exists() and young.exists() and other.exists()
 
 
 def test_a_save_that_is_killed_leaves_no_file_of_that_name(tmp_path, monkeypatch):
