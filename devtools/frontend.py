@@ -49,6 +49,10 @@ async ({nodes, links}) => {
       widget.value = value;
       widget.callback?.(value, app.canvas, node);
     }
+    for (const [key, label] of Object.entries(wanted.labels ?? {})) {
+      const input = node.inputs?.find((i) => i.widget?.name === key);
+      node.widgets.find((w) => w.name === key).label = input.label = label;
+    }
   }
   const slot = (slots, key, name) => {
     const index = (slots ?? []).findIndex((s) => s.name === key);
@@ -140,8 +144,9 @@ def open_page(browser: Browser, server: ComfyServer) -> Iterator[Page]:
 def build_graph(page: Page, nodes: dict[str, dict[str, Any]], links: list[tuple[str, str, str, str]]) -> dict[str, Any]:
     """Replace the page's graph by a new one and return it as workflow JSON.
 
-    `nodes`: by a name of your own, {"type": node id, "widgets": {name: value}, "pos": [x, y], "size": [w, h],
-    "title": text, "properties": {...}, "collapsed": bool}, all but the type optional; a size is enlarged to
+    `nodes`: by a name of your own, {"type": node id, "widgets": {name: value}, "labels": {name: what the page calls
+    it}, "pos": [x, y], "size": [w, h], "title": text, "properties": {...}, "collapsed": bool}, all but the type
+    optional; a size is enlarged to
     what the node needs. Ids count from 1, in this order. `links`: (from node, output, to node, input) by names. Growing
     inputs are named like "images.image0"; link them in order, as each appears only once the one before is taken.
     """

@@ -1,10 +1,11 @@
 """The example workflows, one function each; `python -m devtools.workflows` makes their files in ComfyUI's own page.
 
-Their names are the titles that the page's list of templates shows.
+Their names are the titles that the page's list of templates shows; what ends with .app opens as an app.
 """
 
 from __future__ import annotations
 
+from .app import personalize_in_app
 from .attention import attention_heatmap, pick_and_draw
 from .personalization import load_lora, personalize, two_subjects
 from .toy_world import try_palp
@@ -14,6 +15,7 @@ from .words import textual_inversion, use_learned_word
 WORKFLOWS = {
     "01 Try PALP in two minutes": try_palp,
     "02 Your subject in your picture": personalize,
+    "02 Your subject in your picture.app": personalize_in_app,
     "03 Your subject with Z-Image": z_image,
     "04 Your subject with FLUX.2 Klein": klein,
     "05 Two subjects in one picture": two_subjects,

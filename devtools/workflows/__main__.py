@@ -1,31 +1,32 @@
-"""Makes the example workflows in ComfyUI's own page, with a picture of each; run by hand after a node has changed.
+"""Makes the example workflows and subgraph blueprints in ComfyUI's own page; run by hand after a node has changed.
 
     python -m devtools.workflows [NAME ...]
 
-It needs ComfyUI as the tests find it, Chromium and `pip install .[test]`.
+A picture of each graph lies in build/workflows, to look at; `devtools.cards` draws what the page's list shows. It needs
+ComfyUI as the tests find it, Chromium and `pip install .[test]`.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
 from playwright.sync_api import Page
 
 from .. import frontend
 from ..comfy_server import ComfyServer, find_comfyui, make_base_directory
 from . import WORKFLOWS
+from .app import app_settings
 from .blocks import SD15, Workflow
+from .blueprints import BLUEPRINTS, converted
 from .transformers import FOLDERS, KLEIN, Z_IMAGE
 
 REPO = Path(__file__).parents[2]
+SEEN = REPO / "build/workflows"
 
 TRIES, SETTLING = 3, 1500  # milliseconds
-THUMBNAIL = (1400, 900)  # at most
 NAME = "my_cat_00001"
 
 
@@ -53,22 +54,39 @@ def settled(page: Page, wanted: Workflow) -> dict:
     raise RuntimeError(f"the page shows {there}, and not the workflow that was laid out.")
 
 
+def example(page: Page, name: str) -> None:
+    """Make a template, and a picture of its graph to look at."""
+    wanted = WORKFLOWS[name]()
+    workflow = settled(page, wanted)
+    if wanted.app:
+        workflow["extra"] = {**workflow.get("extra", {}), **app_settings(wanted)}
+    write(REPO / f"example_workflows/{name}.json", workflow)
+    SEEN.mkdir(parents=True, exist_ok=True)
+    (SEEN / f"{name}.png").write_bytes(frontend.picture_of_graph(page))
+
+
+def blueprint(page: Page, name: str) -> None:
+    """Make a subgraph blueprint."""
+    wanted = BLUEPRINTS[name]()
+    settled(page, wanted.workflow)
+    write(REPO / f"subgraphs/{name}.json", converted(page, wanted, name))
+
+
+def write(file: Path, workflow: dict) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(workflow, indent=1) + "\n")
+
+
 def main() -> None:
-    """Make the workflows named on the command line, or all of them."""
-    out = REPO / "example_workflows"
+    """Make the workflows and blueprints named on the command line, or all of them."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ComfyServer(find_comfyui(), base_directory(Path(folder))) as server,
         frontend.open_browser(frontend.find_chromium()) as browser,
     ):
-        for name in sys.argv[1:] or WORKFLOWS:
-            wanted = WORKFLOWS[name]()
+        for name in sys.argv[1:] or [*WORKFLOWS, *BLUEPRINTS]:
             with frontend.open_page(browser, server) as page:
-                workflow = settled(page, wanted)
-                (out / f"{name}.json").write_text(json.dumps(workflow, indent=1) + "\n")
-                picture = Image.open(io.BytesIO(frontend.picture_of_graph(page))).convert("RGB")
-            picture.thumbnail(THUMBNAIL, Image.LANCZOS)
-            picture.save(out / f"{name}.jpg", quality=88)
+                (example if name in WORKFLOWS else blueprint)(page, name)
 
 
 if __name__ == "__main__":

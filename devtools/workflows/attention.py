@@ -38,7 +38,7 @@ def pick_and_draw() -> Workflow:
     links += [*parts("checkpoint", "guidance"), ("photos", "images", "guidance", "image")]
     groups = [
         group("1. Checkpoint and one image", 0, 340, 700),
-        group("2. The prompt, and the subject's word in it", 400, 400, 700),
+        group("2. The prompt and its subject", 400, 400, 700),
         group("3. Drawn with its look", 860, 800, 700),
     ]
     return Workflow(nodes, links, groups)
@@ -61,7 +61,7 @@ def attention_heatmap() -> Workflow:
         links += [("record", "recording", word, "recording"), ("decode", "IMAGE", word, "image")]
     links += parts("checkpoint", "record", "model clip")
     groups = [
-        group("1. The prompt whose words are recorded", 0, 340, 700),
+        group("1. The prompt that is recorded", 0, 340, 700),
         group("2. Drawn as ever", 400, 800, 700),
         group("3. What each word looked at", 1260, 380, 700),
     ]

@@ -14,12 +14,22 @@ SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
 SD15_SOURCE = "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main"
 
 
+class App(NamedTuple):
+    """Holds what is seen of a workflow that opens as an app."""
+
+    #: Those that a user sets: (node, widget, what the app calls it).
+    inputs: list[tuple[str, str, str]]
+    #: The node whose pictures are shown.
+    output: str
+
+
 class Workflow(NamedTuple):
     """Holds a workflow as `frontend.build_graph` and `frontend.add_groups` take it."""
 
     nodes: Nodes
     links: list[Link]
     groups: list[dict]
+    app: App | None = None
 
 
 class Part(NamedTuple):

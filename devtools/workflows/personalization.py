@@ -49,7 +49,7 @@ def personalize() -> Workflow:
         "note": note(PERSONALIZE, size=(340, 310)),
         "checkpoint": checkpoint((0, 360)),
         "photos": photos("cat", (0, 510)),
-        "options": folded(node("PALP_Options", (0, 640))),
+        "options": folded(node("PALP_Options", (0, 660))),
         "palp": node("PALP_Personalize", (400, 0), {"target_prompt": PROMPT, "file_name": "my_cat"}, (400, 690)),
         **sampling(860),
     }
@@ -57,6 +57,7 @@ def personalize() -> Workflow:
         *parts("checkpoint", "palp"),
         ("photos", "images", "palp", "images.image0"),
         ("photos", "masks", "palp", "masks.mask0"),
+        ("photos", "captions", "palp", "captions"),
         ("options", "options", "palp", "options"),
         *sampling_links("palp", "checkpoint"),
     ]
@@ -74,24 +75,26 @@ def two_subjects() -> Workflow:
         "note": note(TWO_SUBJECTS, size=(340, 270)),
         "checkpoint": checkpoint((0, 310)),
         "photos": photos("cat", (0, 450)),
-        "photos2": photos("cup", (0, 560)),
-        "subject": node("PALP_Subject", (0, 680), {"class_word": "cup", "placeholder": "[V2]"}, (340, 240)),
-        "options": folded(node("PALP_Options", (400, 900), PAPERS)),
-        "palp": node("PALP_Personalize", (400, 0), COMPOSITION, (400, 830)),
+        "photos2": photos("cup", (0, 590)),
+        "subject": node("PALP_Subject", (0, 730), {"class_word": "cup", "placeholder": "[V2]"}, (340, 240)),
+        "options": folded(node("PALP_Options", (400, 990), PAPERS)),
+        "palp": node("PALP_Personalize", (400, 0), COMPOSITION, (400, 930)),
         **sampling(860),
     }
     links = [
         *parts("checkpoint", "palp"),
         ("photos", "images", "palp", "images.image0"),
+        ("photos", "captions", "palp", "captions"),
         ("photos2", "images", "subject", "images.image0"),
+        ("photos2", "captions", "subject", "captions"),
         ("subject", "subjects", "palp", "subjects"),
         ("options", "options", "palp", "options"),
         *sampling_links("palp", "checkpoint"),
     ]
     groups = [
-        group("1. Photos of [V], and of [V2]", 0, 340, 910),
-        group("2. One prompt names both", 400, 400, 910),
-        group("3. Both in one picture", 860, 800, 910),
+        group("1. Photos of [V], and of [V2]", 0, 340, 1010),
+        group("2. One prompt names both", 400, 400, 1010),
+        group("3. Both in one picture", 860, 800, 1010),
     ]
     return Workflow(nodes, links, groups)
 

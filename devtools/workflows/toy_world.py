@@ -42,7 +42,7 @@ Both trainings learn your cat from one photo. Look at the pictures on the right,
 The base model knows the prompt, and not your cat. Plain training learns the cat and forgets the prompt. **PALP keeps
 both.** While they train, watch how the pictures change."""
 MODELS = {"base": "Base model", "plain": "Plain training", "palp": "PALP"}
-HEIGHT = 900
+HEIGHT, ROW = 1010, 350
 
 
 def try_palp() -> Workflow:
@@ -50,7 +50,7 @@ def try_palp() -> Workflow:
     nodes = {
         "note": note(NOTE, size=(340, 320)),
         "world": node("PALP_DemoWorld", (0, 370), SCENE, size=(340, 270)),
-        "photo": node("PreviewImage", (0, 690), size=(340, 210), title="Your cat"),
+        "photo": node("PreviewImage", (0, 720), size=(340, 290), title="Your cat"),
         "plain": _training("Plain training", "demo_plain", 400, 0.0),
         "palp": _training("PALP", "demo_palp", 820, ALIGNMENT.weight),
         **_shared(),
@@ -72,7 +72,7 @@ def try_palp() -> Workflow:
 def _training(title: str, file_name: str, x: int, weight: float) -> dict:
     """Lay out a training on the embedded model. weight: of the alignment."""
     widgets = {"class_word": "cat", "target_prompt": PROMPT, "steps": STEPS, "alignment_weight": weight}
-    return node("PALP_Personalize", (x, 0), {**widgets, "file_name": file_name}, (400, 840), title)
+    return node("PALP_Personalize", (x, 0), {**widgets, "file_name": file_name}, (400, 950), title)
 
 
 def _training_links(name: str) -> list[Link]:
@@ -88,7 +88,7 @@ def _training_links(name: str) -> list[Link]:
 def _shared() -> Nodes:
     """Lay out what all three share, folded."""
     return {
-        "options": folded(node("PALP_Options", (400, 880), OPTIONS, title="For this model")),
+        "options": folded(node("PALP_Options", (400, 1000), OPTIONS, title="For this model")),
         "negative": folded(node("CLIPTextEncode", (1680, 0), {"text": ""}, title="No negative")),
         "latent": folded(
             node("EmptyLatentImage", (1680, 40), {"width": 64, "height": 64, "batch_size": 4}, title="Four pictures")
@@ -99,10 +99,10 @@ def _shared() -> Nodes:
 def drawn(name: str, title: str, row: int) -> Part:
     """Lay out the sampling with what a model has learned, folded, and its pictures."""
     encode, sampler, decode, scale, save = (f"{name}_{p}" for p in ("encode", "sampler", "decode", "scale", "save"))
-    y = 303 * row
+    y = ROW * row
     text = {"text": PROMPT.replace("[V]", "cat")}
     nodes = {
-        save: node("SaveImage", (1280, y), {"filename_prefix": f"demo_{name}"}, (340, 290), title),
+        save: node("SaveImage", (1280, y), {"filename_prefix": f"demo_{name}"}, (340, 310), title),
         encode: folded(node("CLIPTextEncode", (1680, y + 90), text, title="Prompt")),
         sampler: folded(node("KSampler", (1680, y + 130), SAMPLER)),
         decode: folded(node("VAEDecode", (1680, y + 170))),

@@ -30,6 +30,7 @@ KLEIN = Files(
 )
 FOLDERS = ("diffusion_models", "text_encoders", "vae")
 KINDS = ("UNETLoader", "CLIPLoader", "VAELoader")
+DOWN = (400, 530, 680)  # where the loaders are
 WIDGETS = ("unet_name", "clip_name", "vae_name")
 
 
@@ -52,15 +53,15 @@ def _personalize(title: str, files: Files, encoder_type: str, latent: str, sampl
     nodes = {
         "note": note(_note(title, files, advice), size=(340, 350)),
         **_loaders(files, encoder_type),
-        "photos": photos("cat", (0, 770)),
-        "options": folded(node("PALP_Options", (400, 840), options, title="For less memory")),
-        "palp": node("PALP_Personalize", (400, 0), {"target_prompt": PROMPT, "file_name": "my_cat"}, (400, 780)),
+        "photos": photos("cat", (0, 810)),
+        "options": folded(node("PALP_Options", (400, 900), options, title="For less memory")),
+        "palp": node("PALP_Personalize", (400, 0), {"target_prompt": PROMPT, "file_name": "my_cat"}, (400, 840)),
         **drawn,
     }
     groups = [
-        group(f"1. {title}, three files", 0, 340, 860),
-        group("2. Your picture in words", 400, 400, 860),
-        group("3. Your subject in your picture", 860, 800, 860),
+        group(f"1. {title}, three files", 0, 340, 920),
+        group("2. Your picture in words", 400, 400, 920),
+        group("3. Your subject in your picture", 860, 800, 920),
     ]
     return Workflow(nodes, _links(), groups)
 
@@ -70,7 +71,7 @@ def _loaders(files: Files, encoder_type: str) -> Nodes:
     extra = ({}, {"type": encoder_type}, {})
     loaders = {}
     for number, (kind, folder, widget, (name, address)) in enumerate(zip(KINDS, FOLDERS, WIDGETS, files, strict=True)):
-        loader = node(kind, (0, 400 + 130 * number), {widget: name, **extra[number]}, (340, 90))
+        loader = node(kind, (0, DOWN[number]), {widget: name, **extra[number]}, (340, 90))
         loaders[folder] = downloadable(loader, name, address, folder)
     return loaders
 
@@ -82,6 +83,7 @@ def _links() -> list[Link]:
         ("vae", "VAE", "palp", "vae"),
         ("photos", "images", "palp", "images.image0"),
         ("photos", "masks", "palp", "masks.mask0"),
+        ("photos", "captions", "palp", "captions"),
         ("options", "options", "palp", "options"),
         *sampling_links("palp", "vae"),
     ]

@@ -69,7 +69,7 @@ def textual_inversion() -> Workflow:
     links += [("word", "embedding", "prompt", "string_b"), ("prompt", "STRING", "positive", "text")]
     groups = [
         group("1. Checkpoint and photos", 0, 340, 800),
-        group("2. Name the word, say where it starts", 400, 400, 800),
+        group("2. The word, and where it starts", 400, 400, 800),
         group("3. The word in a prompt", 860, 800, 800),
     ]
     return Workflow(nodes, links, groups)

@@ -20,6 +20,8 @@ from ...palp_core.training.contact_sheet import contact_sheet
 from ...palp_core.training.loop import Step
 
 SECONDS_BETWEEN_CHARTS = 3.0
+#: The one loss whose meaning is known without the papers.
+TOLD = "denoising_loss"
 
 
 def show_text(node_id: str | None, text: str) -> None:
@@ -124,8 +126,8 @@ def came_from(path: Path, taken: bool, begun: int) -> str:
 
 
 def in_words(subject: str, losses: Mapping[str, float]) -> str:
-    """Say what was measured, and on which subject."""
-    measured = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in losses.items())
+    """Say how far the photo is from being learned, and of which subject; the chart has what else was measured."""
+    measured = f"denoising loss {losses[TOLD]:.4f}" if TOLD in losses else ""
     return f"{subject} {measured}".strip()
 
 
