@@ -21,6 +21,7 @@ from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
 from .host.lora import apply_lora_file
 from .host.session import runs_folder, trained
+from .host.workflow_in_file import workflow_metadata
 from .options import Options, options_input
 from .widgets import (
     CATEGORY,
@@ -115,7 +116,9 @@ class PalpPersonalize(io.ComfyNode):
             fit_memory(run.method, chosen.memory, backbone.free_memory())
             kept = training_folder(run.method, runs_folder(), name, chosen.retrain)
             recording = Recording(kept, run.method, chosen.previews)
-            done = trained(cls, run, recording, partial(save_run, run, name=name), folder, loras)
+            done = trained(
+                cls, run, recording, partial(save_run, run, name=name, more=workflow_metadata), folder, loras
+            )
         file = load_lora_file(done.path)
         model, clip, _ = apply_lora_file(model, clip, file, strength=1.0)
         done.tell(f"Prompt: {file.info.prompt}", *(note for one in everyone for note in one.notes))

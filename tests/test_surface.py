@@ -79,7 +79,9 @@ def test_files_have_these_keys(tmp_path):
     list(run.steps())
     path = save_run(run, tmp_path, "cat")
     assert keys(path) == {"format", "palp", "palp_sha256", "trained_words"} | MODEL_SPEC | KOHYA
-    info = load_lora_file(path).info
+    more = save_run(run, tmp_path, "cat", lambda content, title: {"workflow": f"{title} of {content.info.family}"})
+    assert keys(more) == keys(path) | {"workflow"}  # what the node adds, so that the page opens a file
+    info = load_lora_file(more).info
     assert set(vars(info)) == set(
         "version family prediction rank alpha target_prompt clean_prompt prompt steps subjects settings".split()
     )

@@ -83,7 +83,18 @@ class LoraFile:
         return len(self.names)
 
 
-def save_lora_file(content: Callable[[str], LoraFile], folder: str | Path, name: str) -> Path:
+#: What a program adds to a file's metadata for its own use: (content, the file's name without its suffix) -> fields.
+MoreMetadata = Callable[[LoraFile, str], dict[str, str]]
+
+
+def nothing_more(content: LoraFile, title: str) -> dict[str, str]:
+    """Add nothing to a file's metadata."""
+    return {}
+
+
+def save_lora_file(
+    content: Callable[[str], LoraFile], folder: str | Path, name: str, more: MoreMetadata = nothing_more
+) -> Path:
     """Write folder/NAME_00001.safetensors, at the first free number; returns the path.
 
     content: the file's final name, without its suffix -> what is written. The file appears whole or not at all and
@@ -94,7 +105,7 @@ def save_lora_file(content: Callable[[str], LoraFile], folder: str | Path, name:
 
     def written(target: Path) -> Content:
         file = content(target.stem)
-        return _tensors(file), _metadata(file, target.stem)
+        return _tensors(file), {**more(file, target.stem), **_metadata(file, target.stem)}
 
     return save_new(_numbered(folder, name), written)
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from torch import Tensor
 
 from ..files.embedding_file import save_embedding, word_metadata
-from ..files.lora_file import LoraFile, LoraInfo, SubjectInfo, save_lora_file, write_lora_file
+from ..files.lora_file import (
+    LoraFile,
+    LoraInfo,
+    MoreMetadata,
+    SubjectInfo,
+    nothing_more,
+    save_lora_file,
+    write_lora_file,
+)
 from ..files.names import check_file_name
 from ..files.run_folder import RunFolder, find_run
 from ..files.safetensors_file import save_somewhere
@@ -29,14 +37,15 @@ from .textual_inversion import LearnedWord, TextualInversion
 LONGEST_STEM = 80  # of a name that the steps of an unfinished training are added to
 
 
-def save_run(run: Training[Weights], folder: str | Path, name: str) -> Path:
+def save_run(run: Training[Weights], folder: str | Path, name: str, more: MoreMetadata = nothing_more) -> Path:
     """Write what a personalization has learned to folder/NAME_00001.safetensors; returns the path.
 
     The number is the first that is free. A training that ended early has the number of its steps in the name:
-    NAME_step123_00001.safetensors. Raises FileError for a name with path parts.
+    NAME_step123_00001.safetensors. more: fields of a program's own for the metadata. Raises FileError for a name with
+    path parts.
     """
     name = _with_steps(run, check_file_name(name))
-    return save_lora_file(partial(describe, run.method, run.result), folder, name)
+    return save_lora_file(partial(describe, run.method, run.result), folder, name, more)
 
 
 def save_snapshot(method: Personalization | TextualInversion, learned: Weights | LearnedWord, run: RunFolder) -> None:
