@@ -23,6 +23,7 @@ ROOM = {
     "docs",
     "locales",
     "example_workflows",
+    "subgraphs",
     "requirements.txt",
     "pyproject.toml",
 }
