@@ -1,4 +1,4 @@
-"""The nodes speak the page's languages: each has all of their texts, of today's English, and the page shows them."""
+"""The nodes speak the page's languages: each has all of their texts, of today's English, and some have help pages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devtools import frontend, locales
+from devtools.comfy_server import REPO
 from devtools.locales import LOCALES, languages, read_catalog
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.host
 
 ASKED = {"zh", "zh-TW", "ja", "ko", "ru", "fr", "es", "pt-BR", "tr"}
+HELP = REPO / "web" / "docs"
+HELP_LANGUAGES = {"zh"}
+#: The host asks for NODE_ID/LANGUAGE.md before NODE_ID.md.
+PAGES = sorted(HELP.glob("*/*.md"))
+MARKS = ("\n## ", "\n| ", "\n|---", "\n- ", "\n1. ", "](https://", "```")
 AGAIN = "translate what is missing, and run: python -m devtools.locales"
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-\d+)?")
 #: What stays as it is in any language: placeholders, learned words, files, and names of values and settings.
@@ -104,3 +110,24 @@ def test_a_page_in_chinese_shows_the_node_in_chinese(chinese_page):
 @pytest.mark.browser
 def test_a_page_in_chinese_finds_the_node_by_the_word_for_training(chinese_page):
     assert read_catalog("zh")["LoRA Training (PALP Personalize)"] in frontend.search_nodes(chinese_page, "训练")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_a_help_page_in_another_language_tells_of_every_input_by_both_of_its_names(english, page):
+    catalog = read_catalog(page.stem)
+    names = {texts["name"] for texts in english[page.parent.name]["inputs"].values() if "name" in texts}
+    text = page.read_text(encoding="utf-8")
+    assert [name for name in names if f"**{catalog[name]}**（{name}）" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_a_help_page_in_another_language_has_the_rooms_and_the_figures_of_the_english_one(page):
+    english = page.parent.with_suffix(".md").read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert [text.count(mark) for mark in MARKS] == [english.count(mark) for mark in MARKS]
+    assert sorted(set(NUMBER.findall(english)) - set(NUMBER.findall(text))) == []
+
+
+def test_every_node_has_help_in_each_language_that_has_any():
+    found = {language: {page.parent.name for page in PAGES if page.stem == language} for language in HELP_LANGUAGES}
+    assert all(nodes == {page.stem for page in HELP.glob("*.md")} for nodes in found.values())
