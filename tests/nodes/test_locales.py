@@ -21,7 +21,7 @@ pytestmark = pytest.mark.host
 
 ASKED = {"zh", "zh-TW", "ja", "ko", "ru", "fr", "es", "pt-BR", "tr"}
 HELP = REPO / "web" / "docs"
-HELP_LANGUAGES = {"zh"}
+HELP_LANGUAGES = {"zh", "ja"}
 #: The host asks for NODE_ID/LANGUAGE.md before NODE_ID.md.
 PAGES = sorted(HELP.glob("*/*.md"))
 MARKS = ("\n## ", "\n| ", "\n|---", "\n- ", "\n1. ", "](https://", "```")
