@@ -34,10 +34,18 @@ def served(server: ComfyServer, path: str) -> bytes:
 
 
 def test_all_nodes_are_there_with_their_help(installed):
-    pages = {page.stem: page.read_bytes() for page in (REPO / "web/docs").glob("*.md")}
-    assert {name for name in installed.object_info() if name.startswith("PALP_")} == set(pages)
-    for name, text in pages.items():
-        assert served(installed, f"/extensions/{FOLDER}/docs/{name}.md") == text
+    pages = {page.stem for page in (REPO / "web/docs").glob("*.md")}
+    assert {name for name in installed.object_info() if name.startswith("PALP_")} == pages
+    for page in (REPO / "web/docs").rglob("*.md"):  # also in other languages, NODE_ID/LANGUAGE.md
+        where = page.relative_to(REPO / "web/docs").as_posix()
+        assert served(installed, f"/extensions/{FOLDER}/docs/{where}") == page.read_bytes()
+
+
+def test_the_page_gets_the_texts_of_every_language(installed):
+    given = installed.get("/i18n")
+    for path in (REPO / "locales").glob("*/nodeDefs.json"):
+        texts = json.loads(path.read_text(encoding="utf-8"))
+        assert texts.items() <= given[path.parent.name]["nodeDefs"].items()
 
 
 def test_all_templates_are_listed_and_open_with_their_pictures(installed):
