@@ -49,7 +49,7 @@ def personalize() -> Workflow:
         "note": note(PERSONALIZE, size=(340, 310)),
         "checkpoint": checkpoint((0, 360)),
         "photos": photos("cat", (0, 510)),
-        "options": folded(node("PALP_Options", (0, 660))),
+        "options": folded(node("PALP_Options", (0, 710))),
         "palp": node("PALP_Personalize", (400, 0), {"target_prompt": PROMPT, "file_name": "my_cat"}, (400, 690)),
         **sampling(860),
     }

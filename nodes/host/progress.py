@@ -43,6 +43,8 @@ class TrainingProgress:
         #: What was measured last, by name: not every step measures everything.
         self.losses: dict[str, float] = {}
         self._first: tuple[int, float] | None = None
+        #: Whether the page has a picture of the running training, which it keeps beside what a node returns.
+        self._is_seen = False
         self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
 
     def say(self, text: str) -> None:
@@ -60,6 +62,7 @@ class TrainingProgress:
         if picture is not None or time.monotonic() >= self._next_chart:
             preview = self._view()
             self._next_chart = time.monotonic() + SECONDS_BETWEEN_CHARTS
+        self._is_seen |= preview is not None
         done = step.index + 1
         self.bar.update_absolute(done, self.steps, preview)
         told = [f"Step {done} of {self.steps}", *self._pace(done), in_words(step.subject, self.losses)]
@@ -87,13 +90,19 @@ class TrainingProgress:
     def ending(self, node: type[io.ComfyNode]) -> tuple[Tensor, Tensor, Tensor, ui.PreviewImage | None]:
         """Return the host's IMAGEs of losses, pictures and subject, (1, H, W, 3), and what the node itself shows.
 
-        The training is saved by then: a picture that cannot be written, as on a full disk, is not shown.
+        That is all pictures, or the chart where there are none. It takes the place of the picture of the running
+        training, which the page would show beside it, and keep. The training is saved by then: a picture that cannot be
+        written, as on a full disk, is not shown.
         """
         recording = self.recording
         chart, sheet = drawn_chart(recording.history)[None], recording.contact_sheet()[None]
         subject = (contact_sheet({}) if recording.overlay is None else recording.overlay)[None]
+        last = sheet if recording.previews.pictures else chart
         try:
-            return chart, sheet, subject, ui.PreviewImage(sheet if recording.previews.pictures else chart, cls=node)
+            if self._is_seen:
+                self.bar.update_absolute(self.steps, self.steps, ("PNG", _image(last[0]), None))
+                return chart, sheet, subject, None
+            return chart, sheet, subject, ui.PreviewImage(last, cls=node)
         except Exception as error:
             logging.warning("the pictures of the training could not be shown: %s", error)
             return chart, sheet, subject, None

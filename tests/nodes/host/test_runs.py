@@ -145,6 +145,23 @@ def test_a_chart_that_fails_does_not_fail_the_run(parts, loras, monkeypatch, cap
     assert "could not be drawn: no font" in caplog.text and "could not be shown: no space" in caplog.text
 
 
+def test_the_page_keeps_one_picture_of_a_training(parts, loras, monkeypatch):
+    """The page keeps the picture of a running training, and would show what the node returns beside it."""
+    import comfy.utils
+    from palp_pack.nodes.host import progress as shown
+
+    sent = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *told, node_id=None: sent.append(told[2]))
+    monkeypatch.setattr(shown, "SECONDS_BETWEEN_CHARTS", 0.0)
+    run = training(parts)
+    progress = shown.TrainingProgress(None, recording(loras.parent / "runs", run))
+    for step in run.steps():
+        progress.update(step, progress.recording.note(step, run.learner))
+    chart, pictures, _, beside = progress.ending(None)
+    last = pictures if progress.recording.previews.pictures else chart
+    assert beside is None and sent[-1][1].size == (last.shape[2], last.shape[1])
+
+
 # --- the end of the process ---
 
 
