@@ -50,7 +50,7 @@ def test_the_page_gets_the_texts_of_every_language(installed):
 
 def test_all_templates_are_listed_and_open_with_their_pictures(installed):
     workflows = sorted((REPO / "example_workflows").glob("*.json"))
-    assert sorted(installed.get("/workflow_templates")[FOLDER]) == [path.stem for path in workflows]
+    assert sorted(installed.get("/workflow_templates")[FOLDER]) == sorted(path.stem for path in workflows)
     for path in workflows:
         where = f"/api/workflow_templates/{FOLDER}/{path.stem}"
         assert json.loads(served(installed, f"{where}.json"))["nodes"]
