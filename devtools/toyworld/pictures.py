@@ -72,10 +72,11 @@ def latent_mask(mask: np.ndarray) -> np.ndarray:
 
 def draw_pictures(count: int, seed: int) -> Drawn:
     """Draw the data set, on all cores."""
-    seeds = [(seed, job) for job in range(-(-count // PICTURES_PER_JOB))]
+    counts = [min(PICTURES_PER_JOB, count - done) for done in range(0, count, PICTURES_PER_JOB)]
+    seeds = [(seed, job) for job in range(len(counts))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        parts = list(tqdm(pool.map(draw_some, seeds), "drawing", len(seeds), mininterval=10))
-    return Drawn(**{f.name: np.concatenate([getattr(part, f.name) for part in parts])[:count] for f in fields(Drawn)})
+        parts = list(tqdm(pool.map(draw_some, seeds, counts), "drawing", len(seeds), mininterval=10))
+    return Drawn(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Drawn)})
 
 
 def chosen(drawn: Drawn, numbers: np.ndarray) -> Drawn:
