@@ -67,7 +67,7 @@ def _take_steps(run: Training, recording: Recording, asked: list[int]) -> None:
     with closing(run.steps(recording.state)) as steps, tqdm(steps, **begun) as bar:
         for step in bar:
             recording.note(step, run.learner)
-            losses |= {name.replace("_", " "): f"{value:.3f}" for name, value in step.losses.items()}
+            losses |= {name.replace("_", " "): f"{value:.3f}" for name, value in step.shown.items()}
             bar.set_postfix(losses, refresh=False)
             if asked and len(history) < total:
                 return

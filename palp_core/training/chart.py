@@ -20,7 +20,7 @@ SMOOTHING_SHARE = 0.05  # of the run, to either side of a step, that its running
 
 
 def loss_chart(history: list[Step], width: int = WIDTH, height: int = HEIGHT, title: str = "") -> Tensor:
-    """Plot everything that the steps measured against their number. Returns (H, W, 3) in 0..1.
+    """Plot what the steps measured, as far as it is shown, against their number. Returns (H, W, 3) in 0..1.
 
     The first loss has the left axis, all others share the right one. Single steps are faint, their running mean is
     bold: one step's loss depends more on its noise level than on what the model has learned.
@@ -29,7 +29,7 @@ def loss_chart(history: list[Step], width: int = WIDTH, height: int = HEIGHT, ti
     axes = figure.add_subplot(title=title)
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)
-    first, *others = dict.fromkeys(name for step in history for name in step.losses) or [""]
+    first, *others = dict.fromkeys(name for step in history for name in step.shown) or [""]
     lines = [_plotted(axes, history, first, COLORS[0])]
     if others:
         right = axes.twinx()
@@ -47,7 +47,7 @@ def chart_on_page(history: list[Step]) -> Tensor:
     figure = Figure(figsize=(4.8, 2.6), dpi=100, layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot(facecolor="none")
-    first, *_ = dict.fromkeys(name for step in history for name in step.losses) or [""]
+    first, *_ = dict.fromkeys(name for step in history for name in step.shown) or [""]
     _plotted(axes, history, first, COLORS[0])
     axes.set_xlabel("step")
     axes.tick_params(colors=INK)

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 
+#: Measured for comparisons alone: how large the score's difference is says nothing of how a training goes.
+UNSHOWN = ("score_gap",)
+
+
 class Step(NamedTuple):
     """What one step measured."""
 
@@ -21,6 +25,11 @@ class Step(NamedTuple):
     sigma: float  # mean noise level of the batch, latent units
     losses: dict[str, float]  # by name: denoising_loss, score_gap, regularization
     subject: str = ""  # the placeholder of the subject that was drawn; empty where a word is all that is learned
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """Return what is shown to whoever trains."""
+        return {name: value for name, value in self.losses.items() if name not in UNSHOWN}
 
 
 class Learned(Protocol):

@@ -7,8 +7,8 @@ from palp_core.training.chart import drawn_chart, loss_chart, running_mean
 from palp_core.training.loop import Step
 
 
-def history(steps: int, gap: float) -> list[Step]:
-    second = {"score_gap": gap} if gap else {}
+def history(steps: int, other: float, name: str = "regularization") -> list[Step]:
+    second = {name: other} if other else {}
     return [Step(i, 1.0, {"denoising_loss": 1 / (1 + i), **second}, "[V]") for i in range(steps)]
 
 
@@ -17,6 +17,10 @@ def test_chart_is_a_picture_that_shows_the_losses():
     assert chart.shape == (270, 480, 3) and 0 <= chart.min() and chart.max() <= 1
     assert not torch.equal(chart, loss_chart(history(50, 0.0), width=480, height=270))  # the second line is gone
     assert loss_chart(history(1, 0.5)).isfinite().all()
+
+
+def test_what_rises_in_every_training_is_not_shown():
+    assert torch.equal(loss_chart(history(50, 0.5, "score_gap")), loss_chart(history(50, 0.0)))
 
 
 def test_a_loss_that_not_every_step_measures_is_shown_where_it_is():
