@@ -13,7 +13,6 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-
 #: Measured for comparisons alone: how large the score's difference is says nothing of how a training goes.
 UNSHOWN = ("score_gap",)
 
