@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from palp_core.files.run_folder import METRICS, RESULT, SETTINGS, STATE
+from palp_core.files.run_folder import METRICS, OVERLAY, RESULT, SETTINGS, STATE
 
 #: Where nodes save, where they save when that fails, and where that fails too.
 NAMES = ("loras", "embeddings", "output", "system")
 
 #: Of a training's folder.
-WHOLE = {SETTINGS, METRICS, STATE, RESULT}
+WHOLE = {SETTINGS, METRICS, STATE, RESULT, OVERLAY}
 
 
 @contextmanager

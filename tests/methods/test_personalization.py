@@ -414,11 +414,17 @@ def test_bad_sets_of_subjects(backbone):
         Training(Personalization(backbone, [cat(), cat(placeholder="[V2]")], PROMPT, CONFIG))
 
 
+def masks(shade: float) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.full(image.shape[:2], shade) for image in cat().images)
+
+
 def test_a_subject_that_cannot_be_found_by_its_word_needs_masks(backbone):
     plural = {"personalization_prompt": "a photo of [V]s"}
     with pytest.raises(ValueError, match=r"personalization_prompt .* joins \[V\] to other letters.*masks"):
         Training(Personalization(backbone, [cat(**plural)], PROMPT, CONFIG))
-    masked = cat(**plural, masks=tuple(torch.ones(i.shape[:2]) for i in cat().images))
+    with pytest.raises(ValueError, match="joins"):  # a mask that is white everywhere masks nothing
+        Training(Personalization(backbone, [cat(**plural, masks=masks(1.0))], PROMPT, CONFIG))
+    masked = cat(**plural, masks=masks(0.5))
     next(Training(Personalization(backbone, [masked], PROMPT, CONFIG)).steps())
 
 
