@@ -13,16 +13,12 @@ from torch import Tensor
 
 from ..errors import FileError
 from .checks import Source, check_word
-from .embedding_file import SINGLE, rows_of
+from .embedding_file import A1111_KEY, BUNDLED, SINGLE, rows_of
 from .names import printable
 from .reading import opened
 
-#: The end of a word's key -> the text encoder; SINGLE where the file does not tell it, because the model has one.
-KEYS = {
-    **{"string_to_param.*": SINGLE, "emb_params": SINGLE},
-    **{"clip_l": "clip_l", "clip_g": "clip_g", "t5xxl": "t5xxl", "t5": "t5xxl"},
-}
-BUNDLED = re.compile(rf"bundle_emb\.(.+)\.({'|'.join(map(re.escape, KEYS))})")
+#: The end of a word's key -> the text encoder, where it is called otherwise; SINGLE where the file does not tell it.
+ENCODERS = {A1111_KEY: SINGLE, "t5": "t5xxl"}
 PREFIX = "bundle_emb."
 MOST_WORDS = 100
 
@@ -55,7 +51,7 @@ def _words(source: Source, keys: list[str]) -> dict[str, dict[str, str]]:
     """Name -> encoder -> key. What else is bundled, as the outputs of text encoders, is passed over."""
     words: dict[str, dict[str, str]] = {}
     for match in filter(None, map(BUNDLED.fullmatch, keys)):
-        words.setdefault(match[1], {})[KEYS[match[2]]] = match[0]
+        words.setdefault(match["name"], {})[ENCODERS.get(match["key"], match["key"])] = match[0]
     if not words:
         raise FileError(f"{source.name} was not made by PALP, and has no words inside. Use ComfyUI's Load LoRA for it.")
     if len(words) > MOST_WORDS:

@@ -27,7 +27,7 @@ from .safetensors_file import Content, save_new, save_tensors
 SINGLE = "emb_params"
 SDXL_KEYS = ("clip_l", "clip_g")
 A1111_KEY = "string_to_param.*"
-BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<key>string_to_param\.\*|clip_[lg]|t5xxl)")
+BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+)\.(?P<key>string_to_param\.\*|emb_params|clip_[lg]|t5xxl|t5)")
 SUFFIXES = (".safetensors", ".sft")
 
 
