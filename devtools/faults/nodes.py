@@ -65,7 +65,14 @@ def _photo() -> torch.Tensor:
 
 
 def _photos_and_masks() -> dict:
-    return {"images": {"image0": [_photo()[None]]}, "masks": {"mask0": [torch.ones(1, 64, 64)]}}
+    return {"images": {"image0": [_photo()[None]]}, "masks": {"mask0": [_mask()[None]]}}
+
+
+def _mask() -> torch.Tensor:
+    """Of the whole photo but a corner, (64, 64): with it no subject is looked for, and each call is a step's."""
+    mask = torch.ones(64, 64)
+    mask[:8, :8] = 0
+    return mask
 
 
 def _personalize(parts: Parts, _root: Path) -> tuple:
@@ -83,7 +90,7 @@ def _personalization(parts: Parts):
     from palp_pack.palp_core import Personalization, PersonalizationConfig, Subject
     from palp_pack.palp_core.training.loop import Training
 
-    subjects = [Subject((_photo(),), "cat", masks=(torch.ones(64, 64),))]
+    subjects = [Subject((_photo(),), "cat", masks=(_mask(),))]
     config = PersonalizationConfig(steps=STEPS, **SETTINGS)
     return Training(Personalization(ComfyBackbone(*parts), subjects, "a sketch of [V]", config))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import ModelError
 from ..models.attention import (
     FLAT,
     REGION_LEVEL,
@@ -32,6 +33,8 @@ def whole(latents: Tensor) -> Tensor:
 def subject_region(prompted: PromptedDenoiser, latents: Tensor, levels: NoiseLevels, random: torch.Generator) -> Tensor:
     """(1, 1, ..., h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
 
+    Raises ModelError where the model's attention is no number.
+
     prompted: the base model with a prompt for the photo and the word's places in it. latents: of the photo,
     (1, C, ..., h, w), float32. levels: the model's.
     """
@@ -43,4 +46,9 @@ def subject_region(prompted: PromptedDenoiser, latents: Tensor, levels: NoiseLev
         with prompted.recorded(only=is_decoder) as layers:
             prompted.denoise(latents + sigma * noise, sigma)
         heat += mean_map(list(word_maps(layers).values()), size).to(heat)
+    if not torch.isfinite(heat).all():
+        raise ModelError(
+            "the model's attention to the class word is not finite (NaN or infinite). Compute in another precision: "
+            "bf16, or fp32."
+        )
     return hot(heat, THRESHOLD).view_as(latents[:, :1]) if contrast(heat) > FLAT else whole(latents)

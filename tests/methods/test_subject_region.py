@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from devtools.toyworld.pictures import latent_mask
+from palp_core.errors import ModelError
 from palp_core.methods.subject_region import subject_region
 from palp_core.models.attention import prompted
 from palp_core.toyworld.drawing import render_with_masks
@@ -43,6 +44,13 @@ def test_the_region_covers_the_subject_and_little_else(backbone, class_word):
 def test_a_word_that_attends_everywhere_alike_finds_everything(backbone, monkeypatch):
     monkeypatch.setattr("palp_core.methods.subject_region.mean_map", lambda maps, size: torch.ones(1, *size))
     assert found_region(backbone, "cat", photos(new_individual(1, "cat"), 1)[0]).min() == 1
+
+
+def test_attention_that_is_no_number_is_named(backbone, monkeypatch):
+    nan = torch.full((1, 16, 16), float("nan"))
+    monkeypatch.setattr("palp_core.methods.subject_region.mean_map", lambda maps, size: nan)
+    with pytest.raises(ModelError, match="attention to the class word is not finite"):
+        found_region(backbone, "cat", photos(new_individual(1, "cat"), 1)[0])
 
 
 def test_no_hook_stays_on_the_model(backbone):
