@@ -9,14 +9,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..palp_core.errors import SettingError
-from ..palp_core.files.bundled_words import load_bundle
-from ..palp_core.files.lora_file import LoraFile, is_ours
-from ..palp_core.files.snapshots import load_at_step
-from .host.lora import apply_bundle, apply_lora_file
 from .host.lora_list import loras_ours_first
+from .host.lora_loading import load_file
 from .host.progress import show_text
-from .host.session import runs_folder
 from .widgets import CATEGORY
 
 
@@ -82,39 +77,12 @@ class LoadPalpLora(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, lora_name, strength, step, word_strength):
         path = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
-        if is_ours(path):
-            file = load_at_step(path, runs_folder(), step)
-            model, clip, left_out = apply_lora_file(model, clip, file, strength, word_strength)
-            said, prompt = report(file, left_out), file.info.prompt
-        else:
-            bundle = load_bundle(path)
-            _check_has_no_more(path.name, step, word_strength)
-            model, clip, applied, total = apply_bundle(model, clip, bundle, strength)
-            prompt = ", ".join(bundle.spelled)
-            said = f"A file of another tool. {applied} of {total} weights changed. Words: {prompt}"
-        logging.info("Load PALP LoRA: %s: %s", lora_name, said)
-        show_text(cls.hidden.unique_id, said)
-        return io.NodeOutput(model, clip, prompt, ui={"text": (said,)})
+        loaded = load_file(model, clip, path, strength, step, word_strength)
+        logging.info("Load PALP LoRA: %s: %s", lora_name, loaded.said)
+        show_text(cls.hidden.unique_id, loaded.said)
+        return io.NodeOutput(loaded.model, loaded.clip, loaded.prompt, ui={"text": (loaded.said,)})
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_inputs):
         """Run again when the file has been replaced. A name that is linked is not known yet: None."""
         return lora_name and os.path.getmtime(folder_paths.get_full_path_or_raise("loras", lora_name))
-
-
-def _check_has_no_more(name: str, step: int, word_strength: float) -> None:
-    """Raise SettingError for what another tool's file does not hold."""
-    if step != 0 or word_strength != 1:
-        raise SettingError(
-            f"step is {step} and word_strength {word_strength}, but {name} was not made by PALP: it holds neither "
-            "earlier steps nor the class words. Set step to 0 and word_strength to 1."
-        )
-
-
-def report(file: LoraFile, left_out: list[str]) -> str:
-    """Say how much of a file is on the model, and what its words are. left_out: projections that are not."""
-    matched = f"{file.projections - len(left_out)} of {file.projections} keys matched"
-    if left_out:
-        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        matched += f"; the model does not have {', '.join(left_out[:3])}{more}"
-    return f"{matched}. Words: {', '.join(subject.spelled for subject in file.info.subjects)}"

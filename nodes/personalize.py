@@ -15,7 +15,7 @@ from ..palp_core.methods.alignment import AlignmentConfig
 from ..palp_core.methods.memory import fit_memory
 from ..palp_core.methods.personalization import Personalization, PersonalizationConfig
 from ..palp_core.methods.recording import Recording
-from ..palp_core.methods.result import save_run, training_folder
+from ..palp_core.methods.result import personalization_folder, save_run
 from ..palp_core.methods.subjects import check_class_word, check_subjects, check_target_prompt
 from ..palp_core.training.loop import Training
 from .host.backbone import ComfyBackbone
@@ -114,7 +114,7 @@ class PalpPersonalize(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(Personalization(backbone, everyone, widgets["target_prompt"], config))
             fit_memory(run.method, chosen.memory, backbone.free_memory())
-            kept = training_folder(run.method, runs_folder(), name, chosen.retrain)
+            kept = personalization_folder(run.method, runs_folder(), name, chosen.retrain, loras)
             recording = Recording(kept, run.method, chosen.previews)
             done = trained(
                 cls, run, recording, partial(save_run, run, name=name, more=workflow_metadata), folder, loras

@@ -81,9 +81,9 @@ class PalpPhotos(io.ComfyNode):
 
 def _counted(found: Photos) -> str:
     """Say how many photos there are, and how many have a mask or a caption beside them."""
-    beside = {"masks": found.masks, "captions": found.captions}
-    counts = [f"{sum(map(bool, files))} {name}" for name, files in beside.items() if any(files)]
-    return ", ".join([f"{len(found.images)} photos", *counts]) + "."
+    beside = {"a mask": found.masks, "a caption": found.captions}
+    counts = [f"{sum(map(bool, files))} with {name}" for name, files in beside.items() if any(files)]
+    return ", ".join(["1 photo" if len(found.images) == 1 else f"{len(found.images)} photos", *counts]) + "."
 
 
 def _masks(found: Photos, images: list[Tensor]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from ..palp_core.files.safetensors_file import first_writable_folder, reserve
 from ..palp_core.methods.concept import Concept
 from ..palp_core.methods.memory import fit_memory
 from ..palp_core.methods.recording import Recording
-from ..palp_core.methods.result import save_word, training_folder
+from ..palp_core.methods.result import save_word, word_folder
 from ..palp_core.methods.templates import Kind
 from ..palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..palp_core.training.loop import Training
@@ -87,7 +87,7 @@ class TextualInversionTrain(io.ComfyNode):
             backbone = ComfyBackbone(model, clip, vae, chosen.precision, chosen.offloading)
             run = Training(TextualInversion(backbone, concept, config))
             fit_memory(run.method, chosen.memory, backbone.free_memory())
-            kept = training_folder(run.method, runs_folder(), name, chosen.retrain)
+            kept = word_folder(run.method, runs_folder(), name, chosen.retrain)
             if kept.result(config.steps, [folder]) is None:
                 reserve(folder, name, overwrite)
             recording = Recording(kept, run.method, chosen.previews)

@@ -82,9 +82,8 @@ def test_files_have_these_keys(tmp_path):
     more = save_run(run, tmp_path, "cat", lambda content, title: {"workflow": f"{title} of {content.info.family}"})
     assert keys(more) == keys(path) | {"workflow"}  # what the node adds, so that the page opens a file
     info = load_lora_file(more).info
-    assert set(vars(info)) == set(
-        "version family prediction rank alpha target_prompt clean_prompt prompt steps subjects settings".split()
-    )
+    described = "version family prediction rank alpha target_prompt clean_prompt prompt steps subjects settings"
+    assert set(vars(info)) == {*described.split(), "identity"}
     subject = "placeholder class_word embedding personalization_prompt images text".split()
     assert set(vars(info.subjects[0])) == set(subject)
     own = {"embedding_learning_rate", "rank", "subject_word", "clean_prompt", "alignment"}

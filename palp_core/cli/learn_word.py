@@ -14,7 +14,7 @@ from ..files.safetensors_file import reserve
 from ..methods.concept import Concept
 from ..methods.memory import MemoryConfig, fit_memory
 from ..methods.previews import PreviewConfig
-from ..methods.result import save_word, training_folder
+from ..methods.result import save_word, word_folder
 from ..methods.templates import Kind
 from ..methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..models.backbone import Precision
@@ -80,7 +80,7 @@ class LearnWord:
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(TextualInversion(backbone, concept, config))
         fit_memory(run.method, MemoryConfig(**asdict(self.memory)), backbone.free_memory())
-        folder = training_folder(run.method, self.out / RUNS, name, self.retrain)
+        folder = word_folder(run.method, self.out / RUNS, name, self.retrain)
         if folder.result(config.steps, [self.out]) is None:
             reserve(self.out, name, self.overwrite)
 

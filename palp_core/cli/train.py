@@ -14,7 +14,7 @@ from ..files.safetensors_file import reserve
 from ..methods.memory import MemoryConfig, fit_memory
 from ..methods.personalization import Personalization, PersonalizationConfig
 from ..methods.previews import PreviewConfig
-from ..methods.result import save_run, training_folder
+from ..methods.result import personalization_folder, save_run
 from ..methods.subjects import Subject
 from ..models.backbone import Precision
 from ..training.loop import Training
@@ -86,6 +86,6 @@ class Train:
         backbone = training_backbone(self.model, self.device, self.precision)
         run = Training(Personalization(backbone, [subject], self.target_prompt, config))
         fit_memory(run.method, MemoryConfig(**asdict(self.memory)), backbone.free_memory())
-        folder = training_folder(run.method, self.out / RUNS, name, self.retrain)
+        folder = personalization_folder(run.method, self.out / RUNS, name, self.retrain, [self.out])
         previews = PreviewConfig(**asdict(self.previews))
         session.train(run, partial(save_run, run, name=name), self.out, folder, previews)

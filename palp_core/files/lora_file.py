@@ -7,7 +7,8 @@ ComfyUI reads it: `string_to_param.*` for one text encoder, `clip_l` and `clip_g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -62,6 +63,7 @@ class LoraInfo:
     steps: int
     subjects: tuple[SubjectInfo, ...]
     settings: dict = field(default_factory=dict)
+    identity: str = ""  # of all that the training depended on, but for the number of steps
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,23 @@ def is_ours(path: str | Path) -> bool:
             return LORA_KEY in file.metadata
     except FileError:
         return False
+
+
+def find_trained(folders: Iterable[Path], identity: str, steps: int) -> Path | None:
+    """Find a whole file in one of the folders that says that it is of this training, after so many steps."""
+    for path in (path for folder in folders for path in sorted(folder.glob("*.safetensors"))):
+        with suppress(FileError):
+            if _training_of(path) == (identity, steps):
+                load_lora_file(path)  # raises where it is damaged
+                return path
+    return None
+
+
+def _training_of(path: Path) -> tuple[object, object]:
+    """The identity and the steps of the training that a file says it is of; the header alone is read."""
+    with opened(path) as file:
+        says = read_description(file.source, file.metadata, LORA_KEY) or {}
+        return says.get("identity"), says.get("steps")
 
 
 def _info(source: Source, found: dict) -> LoraInfo:

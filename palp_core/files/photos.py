@@ -73,10 +73,10 @@ def _captions(files: Iterable[Path], images: Sequence[Path]) -> tuple[tuple[Path
     captions = [file for file in files if _is_caption(file)]
     beside = {(file.parent, file.stem.lower()): file for file in reversed(captions)}
     used = tuple(beside.get((image.parent, image.stem.lower())) for image in images)
-    described = {(file.parent, file.stem.lower()) for file in used if file}
+    pictures = {(image.parent, image.stem.lower()) for image in images}
+    reasons = {True: "its picture has another", False: "captions without their picture"}
     unused = [file for file in captions if file not in used]
-    whose = {file: (file.parent, file.stem.lower()) in described for file in unused}
-    return used, {f: "its picture has another" if has else "captions without their picture" for f, has in whose.items()}
+    return used, {file: reasons[(file.parent, file.stem.lower()) in pictures] for file in unused}
 
 
 def read_caption(file: Path) -> str:

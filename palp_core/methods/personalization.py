@@ -133,6 +133,8 @@ class Personalization:
         self.resolution = config.resolution_for(backbone)
         #: What is said of its memory before the first step, once `fit_memory` has looked at it.
         self.memory_note = ""
+        #: What its file says of what it depends on, once its folder was looked for.
+        self.identity = ""
         check_subjects(subjects, target_prompt)
         self.clean_prompt = config.clean_prompt.strip() or with_class_words(target_prompt, subjects)
         #: What stands for each subject in prompts, where no word is learned.

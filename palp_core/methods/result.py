@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
@@ -17,6 +18,7 @@ from ..files.lora_file import (
     LoraInfo,
     MoreMetadata,
     SubjectInfo,
+    find_trained,
     nothing_more,
     save_lora_file,
     write_lora_file,
@@ -95,6 +97,7 @@ def describe(method: Personalization, weights: Weights, name: str) -> LoraFile:
         steps=weights.steps,
         subjects=subjects,
         settings=_settings(method),
+        identity=method.identity,
     )
     return LoraFile(weights.lora, {names[p]: word for p, word in weights.words.items()}, info)
 
@@ -136,10 +139,24 @@ def described_config(config: TrainingConfig) -> dict:
     return found
 
 
-def training_folder(method: Personalization | TextualInversion, parent: Path, name: str, anew: bool) -> RunFolder:
-    """Find the folder of a training by its identity, as `find_run` does."""
-    identity = word_identity(method, name) if isinstance(method, TextualInversion) else personalization_identity(method)
-    return find_run(parent, name, identity, described_run(method), method.config.steps, anew)
+def word_folder(method: TextualInversion, parent: Path, name: str, anew: bool) -> RunFolder:
+    """Find the folder of a word's training by its identity, as `find_run` does."""
+    return find_run(parent, name, word_identity(method, name), described_run(method), method.config.steps, anew)
+
+
+def personalization_folder(
+    method: Personalization, parent: Path, name: str, anew: bool, places: Iterable[str | Path]
+) -> RunFolder:
+    """Find the folder of a training by its identity, as `find_run` does, with its result if that is in the places.
+
+    A file that came without the folder, as from somebody else, says itself what training it is of.
+    """
+    method.identity, steps = personalization_identity(method), method.config.steps
+    run, folders = find_run(parent, name, method.identity, described_run(method), steps, anew), [*map(Path, places)]
+    if not anew and run.result(steps, folders) is None and (file := find_trained(folders, method.identity, steps)):
+        with suppress(OSError):  # where the folder cannot be written to, it is trained
+            run.finish(steps, file)
+    return run
 
 
 def personalization_identity(method: Personalization) -> str:

@@ -81,7 +81,7 @@ def test_the_library_has_blueprints_whose_photos_reach_the_training(page, server
 
 
 def test_a_dropped_file_opens_the_workflow_that_loads_it(page, server, sd15_checkpoint):
-    server.queue(personalize_graph(sd15_checkpoint, file_name="dropped")).require_success()
+    server.queue(personalize_graph(sd15_checkpoint, seed=83, file_name="dropped")).require_success()
     name = "dropped_00001.safetensors"
     page.reload()  # its lists of files
     page.wait_for_function(frontend.READY)

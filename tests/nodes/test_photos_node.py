@@ -55,7 +55,7 @@ def test_captions_of_a_folder_are_learned_with(server, sd15_checkpoint, folder):
     server.queue(first).require_success()
     (folder / "b.txt").write_text("a cat on a sofa")
     result = server.queue(first).require_success()
-    assert "2 photos, 1 masks, 1 captions." in said(result, "3") and "taken from" not in said(result)
+    assert "2 photos, 1 with a mask, 1 with a caption." in said(result, "3") and "taken from" not in said(result)
     (folder / "b.txt").write_text("a [dog] on a sofa")
     result = server.queue(first)
     assert "captions of [V] uses [dog]" in result.error["exception_message"]

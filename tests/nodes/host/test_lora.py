@@ -77,7 +77,7 @@ def weights(model) -> dict:
 
 def test_every_key_that_is_counted_has_changed_its_weight(parts, tmp_path):
     from palp_pack.nodes.host.lora import apply_lora_file
-    from palp_pack.nodes.load_lora import report
+    from palp_pack.nodes.host.lora_loading import report
 
     model, clip = parts
     file, before = file_with(tmp_path, model), weights(model)
@@ -88,7 +88,7 @@ def test_every_key_that_is_counted_has_changed_its_weight(parts, tmp_path):
 
 def test_a_projection_that_the_model_does_not_have_is_named_and_not_counted(parts, tmp_path):
     from palp_pack.nodes.host.lora import apply_lora_file
-    from palp_pack.nodes.load_lora import report
+    from palp_pack.nodes.host.lora_loading import report
 
     model, clip = parts
     file = file_with(tmp_path, model, lambda lora: renamed(lora, KEY, "lora_unet_elsewhere"))
@@ -132,7 +132,7 @@ def test_a_clip_of_another_family_is_refused(make, parts, tmp_path):
 
 def test_a_model_that_is_not_supported_is_compared_key_by_key(parts, tmp_path):
     from palp_pack.nodes.host.lora import apply_lora_file
-    from palp_pack.nodes.load_lora import report
+    from palp_pack.nodes.host.lora_loading import report
 
     class OfAnotherKind(type(parts[0].model)):
         """As the host's classes of editing models are."""
