@@ -7,11 +7,12 @@ import sys
 import tyro
 
 from . import __doc__ as description
-from .commands import Chart, Compare, Guide, Run, Table
+from .commands import Chart, Compare, Guide, Table
 from .heatmaps import Heatmaps
 from .layers import Layers
 from .looks import Looks
 from .model import Model, Range
+from .run import Run
 from .scores import Scores
 
 COMMANDS = {

@@ -1,112 +1,30 @@
-"""The commands that compute rows, and those that say what is in them."""
+"""The command that draws under guidance, and those that say what is in the rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from palp_core.files.images import write_image
-from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
-from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining, load_world
+from palp_core.toyworld.world import load_world
 
-from . import guidance, training
+from . import guidance
 from .chart import curves
 from .guidance import GuidedCell
 from .methods import (
-    METHODS,
     PARTS,
     TRAININGS,
-    Method,
     Model,
     Part,
-    Trained,
-    Word,
-    alignment_settings,
-    changed,
-    reads_prompt,
 )
 from .model import subject_alignment_ranges
-from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, prompts_of_trainings
-from .rows import FOLDER, GUIDANCE_RESULTS, RESULTS, RESULTS_OF, BySteps, at_step, chosen, compute, nothing_shared
+from .pairs import INDIVIDUALS, Pairs, prompts_of_trainings
+from .rows import FOLDER, GUIDANCE_RESULTS, RESULTS, BySteps, at_step, chosen, compute, nothing_shared
+from .run import given, require_label
 from .statistics import differences, steps_of_equal_alignment, table
-from .training import TrainingCell
-
-
-@dataclass(frozen=True)
-class Run:
-    """Train and judge what is missing."""
-
-    methods: tuple[Method, ...] = ("base", "ti_db", "delta", "palp")
-    pairs: Pairs = "test"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    #: Of methods that train for a prompt, only the first so many prompts of each individual; none for all.
-    prompts: int | None = None
-    #: One prompt for each individual, another for each.
-    one_prompt_each: bool = False
-    #: Added to the methods' names, where settings below are not the usual.
-    label: str = ""
-    #: Other settings of the alignment branch; none for the method's.
-    weight: float | None = None
-    push: float | None = None
-    interval: int | None = None
-    alpha: float | None = None
-    beta: float | None = None
-    #: Steps of a word alone, each number a training of its own; none for the method's.
-    word_steps: tuple[int, ...] = ()
-    #: The usual stands for what suits the model.
-    training: ToyTraining = field(default_factory=ToyTraining)
-    #: Which of the embedded models is trained.
-    model: DemoModel = "unet"
-    #: File of the rows; none for the model's own.
-    results: Path | None = None
-
-    def run(self) -> None:
-        for name in self.methods:
-            self._check_settings(name)
-        _require_label(self.label, changed=bool(self._changes()) or self.training != ToyTraining())
-        world = load_world(model=self.model)
-        compute(self.cells(), lambda cell: training.measure(world, cell), self.results or RESULTS_OF[self.model])
-
-    def _check_settings(self, name: Method) -> None:
-        """Raises ValueError for settings that would do nothing to a method."""
-        method = METHODS[name]
-        if without := self._changes().keys() - alignment_settings(method):
-            raise ValueError(f"{name} has no {' or '.join(sorted(without))}.")
-        if self.training != ToyTraining() and not isinstance(method, AlignmentConfig):
-            raise ValueError(f"{name} takes no settings of training but its own.")
-        if self.word_steps and not isinstance(method, Word):
-            raise ValueError(f"{name} takes no --word-steps: it is no word alone.")
-
-    def cells(self) -> Iterator[TrainingCell]:
-        """Name all that is asked for, whether it is there or not."""
-        for seed, (at, (class_word, number)), name in product(
-            self.seeds, enumerate(INDIVIDUALS[self.pairs]), self.methods
-        ):
-            for method in self._settings(METHODS[name]):
-                for prompts in self._prompts(at, method):
-                    label = f"{name}{self.label}"
-                    who = (self.pairs, class_word, number, seed)
-                    training = TRAINING_OF[self.model] if self.training == ToyTraining() else self.training
-                    yield TrainingCell(label, *who, prompts, method, training, self.model)
-
-    def _prompts(self, individual: int, method: Trained) -> list[tuple[Prompt, ...]]:
-        """Choose the prompts of each training of an individual, which is named by its place in the list."""
-        if self.one_prompt_each:
-            prompts = PROMPTS[self.pairs]
-            return [(prompts[individual % len(prompts)],)]
-        return prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]
-
-    def _settings(self, method: Trained) -> list[Trained]:
-        """What is trained of a method: with the changes that concern it."""
-        if isinstance(method, Word):
-            return [replace(method, steps=steps) for steps in self.word_steps or (method.steps,)]
-        return [changed(method, self._changes())] if reads_prompt(method) else [method]
-
-    def _changes(self) -> dict[str, float]:
-        return _given(self, "weight", "push", "interval", "alpha", "beta")
 
 
 @dataclass(frozen=True)
@@ -126,12 +44,12 @@ class Guide:
     results: Path = GUIDANCE_RESULTS
 
     def run(self) -> None:
-        _require_label(self.label, changed=bool(self._changes()))
+        require_label(self.label, changed=bool(self._changes()))
         world = load_world()
         compute(self.cells(), lambda cell: guidance.measure(world, cell), self.results)
 
     def _changes(self) -> dict[str, float]:
-        return _given(self, "step_size", "threshold", "end_percent")
+        return given(self, "step_size", "threshold", "end_percent")
 
     def cells(self) -> Iterator[GuidedCell]:
         """Name all that is asked for, whether it is there or not."""
@@ -144,17 +62,6 @@ class Guide:
         """The base model is its own template: there is no layout for it to be drawn to."""
         able = [part for part in self.parts if model != "base" or not PARTS[part].draw_weight]
         return {f"{part}{self.label}": replace(PARTS[part], **self._changes()) for part in able}
-
-
-def _given(command: Run | Guide, *names: str) -> dict[str, float]:
-    """The settings that were given, of these."""
-    return {name: getattr(command, name) for name in names if getattr(command, name) is not None}
-
-
-def _require_label(label: str, changed: bool) -> None:
-    """Raises ValueError where other settings than the usual have no name of their own."""
-    if changed and not label:
-        raise ValueError("these settings are not the usual: give --label, a name under which their rows are kept.")
 
 
 @dataclass(frozen=True)

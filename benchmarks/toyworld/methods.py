@@ -10,6 +10,8 @@ from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
 from palp_core.methods.scores import Nfsd, Sds
 from palp_core.toyworld.world import ALIGNMENT, PAPERS_ALIGNMENT
 
+from .rivals import Dco, Preservation, Rival, TLora
+
 
 @dataclass(frozen=True)
 class Word:
@@ -23,12 +25,13 @@ class Word:
 
 
 #: What is trained; None for nothing.
-Trained = AlignmentConfig | Word | None
+Trained = AlignmentConfig | Rival | Word | None
 
 PAPERS_ALPHA = PAPERS_ALIGNMENT.score.alpha
 TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm", "ti_8_free_norm"]
 TrainedLora = Literal["ti_db", "delta", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"]
-Method = Literal["base", TrainedWord, TrainedLora]
+TrainedByRival = Literal["output_preservation", "blank_preservation", "dco", "t_lora"]
+Method = Literal["base", TrainedWord, TrainedLora, TrainedByRival]
 METHODS: dict[Method, Trained] = {
     "base": None,
     "ti": Word(),
@@ -43,6 +46,10 @@ METHODS: dict[Method, Trained] = {
     "nfsd": replace(PAPERS_ALIGNMENT, score=Nfsd(PAPERS_ALPHA, negative_prompt="")),
     "fresh_noise": replace(PAPERS_ALIGNMENT, noise="fresh"),
     "no_rescale": replace(PAPERS_ALIGNMENT, rescale=False),
+    "output_preservation": Preservation("class_photo"),
+    "blank_preservation": Preservation("null"),
+    "dco": Dco(),
+    "t_lora": TLora(),
 }
 
 Model = Literal["base", "palp", "over-fitted"]
@@ -66,6 +73,19 @@ def reads_prompt(method: Trained) -> bool:
     return isinstance(method, AlignmentConfig) and method.weight > 0
 
 
+def is_curve(method: Trained) -> bool:
+    """Say whether it is judged at several steps of one training."""
+    return isinstance(method, AlignmentConfig | Rival)
+
+
+def at_guidance(method: Trained, scale: float) -> Trained:
+    """Give the paper's scores their alpha and beta, twice and once the scale at which the model draws."""
+    if not isinstance(method, AlignmentConfig) or not hasattr(method.score, "alpha"):
+        return method
+    scales = {"alpha": 2 * scale, "beta": scale}
+    return changed(method, {name: value for name, value in scales.items() if hasattr(method.score, name)})
+
+
 def described_alignment(config: AlignmentConfig) -> dict:
     """Describe all of it that has an effect."""
     if not config.weight:
@@ -76,12 +96,16 @@ def described_alignment(config: AlignmentConfig) -> dict:
     return {**asdict(config), "score": score}
 
 
-def alignment_settings(method: Trained) -> set[str]:
-    """Name the numbers of its alignment that can be changed."""
+def own_settings(method: Trained) -> set[str]:
+    """Name the numbers that can be changed: of its alignment, or of a rival."""
+    if isinstance(method, Rival):
+        return {field.name for field in fields(method)} - {"prompt"}
     return {"weight", *(field.name for field in fields(method.score))} if reads_prompt(method) else set()
 
 
-def changed(method: AlignmentConfig, settings: dict[str, float]) -> AlignmentConfig:
-    """Change its weight, and what else there is of its score."""
+def changed(method: AlignmentConfig | Rival, settings: dict[str, float]) -> AlignmentConfig | Rival:
+    """Change what is given: of a rival its own settings, else the weight, and what else there is of the score."""
+    if isinstance(method, Rival):
+        return replace(method, **settings)
     of_score = {name: value for name, value in settings.items() if name != "weight"}
     return replace(method, weight=settings.get("weight", method.weight), score=replace(method.score, **of_score))

@@ -72,7 +72,7 @@ def share_found(rows: list[dict], element: str) -> str:
 
 def table(found: dict[str, BySteps]) -> Iterator[str]:
     """Write the lines of a table in Markdown: each method at each of its steps."""
-    heads = ["method", "step", *AXES.values(), *(f"{name}, %" for name in ELEMENTS.values()), "n"]
+    heads = ["method", "step", "seconds", *AXES.values(), *(f"{name}, %" for name in ELEMENTS.values()), "n"]
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for method, steps in found.items():
@@ -80,7 +80,13 @@ def table(found: dict[str, BySteps]) -> Iterator[str]:
             rows = list(by_pair.values())
             axes = [mean_of_rows(rows, values(rows, name)) for name in AXES]
             shares = [share_found(rows, name) for name in ELEMENTS]
-            yield f"| {' | '.join([method, str(step), *axes, *shares, str(len(rows))])} |"
+            yield f"| {' | '.join([method, str(step), seconds_of(rows), *axes, *shares, str(len(rows))])} |"
+
+
+def seconds_of(rows: list[dict]) -> str:
+    """Write the mean of the processor's seconds of training; rows of earlier versions may lack them."""
+    known = [row["seconds"] for row in rows if "seconds" in row]
+    return f"{np.mean(known):.0f}" if known else "–"
 
 
 def differences(ours: ByPair, theirs: ByPair, shared: list[str]) -> Iterator[str]:

@@ -98,10 +98,10 @@ class PersonalizationLearner:
         """
         alignment = self.config.alignment
         learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)
-        placeholder, photos, batch = self._draw_batch()
+        placeholder, photos, batch = self.draw_photos()
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
-        encoded = {prompt: self._encode(prompt) for prompt in dict.fromkeys(photo.prompt for photo in photos)}
+        encoded = {prompt: self.encode(prompt) for prompt in dict.fromkeys(photo.prompt for photo in photos)}
         photo = [encoded[photo.prompt].with_size(photo.size) for photo in photos]
         weight = self.backbone.prediction.loss_weight(sigma)
         measured, loss = {"sigma": sigma.mean()}, 0
@@ -110,7 +110,7 @@ class PersonalizationLearner:
             denoised = self.backbone.denoise(x, sigma, photo)
             measured["denoising_loss"] = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
         if keeps_prompt and alignment.needs("target"):
-            prompts["target"] = [self._encode(self.method.target_prompt)]
+            prompts["target"] = [self.encode(self.method.target_prompt)]
         if keeps_prompt and alignment.needs("class_photo"):
             prompts["class_photo"] = [self.fixed.class_photo[p.prompt].with_size(p.size) for p in photos]
         if keeps_prompt and alignment.trains_target_prompt:
@@ -145,14 +145,14 @@ class PersonalizationLearner:
         )
         return alignment.score.difference(views)
 
-    def _encode(self, prompt: str) -> Conditioning:
-        """With the words as they are now."""
+    def encode(self, prompt: str) -> Conditioning:
+        """Encode a prompt that names subjects, with the words as they are now."""
         if not self.learns_words:
             return self.fixed.personal[prompt]
         return self.method.encode(prompt, self.words)
 
-    def _draw_batch(self) -> tuple[str, list[Photo], Batch]:
-        """A subject, and a batch of its images of one size; with what is said of them, once for all or for each."""
+    def draw_photos(self) -> tuple[str, list[Photo], Batch]:
+        """Draw a subject, what is said of its images, once for all or for each, and a batch of them of one size."""
         placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
         examples = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
         y_P = self.method.subjects[placeholder].photo_prompts
@@ -166,7 +166,7 @@ class PersonalizationLearner:
         image = self.method.subjects[placeholder].images[0]
         shape = square_latents(self.backbone, image, examples[0], self.method.resolution)
         with self.lora.disabled() if untouched else self.optimizer.averaged():
-            prompt = self.fixed.scene if untouched else self._encode(self.method.target_prompt)
+            prompt = self.fixed.scene if untouched else self.encode(self.method.target_prompt)
             return painted(self.backbone, self.fixed.null, prompt, shape, guidance_scale, self.config.seed)
 
     def overlays(self) -> dict[str, Tensor]:

@@ -47,6 +47,8 @@ class World:
     backbone: DiffusersBackbone
     evaluators: Evaluators
     model: DemoModel = "unet"
+    #: Of classifier-free guidance, at which pictures are drawn.
+    guidance_scale: float = GUIDANCE_SCALE
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def paint(
     with torch.no_grad():
         null, cond = backbone.encode_prompt("", {}), backbone.encode_prompt(prompt, words)
     levels = sampling_levels(backbone.levels, SAMPLING_STEPS)
-    latents = sample(backbone, initial_noise(count, seed), levels, null, cond, GUIDANCE_SCALE, guidance)
+    latents = sample(backbone, initial_noise(count, seed), levels, null, cond, world.guidance_scale, guidance)
     return as_pictures(backbone.decode_latents(latents))
 
 

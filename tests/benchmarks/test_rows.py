@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.toyworld import commands, guidance, pairs, rows, training
-from benchmarks.toyworld.commands import Guide, Run
+from benchmarks.toyworld import guidance, pairs, rows, training
+from benchmarks.toyworld import run as run_command
+from benchmarks.toyworld.commands import Guide
 from benchmarks.toyworld.methods import METHODS
+from benchmarks.toyworld.run import Run
 
 MODELS = ("base", "palp", "over-fitted")
 
@@ -153,7 +155,7 @@ def test_settings_that_are_not_the_usual_need_a_name(monkeypatch, tmp_path, run,
     found = [row("palp", 1, "a", 0.9, 0.5), row("palp", 1, "a", 0.1, 0.5, cell="other")]
     with pytest.raises(ValueError, match="'palp' was run with two settings"):
         rows.grouped(found)
-    monkeypatch.setattr(commands, "load_world", lambda: pytest.fail("trained"))
+    monkeypatch.setattr(run_command, "load_world", lambda: pytest.fail("trained"))
     for change in (("--weight", 0.5), ("--training.rank", 8)):
         with pytest.raises(SystemExit, match="give --label"):
             run("run", "--methods", "palp", *change, "--results", tmp_path / "rows.jsonl")
@@ -169,7 +171,7 @@ def test_settings_that_are_not_the_usual_need_a_name(monkeypatch, tmp_path, run,
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(monkeypatch, tmp_path, run, method, change):
-    monkeypatch.setattr(commands, "load_world", lambda: pytest.fail("trained"))
+    monkeypatch.setattr(run_command, "load_world", lambda: pytest.fail("trained"))
     arguments = ("--methods", method, *change, "--label", "_other", "--results", tmp_path / "rows.jsonl")
     with pytest.raises(SystemExit, match=f"{method} (has no|takes no)"):
         run("run", *arguments)

@@ -47,18 +47,19 @@ def test_a_single_training_can_be_compared(capsys, tmp_path, run, row, write_row
 
 
 def test_a_table_of_shared_pairs_leaves_out_what_one_method_lacks(capsys, tmp_path, run, row, write_rows):
-    rows = [row("palp", step, p, text, 0.5) for step in (1, 2) for p, text in (("easy", 1.0), ("hard", 0.0))]
+    timed = {"seconds": 7.4}
+    rows = [row("palp", step, p, text, 0.5, **timed) for step in (1, 2) for p, text in (("easy", 1.0), ("hard", 0.0))]
     rows += [row("sds", step, "easy", 0.9, 0.5) for step in (1, 2)] + [row("ti_db", 1, "other", 0.9, 0.5)]
     file = tmp_path / "rows.jsonl"
     write_rows(file, rows)
     run("table", "--methods", "palp", "sds", "--shared", "--results", file)
     head, _, *lines = capsys.readouterr().out.splitlines()
     assert "| text alignment | subject alignment | diversity |" in head
-    assert [line.split(" | ")[:3] for line in lines] == [
-        ["| palp", "1", "1.000"],
-        ["| palp", "2", "1.000"],
-        ["| sds", "1", "0.900"],
-        ["| sds", "2", "0.900"],
+    assert [line.split(" | ")[:4] for line in lines] == [
+        ["| palp", "1", "7", "1.000"],
+        ["| palp", "2", "7", "1.000"],
+        ["| sds", "1", "–", "0.900"],
+        ["| sds", "2", "–", "0.900"],
     ]
     with pytest.raises(SystemExit, match="no pair and seed was run with all of"):
         run("table", "--shared", "--results", file)

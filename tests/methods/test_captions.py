@@ -56,7 +56,7 @@ def test_each_sample_is_denoised_under_its_photos_own_caption(backbone, monkeypa
     with made.learning() as learner:
         denoise = backbone.denoise
         monkeypatch.setattr(backbone, "denoise", noted)
-        learner._draw_batch = drawn = RecordedDraws(learner)
+        learner.draw_photos = drawn = RecordedDraws(learner)
         words = {p: {e: v.detach().clone() for e, v in word.items()} for p, word in learner.words.items()}
         learner.step()
     wanted = [WRITTEN[number] for number in drawn.numbers]
@@ -76,7 +76,7 @@ class RecordedDraws:
     """Notes which photos a step has drawn."""
 
     def __init__(self, learner):
-        self.draw, self.learner = learner._draw_batch, learner
+        self.draw, self.learner = learner.draw_photos, learner
 
     def __call__(self):
         placeholder, prompts, batch = self.draw()

@@ -1,0 +1,134 @@
+"""The command that trains and judges: what is asked for, as cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining, load_world
+
+from . import training
+from .methods import METHODS, Method, Trained, Word, at_guidance, changed, is_curve, own_settings, reads_prompt
+from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, prompts_of_trainings
+from .rows import RESULTS_OF, compute
+from .training import TrainingCell
+from .twin import twin_world, weights_digest
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train and judge what is missing."""
+
+    methods: tuple[Method, ...] = ("base", "ti_db", "delta", "palp")
+    pairs: Pairs = "test"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    #: Of methods that train for a prompt, only the first so many prompts of each individual; none for all.
+    prompts: int | None = None
+    #: One prompt for each individual, another for each.
+    one_prompt_each: bool = False
+    #: Only the first so many individuals; none for all.
+    individuals: int | None = None
+    #: Added to the methods' names, where settings below are not the usual.
+    label: str = ""
+    #: Other settings of the alignment branch; none for the method's.
+    weight: float | None = None
+    push: float | None = None
+    interval: int | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    #: Other settings of the rivals; none for the method's.
+    multiplier: float | None = None
+    least: float | None = None
+    #: Steps of a word alone, each number a training of its own; none for the method's.
+    word_steps: tuple[int, ...] = ()
+    #: The usual stands for what suits the model.
+    training: ToyTraining = field(default_factory=ToyTraining)
+    #: Which of the embedded models is trained.
+    model: DemoModel = "unet"
+    #: Weights of a UNet that predicts noise, of devtools/toyworld/eps_twin.py, in the place of the embedded one's.
+    unet: Path | None = None
+    #: Scale of guidance at which pictures are drawn; none for the world's own. The paper's alpha and beta follow it.
+    guidance: float | None = None
+    #: Pictures of each prompt; none for the usual.
+    pictures: int | None = None
+    #: Steps at which a LoRA is judged, ascending; none for the model's own.
+    steps: tuple[int, ...] = ()
+    #: File of the rows; none for the model's own.
+    results: Path | None = None
+
+    def run(self) -> None:
+        for name in self.methods:
+            self._check_settings(name)
+        require_label(self.label, changed=bool(self._changes()) or self.training != ToyTraining())
+        if self.unet and (self.model != "unet" or self.results is None):
+            raise ValueError(
+                "--unet takes another model's weights: give --results, a file of their own, and no --model."
+            )
+        compute(self.cells(), self._measure(), self.results or RESULTS_OF[self.model])
+
+    def _measure(self) -> Callable[[TrainingCell], list[dict]]:
+        """Load the world in which cells are measured."""
+        world = twin_world(self.unet) if self.unet else load_world(model=self.model)
+        world = replace(world, guidance_scale=self.guidance or world.guidance_scale)
+        return lambda cell: training.measure(world, cell)
+
+    def _check_settings(self, name: Method) -> None:
+        """Raises ValueError for settings that would do nothing to a method."""
+        method = METHODS[name]
+        if without := self._changes().keys() - own_settings(method):
+            raise ValueError(f"{name} has no {' or '.join(sorted(without))}.")
+        if self.training != ToyTraining() and not is_curve(method):
+            raise ValueError(f"{name} takes no settings of training but its own.")
+        if self.word_steps and not isinstance(method, Word):
+            raise ValueError(f"{name} takes no --word-steps: it is no word alone.")
+
+    def cells(self) -> Iterator[TrainingCell]:
+        """Name all that is asked for, whether it is there or not."""
+        individuals = list(enumerate(INDIVIDUALS[self.pairs]))[: self.individuals]
+        for seed, (at, (class_word, number)), name in product(self.seeds, individuals, self.methods):
+            for method in self._settings(METHODS[name]):
+                for prompts in self._prompts(at, method):
+                    who = (self.pairs, class_word, number, seed)
+                    yield TrainingCell(f"{name}{self.label}", *who, prompts, method, **self._shared())
+
+    def _shared(self) -> dict:
+        """What all cells have in common."""
+        return {
+            "training": TRAINING_OF[self.model] if self.training == ToyTraining() else self.training,
+            "model": self.model,
+            "samples": self.pictures or training.SAMPLES,
+            "steps": self.steps or training.STEPS_OF[self.model],
+            "unet": weights_digest(self.unet) if self.unet else None,
+            "guidance_scale": self.guidance,
+        }
+
+    def _prompts(self, individual: int, method: Trained) -> list[tuple[Prompt, ...]]:
+        """Choose the prompts of each training of an individual, which is named by its place in the list."""
+        if self.one_prompt_each:
+            prompts = PROMPTS[self.pairs]
+            return [(prompts[individual % len(prompts)],)]
+        return prompts_of_trainings(self.pairs, reads_prompt(method))[: self.prompts]
+
+    def _settings(self, method: Trained) -> list[Trained]:
+        """What is trained of a method: with the changes that concern it."""
+        if isinstance(method, Word):
+            return [replace(method, steps=steps) for steps in self.word_steps or (method.steps,)]
+        if self.guidance is not None:
+            method = at_guidance(method, self.guidance)
+        return [changed(method, self._changes())] if own_settings(method) else [method]
+
+    def _changes(self) -> dict[str, float]:
+        return given(self, "weight", "push", "interval", "alpha", "beta", "multiplier", "least")
+
+
+def given(command: object, *names: str) -> dict[str, float]:
+    """Return the settings of a command that were given, of these."""
+    return {name: getattr(command, name) for name in names if getattr(command, name) is not None}
+
+
+def require_label(label: str, changed: bool) -> None:
+    """Raise ValueError where other settings than the usual have no name of their own."""
+    if changed and not label:
+        raise ValueError("these settings are not the usual: give --label, a name under which their rows are kept.")

@@ -1,0 +1,38 @@
+"""The embedded UNet's twin that predicts noise, as Stable Diffusion and SDXL do; devtools/toyworld/eps_twin.py."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.diffusers.loading import load_pipeline
+from palp_core.toyworld import MODEL_FOLDER
+from palp_core.toyworld.evaluators import load_evaluators
+from palp_core.toyworld.world import World
+
+
+@cache
+def weights_digest(file: Path) -> str:
+    """Hash a file of weights."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def twin_world(file: Path) -> World:
+    """Load the world with these weights of the UNet, which then predicts noise.
+
+    Raises ValueError for a file that holds other tensors than the UNet's.
+    """
+    pipeline = load_pipeline(MODEL_FOLDER)
+    try:
+        pipeline.unet.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not hold the weights of the embedded UNet.") from error
+    scheduler = pipeline.scheduler
+    pipeline.scheduler = type(scheduler).from_config({**scheduler.config, "prediction_type": "epsilon"})
+    backbone = DiffusersBackbone(pipeline)
+    backbone.pipeline.to(backbone.device)
+    return World(backbone, load_evaluators())
