@@ -52,6 +52,7 @@ OPTIONS_WIDGETS = {
     "warmup_steps": 0,
     "lr_scheduler": "constant",
     "ema_decay": 0.0,
+    "optimizer": "adamw",
 }
 
 

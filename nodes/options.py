@@ -40,7 +40,7 @@ SETTINGS = (
     "subject_word",
 )
 #: Which came later: saved workflows hold widget values by position.
-LATER = ("gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay")
+LATER = ("gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay", "optimizer")
 PREVIEWS = tuple(settings_of(PreviewConfig))
 
 

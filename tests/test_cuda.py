@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -52,6 +54,25 @@ def test_a_card_tells_what_is_free_whatever_this_process_holds(tmp_path):
     method = Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", CONFIG)
     fit_memory(method, MemoryConfig("8"), free)
     assert method.config == CONFIG and method.memory_note.endswith("GB of the card's memory.")
+
+
+def test_moments_of_eight_bits_go_on_bit_by_bit(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), "cuda")
+    config = replace(CONFIG, optimizer="adamw8bit", rank=64)  # matrices large enough to be kept in 8 bits
+
+    def run() -> Training:
+        return Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config))
+
+    whole, first, second = run(), run(), run()
+    list(whole.steps())
+    for step in first.steps():
+        if step.index == 2:
+            state = {name: tensor.cpu() for name, tensor in first.learner.state().items()}
+            break
+    list(second.steps(state))
+    nearness = [torch.allclose(whole.result.lora[k], second.result.lora[k], atol=1e-5) for k in whole.result.lora]
+    assert all(nearness) and any(tensor.dtype == torch.uint8 for n, tensor in state.items() if n.endswith("state1"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

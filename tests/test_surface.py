@@ -30,7 +30,9 @@ from palp_core.models.diffusers.backbone import DiffusersBackbone
 REPO = Path(__file__).parents[1]
 
 SHARED = "model images masks invert-masks initial-embedding out retrain device precision steps batch-size resolution "
-SHARED += "gradient-checkpointing gradient-accumulation warmup-steps lr-scheduler ema-decay max-grad-norm seed "
+SHARED += (
+    "gradient-checkpointing gradient-accumulation warmup-steps lr-scheduler ema-decay optimizer max-grad-norm seed "
+)
 SHARED += "learning-rate preview-every preview-guidance memory"
 OPTIONS = {
     "demo": "out subject target-prompts seed network steps json",
@@ -54,7 +56,7 @@ KOHYA = {
     "training_comment".split()
 }
 TRAINING = {"steps", "batch_size", "resolution", "gradient_checkpointing", "max_grad_norm", "seed", "learning_rate"}
-TRAINING |= {"gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay"}
+TRAINING |= {"gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay", "optimizer"}
 
 
 @pytest.mark.parametrize("command", OPTIONS)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
-from .checks import ALPHA, Source, check_lora, check_word
+from .checks import ALPHA, Layout, Source, check_lora, check_word
 from .description import read_json
 from .names import printable
 from .reading import CHECKSUM, TensorFile, opened
@@ -23,7 +23,16 @@ REMEDY = "Delete its folder to begin again."
 MOST_HEADER = 64 * 2**20  # bytes: the history of a hundred thousand steps, which settings allow, has a third of it
 #: What a step measured, as a row of the history has it.
 ROW = {"index": int, "sigma": float, "losses": dict, "subject": str}
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam keeps of a parameter
+#: What optimizers keep of a parameter: AdamW, schedule-free AdamW, Prodigy, AdamW in 8 bits of few and of many numbers.
+KEPT = (
+    {"step", "exp_avg", "exp_avg_sq"},
+    {"z", "exp_avg_sq"},
+    {"step", "s", "p0", "exp_avg", "exp_avg_sq"},
+    {"step", "state1", "state2"},
+    {"step", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2"},
+)
+OF_ITS_SHAPE = ("exp_avg", "exp_avg_sq", "z", "state1", "state2")
+QUANTIZED = 256  # levels, and numbers that share a scale
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,8 @@ def _check_layouts(file: TensorFile) -> None:
         if found is None or found.dtype != kind or shape not in (None, found.shape):
             raise source.refusal(f"is damaged: {name} is not there, or not what it should be")
     rest.pop("alignment_random", None)
-    adam = {key: rest.pop(key) for key in list(rest) if key.startswith("optimizer.")}
-    for key in [key for key in rest if key.startswith("scaler.")]:
+    kept = {key: rest.pop(key) for key in list(rest) if key.startswith("optimizer.")}
+    for key in [key for key in rest if key.startswith(("scaler.", "group."))]:
         if rest.pop(key).shape != ():
             raise source.refusal(f"is damaged: {printable(key)} is not one number")
     averages = [rest.pop(key).shape for key in list(rest) if key.startswith("average.")]
@@ -99,23 +108,43 @@ def _check_layouts(file: TensorFile) -> None:
     trained = [layout.shape for key, layout in rest.items() if not key.endswith(ALPHA)]
     if averages and Counter(averages) != Counter(trained):
         raise source.refusal("is damaged: its averages are not of what is trained")
-    _check_moments(source, {key: layout.shape for key, layout in adam.items()}, trained)
+    _check_kept(source, kept, trained)
 
 
-def _check_moments(source: Source, shapes: dict[str, tuple[int, ...]], trained: list[tuple[int, ...]]) -> None:
-    """Raise FileError unless Adam's numbers are of what is trained; a word that no step has read has none."""
-    parameters: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
+def _check_kept(source: Source, layouts: dict[str, Layout], trained: list[tuple[int, ...]]) -> None:
+    """Raise FileError unless an optimizer's numbers are of what is trained; a word that no step has read has none."""
+    parameters: dict[str, dict[str, Layout]] = {}
+    for key, layout in layouts.items():
         number, _, name = key.removeprefix("optimizer.").partition(".")
-        parameters.setdefault(number, {})[name] = shape
+        parameters.setdefault(number, {})[name] = layout
     numbers, left = set(map(str, range(len(trained)))), Counter(trained)
     for number, found in parameters.items():
-        known = number in numbers and found.keys() == MOMENTS
-        if not known or found["step"] != () or found["exp_avg"] != found["exp_avg_sq"]:
+        if number not in numbers or found.keys() not in KEPT or not _is_whole(found):
             raise source.refusal(f"is damaged: the optimizer's numbers of parameter {printable(number)} are not whole")
-        left[found["exp_avg"]] -= 1
-        if left[found["exp_avg"]] < 0:
-            raise source.refusal(f"is damaged: the optimizer has numbers for {found['exp_avg']}, which is not trained")
+        shape = _shape_of(found)
+        left[shape] -= 1
+        if left[shape] < 0:
+            raise source.refusal(f"is damaged: the optimizer has numbers for {shape}, which is not trained")
+
+
+def _shape_of(found: dict[str, Layout]) -> tuple[int, ...]:
+    return found["exp_avg_sq" if "exp_avg_sq" in found else "state1"].shape
+
+
+def _is_whole(found: dict[str, Layout]) -> bool:
+    """Say whether all that an optimizer keeps of a parameter has its shape and its kind of numbers."""
+    shape = _shape_of(found)
+    count = math.prod(shape)
+    wanted = {name: [shape] for name in OF_ITS_SHAPE}
+    wanted |= {"step": [()], "s": [(count,)], "p0": [(count,), ()]}  # Prodigy's start is one 0 where it is nothing
+    wanted |= {name: [(QUANTIZED,)] for name in ("qmap1", "qmap2")}
+    wanted |= {name: [(math.ceil(count / QUANTIZED),)] for name in ("absmax1", "absmax2")}
+    in_bytes = {"state1", "state2"} if "qmap1" in found else set()
+    return all(
+        layout.shape in wanted[name]
+        and (name == "step" or layout.dtype == (torch.uint8 if name in in_bytes else torch.float32))
+        for name, layout in found.items()
+    )
 
 
 def _check_history(source: Source, history: object) -> None:

@@ -27,6 +27,7 @@ from ..models.wording import put_words
 from ..settings import setting
 from ..training.config import TrainingConfig
 from ..training.data import Example, encode_examples
+from ..training.optimizer_kinds import check_optimizer
 from .alignment import AlignmentConfig
 from .personalization_learner import FixedPrompts, PersonalizationLearner
 from .scores import PromptName
@@ -140,6 +141,7 @@ class Personalization:
         #: What stands for each subject in prompts, where no word is learned.
         self.texts = trigger_texts(subjects) if uses_texts(backbone.family, config) else {}
         check_guidance(backbone, config.alignment)
+        check_optimizer(config.optimizer)
         learned = {} if self.texts else self.subjects
         self.initial = {p: initial_vectors(backbone, subject) for p, subject in learned.items()}
         with torch.no_grad():

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import SettingError
 from ..models.backbone import Backbone, Conditioning
 from ..models.memory import recomputed_in_backward
 from ..models.noise import per_sample
@@ -23,6 +24,7 @@ from ..training.config import TrainingConfig
 from ..training.data import Example, Photo, draw_batch, encode_examples, random_index, stack_batch, told_once
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
+from ..training.optimizer_kinds import check_optimizer
 from ..training.optimizers import Optimizer, mean_of
 from .concept import MOST_VECTORS, Concept, longest_norms, relative_distance, shorten, start_vectors
 from .overlay import overlays
@@ -73,6 +75,14 @@ class TextualInversionConfig(TrainingConfig):
         step=0.01,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer == "schedulefree" and self.hold_norm:
+            raise SettingError(
+                "optimizer is schedulefree, whose average hold_norm cannot hold. Switch hold_norm off, or choose "
+                "another optimizer."
+            )
+
 
 class LearnedWord(NamedTuple):
     """What a training has learned, on the CPU, float32."""
@@ -94,6 +104,7 @@ class TextualInversion:
         self.resolution = config.resolution_for(backbone)
         #: What is said of its memory before the first step, once `fit_memory` has looked at it.
         self.memory_note = ""
+        check_optimizer(config.optimizer)
         self.initial = start_vectors(backbone, concept, config.vectors, config.seed)
         with torch.no_grad():
             for text in concept.captions or concept.templates or [max(TEMPLATES[concept.kind], key=len)]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import SettingError
 from ..models.backbone import Backbone
 from ..settings import check_settings, setting
+from .optimizer_kinds import OptimizerName
 from .schedule import Scheduler
 
 SMALLEST_RESOLUTION = 64
@@ -67,6 +68,12 @@ class TrainingConfig:
         "Keeps the learning rates to the end, or lets them fall to nothing in a line or in half a cosine; a training "
         "whose rates fall does not go on with more steps.",
     )
+    optimizer: OptimizerName = setting(
+        "adamw",
+        "Turns gradients into steps; adamw8bit takes less memory, prodigy finds the learning rates itself, and "
+        "schedulefree saves an average of its steps. These three need a package: bitsandbytes, prodigyopt or "
+        "schedulefree.",
+    )
     ema_decay: float = setting(
         0.0,
         "Saves an average over about the last 1 / (1 - ema_decay) steps in place of the last step; 0 does not.",
@@ -88,6 +95,12 @@ class TrainingConfig:
         if 0 < self.resolution < SMALLEST_RESOLUTION:
             raise SettingError(
                 f"resolution is {self.resolution}; it must be 0 (the model's own) or {SMALLEST_RESOLUTION} or more."
+            )
+
+        if self.optimizer == "schedulefree" and self.ema_decay:
+            raise SettingError(
+                f"optimizer is schedulefree, which saves an average of its own, but ema_decay is {self.ema_decay}. Set "
+                "it to 0, or choose another optimizer."
             )
 
     def resolution_for(self, backbone: Backbone) -> int:

@@ -1,7 +1,8 @@
 """What a training takes of a device's memory, computed before its first step from the model's own modules.
 
-Weights count as they are loaded. LoRA is float32, with its gradients and Adam's two moments. Activations follow the
-family's figures (`Activations` in models/families.py), which were counted on full-size networks and measured on cards.
+Weights count as they are loaded. LoRA is float32, with its gradients and what the optimizer keeps. Activations follow
+the family's figures (`Activations` in models/families.py), which were counted on full-size networks and measured on
+cards.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from ..models.backbone import Backbone
+from .optimizer_kinds import KEPT_BYTES, OptimizerName
 
 GIGABYTE = 1e9
 #: Of a picture: what a transformer takes as one token is a patch of 2 x 2 latents of 1/8 size.
@@ -21,8 +23,8 @@ PIXELS_OF_A_TOKEN = 16 * 16
 REST = 0.15
 #: What a score's evaluations without gradients take, of the activations with checkpointing; measured: 0.1 to 0.6.
 EVALUATIONS = 1 / 3
-#: Bytes of a number that LoRA trains: float32, its gradient and Adam's two moments.
-TRAINED_BYTES = 4 * 4
+#: Bytes of a number that LoRA trains, without what the optimizer keeps of it: float32, and its gradient.
+TRAINED_BYTES = 2 * 4
 #: Of the card's memory, what weights may take when others stay in RAM; the rest is left to what a step computes.
 SHARE_OF_WEIGHTS = 2 / 3
 
@@ -45,6 +47,7 @@ class Workload:
     averages: bool = False
     #: Whether a score compares the personalized model with the base model in every step.
     compares: bool = False
+    optimizer: OptimizerName = "adamw"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Demand:
 def demand(backbone: Backbone, work: Workload) -> Demand:
     """Estimate what a training takes; on cards that it was measured on, it was right within a quarter."""
     features = _lora_features(backbone)
-    adapters = features * work.rank * (TRAINED_BYTES + 4 * work.averages)
+    adapters = features * work.rank * (TRAINED_BYTES + KEPT_BYTES[work.optimizer] + 4 * work.averages)
     in_ram = backbone.device.type == "cpu"  # where text encoders have nowhere else to go
     encoders = backbone.text_encoders() if work.learns_words or in_ram else []
     held = adapters + _bytes(encoders) + _activations(backbone, work, features) + _casts(backbone, work)

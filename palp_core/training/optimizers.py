@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..errors import DivergedError
 from ..models.backbone import Backbone
 from .config import TrainingConfig
+from .optimizer_kinds import GROUP_STATE, make_optimizer
 from .schedule import rate_factor
-from .state import load_optimizer_tensors, optimizer_tensors
+from .state import group_tensors, load_group_tensors, load_optimizer_tensors, optimizer_tensors
 
 
 def mean_of(passes: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -22,14 +23,15 @@ def mean_of(passes: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class Optimizer:
-    """AdamW with the loss scale of mixed precision, which does nothing where the model does not compute in fp16.
+    """The chosen optimizer with the loss scale of mixed precision, which does nothing where nothing is in fp16.
 
-    groups: as torch.optim takes them, with the highest learning rates. config: says how these go, how many gradients
-    are added up for a step, how they are cut, and whether an average of what is trained is kept.
+    groups: as torch.optim takes them, with the highest learning rates. config: says which optimizer, how the rates go,
+    how many gradients are added up for a step, how they are cut, and whether an average of what is trained is kept.
+    Raises SettingError where the optimizer's package is missing.
     """
 
     def __init__(self, groups: list[dict], backbone: Backbone, config: TrainingConfig):
-        self.optimizer = torch.optim.AdamW(groups)
+        self.optimizer = make_optimizer(config.optimizer, groups)
         self.config = config
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = [p.detach().clone() for p in self._trained()] if config.ema_decay else []
@@ -74,16 +76,26 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, what is trained is its average over the last steps, where one is kept; nothing is computed anew."""
-        pairs = list(zip(self._trained(), self.average, strict=False))
+        """Inside, what is trained is its average over the last steps, where one is kept; what is learned stays."""
+        average = self._own_average() if self.config.optimizer == "schedulefree" else self.average
+        pairs = list(zip(self._trained(), average, strict=False))
         kept = [p.data for p, _ in pairs]
-        for parameter, average in pairs:
-            parameter.data = average
+        for parameter, value in pairs:
+            parameter.data = value
         try:
             yield
         finally:
             for (parameter, _), own in zip(pairs, kept, strict=True):
                 parameter.data = own
+
+    def _own_average(self) -> list[Tensor]:
+        """Return x of arXiv 2405.15682: what is trained is y = (1 - beta)*z + beta*x; nothing before the first step."""
+        found = []
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                z = self.optimizer.state[p].get("z", p.detach())
+                found.append(p.detach().lerp(z, 1 - 1 / group["betas"][0]))
+        return found
 
     @contextmanager
     def undone_on_failure(self, *randoms: torch.Generator) -> Iterator[None]:
@@ -101,11 +113,13 @@ class Optimizer:
         """Name everything that the next step depends on."""
         scale = {f"scaler.{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()}
         average = {f"average.{number}": tensor.clone() for number, tensor in enumerate(self.average)}
-        return {**optimizer_tensors(self.optimizer), **scale, **average}
+        groups = group_tensors(self.optimizer, GROUP_STATE[self.config.optimizer])
+        return {**optimizer_tensors(self.optimizer), **groups, **scale, **average}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave; other names are passed over. Learning rates stay."""
         load_optimizer_tensors(self.optimizer, state)
+        load_group_tensors(self.optimizer, GROUP_STATE[self.config.optimizer], state)
         for number, tensor in enumerate(self.average):
             tensor.copy_(state[f"average.{number}"])
         if self.scaler.is_enabled():
