@@ -9,6 +9,7 @@ from pathlib import Path
 
 import comfy.utils
 from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -27,7 +28,26 @@ TOLD = "denoising_loss"
 def show_text(node_id: str | None, text: str) -> None:
     """Under the node, in the browser of whoever runs the graph."""
     if node_id is not None and PromptServer.instance is not None:
-        PromptServer.instance.send_progress_text(text, node_id)
+        PromptServer.instance.send_progress_text(text, node_id, _page())
+
+
+def _page() -> str | None:
+    """The page that queued the graph, while it is open; else None, for all: opened again, it has another name.
+
+    Another graph in another page may have a node of the same number, so that not all are told at once.
+    """
+    server = PromptServer.instance
+    return server.client_id if server.client_id in server.sockets else None
+
+
+def show_bar_in_reopened_page(node_id: str | None, done: int, total: int) -> None:
+    """Draw the bar where the page that queued the graph is closed: the host goes on to tell that one alone."""
+    if node_id is None or PromptServer.instance is None or _page() is not None:
+        return
+    prompt_id = get_executing_context().prompt_id
+    bar = {"node_id": node_id, "display_node_id": node_id, "real_node_id": node_id, "parent_node_id": None}
+    state = {**bar, "prompt_id": prompt_id, "value": done, "max": total, "state": "running"}
+    PromptServer.instance.send_sync("progress_state", {"prompt_id": prompt_id, "nodes": {node_id: state}})
 
 
 class TrainingProgress:
@@ -65,6 +85,7 @@ class TrainingProgress:
         self._is_seen |= preview is not None
         done = step.index + 1
         self.bar.update_absolute(done, self.steps, preview)
+        show_bar_in_reopened_page(self.node_id, done, self.steps)
         told = [f"Step {done} of {self.steps}", *self._pace(done), in_words(step.subject, self.losses)]
         self.say(", ".join(filter(None, told)))
 

@@ -51,6 +51,9 @@ def test_a_cancelled_graph_goes_on_after_a_restart_and_a_finished_one_is_taken(s
     server.restart()
     graph = personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="halved")
     again = server.queue(graph).require_success()
+    assert [path.name for path in runs.glob("halved_*")] == [run.name], [
+        file.read_text() for file in runs.glob("halved_*/settings.json")
+    ]
     assert f"Saved as halved_00001.safetensors. It went on from step {kept}." in said(again)
     one, other = (load_lora_file(loras / f"{name}_00001.safetensors").lora for name in ("whole", "halved"))
     assert all(torch.equal(one[key], other[key]) for key in one)
