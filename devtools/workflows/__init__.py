@@ -9,7 +9,7 @@ from .app import personalize_in_app
 from .attention import attention_heatmap, pick_and_draw
 from .personalization import load_lora, personalize, two_subjects
 from .toy_world import try_palp
-from .transformers import klein, z_image
+from .transformers import klein, load_klein, load_z_image, z_image
 from .words import textual_inversion, use_learned_word
 
 WORKFLOWS = {
@@ -25,3 +25,5 @@ WORKFLOWS = {
     "09 Learn a word": textual_inversion,
     "10 Use a learned word": use_learned_word,
 }
+#: What saved files open as in the page, by the family; those of single checkpoints take the template that loads one.
+IN_FILES = {"z_image": load_z_image, "flux2_klein": load_klein}

@@ -17,7 +17,7 @@ from playwright.sync_api import Page
 
 from .. import frontend
 from ..comfy_server import ComfyServer, find_comfyui, make_base_directory
-from . import WORKFLOWS
+from . import IN_FILES, WORKFLOWS
 from .app import app_settings
 from .blocks import SD15, Workflow
 from .blueprints import BLUEPRINTS, converted
@@ -55,14 +55,23 @@ def settled(page: Page, wanted: Workflow) -> dict:
 
 
 def example(page: Page, name: str) -> None:
-    """Make a template, and a picture of its graph to look at."""
-    wanted = WORKFLOWS[name]()
+    """Make a template."""
+    made(page, WORKFLOWS[name](), REPO / f"example_workflows/{name}.json")
+
+
+def in_file(page: Page, family: str) -> None:
+    """Make what the saved files of a family open as."""
+    made(page, IN_FILES[family](), REPO / f"nodes/host/workflows/{family}.json")
+
+
+def made(page: Page, wanted: Workflow, file: Path) -> None:
+    """Write a workflow, and a picture of its graph to look at."""
     workflow = settled(page, wanted)
     if wanted.app:
         workflow["extra"] = {**workflow.get("extra", {}), **app_settings(wanted)}
-    write(REPO / f"example_workflows/{name}.json", workflow)
+    write(file, workflow)
     SEEN.mkdir(parents=True, exist_ok=True)
-    (SEEN / f"{name}.png").write_bytes(frontend.picture_of_graph(page))
+    (SEEN / f"{file.stem}.png").write_bytes(frontend.picture_of_graph(page))
 
 
 def blueprint(page: Page, name: str) -> None:
@@ -78,15 +87,17 @@ def write(file: Path, workflow: dict) -> None:
 
 
 def main() -> None:
-    """Make the workflows and blueprints named on the command line, or all of them."""
+    """Make the workflows, blueprints and files' workflows that the command line names, or all of them."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ComfyServer(find_comfyui(), base_directory(Path(folder))) as server,
         frontend.open_browser(frontend.find_chromium()) as browser,
     ):
-        for name in sys.argv[1:] or [*WORKFLOWS, *BLUEPRINTS]:
+        makers = {**dict.fromkeys(WORKFLOWS, example), **dict.fromkeys(BLUEPRINTS, blueprint)}
+        makers |= dict.fromkeys(IN_FILES, in_file)
+        for name in sys.argv[1:] or makers:
             with frontend.open_page(browser, server) as page:
-                (example if name in WORKFLOWS else blueprint)(page, name)
+                makers[name](page, name)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,3 +95,16 @@ def test_a_dropped_file_opens_the_workflow_that_loads_it(page, server, sd15_chec
     assert [node["inputs"]["lora_name"] for node in prompt.values() if "lora_name" in node["inputs"]] == [name]
     assert "PALP_Personalize" not in json.dumps(prompt)
     assert len(server.queue(prompt).require_success().images) == 1
+
+
+@pytest.mark.parametrize("family", ["z_image", "flux2_klein"])
+def test_a_file_of_several_models_holds_a_workflow_that_loads_them_and_it(page, host, family):
+    from palp_pack.nodes.host.workflow_in_file import workflow_metadata
+
+    content = SimpleNamespace(info=SimpleNamespace(family=family, settings={"resolution": 768}))
+    frontend.load_workflow(page, json.loads(workflow_metadata(content, "my_dog_00002")["workflow"]))
+    prompt = {node["class_type"]: node["inputs"] for node in frontend.to_api(page).values()}
+    assert prompt["PALP_LoadLora"]["lora_name"] == "my_dog_00002.safetensors"
+    assert {"UNETLoader", "CLIPLoader", "VAELoader", "KSampler", "SaveImage"} <= prompt.keys()
+    (latent,) = (inputs for kind, inputs in prompt.items() if kind.startswith("Empty"))
+    assert (latent["width"], latent["height"]) == (768, 768)
