@@ -8,7 +8,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import websocket
+
+from .forking import Forked, fork_script
 
 REPO = Path(__file__).resolve().parents[1]
 PACK_FOLDER = "ComfyUI-PALP"  # the name under custom_nodes/
@@ -56,11 +57,6 @@ def make_base_directory(path: Path, packs: dict[str, Path] | None = None) -> Pat
     for name, folder in ({PACK_FOLDER: PACK} if packs is None else packs).items():
         (path / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
     return path
-
-
-def _heed_ctrl_c() -> None:
-    """Undo what a shell gives its background jobs: they, and all that they start, do not hear SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class PromptRejectedError(Exception):
@@ -142,7 +138,7 @@ class ComfyServer:
         self.base_directory = base_directory
         self.client_id = uuid.uuid4().hex
         self.port = _free_port()
-        self._process: subprocess.Popen | None = None
+        self._process: Forked | None = None
 
     @property
     def url(self) -> str:
@@ -160,15 +156,8 @@ class ComfyServer:
         self.stop()
 
     def start(self) -> None:
-        with self.log_path.open("a") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                cwd=self.comfyui,
-                env=_child_environment(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_heed_ctrl_c if os.name == "posix" else None,
-            )
+        script = self.comfyui / "main.py"
+        self._process = fork_script(script, self._arguments(), self.comfyui, _child_environment(), self.log_path)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -286,11 +275,11 @@ class ComfyServer:
             if message.type == "executing" and message.data["node"] is None and "prompt_id" in message.data:
                 return
 
-    def _command(self) -> list[str]:
+    def _arguments(self) -> list[str]:
         base = str(self.base_directory)
         database = f"sqlite:///{self.base_directory / 'user' / 'comfyui.db'}"  # else it lies in the host's folder
         options = ["--cpu", "--port", str(self.port), "--base-directory", base, "--database-url", database]
-        return [sys.executable, "main.py", *options, "--disable-auto-launch", "--disable-api-nodes"]
+        return [*options, "--disable-auto-launch", "--disable-api-nodes"]
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT

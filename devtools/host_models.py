@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer
 
 from . import dynamic_vram
 from .comfy_server import PACK
+from .few import FEW
 from .random_models import CROSS_ATTENTION, SDXL_DEPTH
 
 PACK_NAME = "palp_pack"
@@ -43,6 +44,12 @@ def import_pack() -> ModuleType:
         sys.modules[PACK_NAME] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[PACK_NAME])
     return sys.modules[PACK_NAME]
+
+
+def take_few() -> None:
+    """Let our pack do as little for nothing as the tests of the core (devtools/few.py)."""
+    for (module, constant), few in FEW.items():
+        setattr(importlib.import_module(f"{PACK_NAME}.{module}"), constant, few)
 
 
 def pack_nodes() -> list[type]:

@@ -13,9 +13,6 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-FEW_DRAWS = 2
-
-
 def make_importable(package: Path) -> None:
     """By its own path: the repository's root on sys.path would put our `nodes` before ComfyUI's nodes.py."""
     spec = importlib.util.spec_from_file_location(package.name, package / "__init__.py")
@@ -26,12 +23,14 @@ def make_importable(package: Path) -> None:
 
 for name in ("benchmarks", "devtools"):
     make_importable(Path(__file__).parents[1] / name)
+FEW = importlib.import_module("devtools.few").FEW
 
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of noise, to find a subject in its photo by: where a random model sees one means nothing."""
-    monkeypatch.setattr("palp_core.methods.subject_region.DRAWS", FEW_DRAWS)
+    """Of noise and of pictures on the way."""
+    for (module, constant), few in FEW.items():
+        monkeypatch.setattr(f"{module}.{constant}", few)
 
 
 #: Files that take minutes: begun last, one of two workers would stand idle. Others keep pytest's order.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,38 +11,51 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from devtools.comfy_server import REPO
+from devtools.forking import Forked, fork_script
 from devtools.random_models import pictures, tiny_pipeline
 
 #: Keeps its state after each step, in place of every two minutes.
-EAGER = "from palp_core.methods import recording; recording.SECONDS_BETWEEN_STATES = 0.0; "
-EAGER += "from palp_core.cli.main import main; main()"
+EAGER = f"""
+import sys
+sys.path.insert(0, {str(REPO)!r})
+from palp_core.methods import recording
+recording.SECONDS_BETWEEN_STATES = 0.0
+from palp_core.cli.main import main
+main()
+"""
 STEPS = 60
 
 
-def command(folder: Path, out: str) -> list[str]:
+def begun(folder: Path, out: str) -> Forked:
+    """`palp train` in a process of its own; what it tells is added to told.txt."""
     named = {"model": folder / "model", "images": folder / "cat.png", "class-word": "cat", "out": folder / out}
     named |= {"target-prompt": "a sketch of [V]", "steps": STEPS, "rank": 2, "resolution": 64, "device": "cpu"}
-    return [sys.executable, "-c", EAGER, "train", *(str(part) for k, v in named.items() for part in (f"--{k}", v))]
+    script = folder / "eager.py"
+    script.write_text(EAGER)
+    arguments = ["train", *(part for k, v in named.items() for part in (f"--{k}", v))]
+    return fork_script(script, arguments, folder, os.environ, folder / "told.txt")
 
 
-def killed(arguments: list[str], runs: Path, wait: float) -> None:
+def killed(process: Forked, runs: Path, wait: float) -> None:
     """Let it work until it has a state, for a while more, and end it as a power cut would."""
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(runs.glob("*/state.safetensors")):
-            time.sleep(0.01)
-        time.sleep(wait)
-        process.kill()
+    while process.poll() is None and not list(runs.glob("*/state.safetensors")):
+        time.sleep(0.01)
+    time.sleep(wait)
+    process.kill()
+    process.wait()
 
 
 def test_killed_three_times_it_ends_bit_equal_to_a_training_that_was_not(tmp_path):
     tiny_pipeline("sd1", tmp_path / "made").save_pretrained(tmp_path / "model", safe_serialization=True)
     Image.fromarray((pictures((64, 64))[0] * 255).byte().numpy()).save(tmp_path / "cat.png")
-    subprocess.run(command(tmp_path, "whole"), check=True, capture_output=True)
+    assert begun(tmp_path, "whole").wait() == 0
     moments = random.Random(0)
     for _ in range(3):
-        killed(command(tmp_path, "cut"), tmp_path / "cut/runs", moments.uniform(0, 1))
-    last = subprocess.run(command(tmp_path, "cut"), check=True, capture_output=True, text=True)
-    assert "goes on from step" in last.stderr
+        killed(begun(tmp_path, "cut"), tmp_path / "cut/runs", moments.uniform(0, 1))
+    (tmp_path / "told.txt").unlink()
+    assert begun(tmp_path, "cut").wait() == 0
+    assert "goes on from step" in (tmp_path / "told.txt").read_text()
     whole, cut = (load_file(next((tmp_path / out).glob("*.safetensors"))) for out in ("whole", "cut"))
     assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
     assert len(list((tmp_path / "cut/runs").iterdir())) == 1

@@ -16,3 +16,4 @@ def host() -> None:
         pytest.skip(SKIP_REASON)
     host_models.import_host(path)
     host_models.import_pack()
+    host_models.take_few()

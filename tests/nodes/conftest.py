@@ -5,7 +5,6 @@ The repo's root must stay off the path: its `nodes/` would hide the host's nodes
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +37,7 @@ def host(comfyui_path: Path) -> None:
     """The host inside the test process: `comfy`, and this pack as `palp_pack`."""
     host_models.import_host(comfyui_path)
     host_models.import_pack()
-    importlib.import_module(f"{host_models.PACK_NAME}.palp_core.methods.subject_region").DRAWS = 2  # as in all tests
+    host_models.take_few()
 
 
 @pytest.fixture(scope="session")
