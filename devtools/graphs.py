@@ -53,6 +53,8 @@ OPTIONS_WIDGETS = {
     "lr_scheduler": "constant",
     "ema_decay": 0.0,
     "optimizer": "adamw",
+    "flip": False,
+    "masked_prior": 0.0,
 }
 
 

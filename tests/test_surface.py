@@ -30,15 +30,13 @@ from palp_core.models.diffusers.backbone import DiffusersBackbone
 REPO = Path(__file__).parents[1]
 
 SHARED = "model images masks invert-masks initial-embedding out retrain device precision steps batch-size resolution "
-SHARED += (
-    "gradient-checkpointing gradient-accumulation warmup-steps lr-scheduler ema-decay optimizer max-grad-norm seed "
-)
-SHARED += "learning-rate preview-every preview-guidance memory"
+SHARED += "gradient-checkpointing gradient-accumulation warmup-steps lr-scheduler ema-decay optimizer flip "
+SHARED += "max-grad-norm seed learning-rate preview-every preview-guidance memory"
 OPTIONS = {
     "demo": "out subject target-prompts seed network steps json",
     "train": f"{SHARED} captions class-word target-prompt personalization-prompt trigger file-name "
-    "embedding-learning-rate rank subject-word clean-prompt alignment-weight noise rescale score push interval alpha "
-    "beta negative-prompt",
+    "embedding-learning-rate rank subject-word clean-prompt masked-prior alignment-weight noise rescale score push "
+    "interval alpha beta negative-prompt",
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
     "generate": "model prompt negative-prompt count out seed steps guidance-scale size device",
     "info": "json",
@@ -56,7 +54,7 @@ KOHYA = {
     "training_comment".split()
 }
 TRAINING = {"steps", "batch_size", "resolution", "gradient_checkpointing", "max_grad_norm", "seed", "learning_rate"}
-TRAINING |= {"gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay", "optimizer"}
+TRAINING |= {"gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay", "optimizer", "flip"}
 
 
 @pytest.mark.parametrize("command", OPTIONS)

@@ -68,7 +68,7 @@ def workload(method: Method) -> Workload:
     shared = config.batch_size, method.resolution, config.gradient_checkpointing, backbone.compute_dtype
     if isinstance(method, TextualInversion):
         return Workload(*shared, learns_words=True)
-    averages, compares = config.ema_decay > 0, config.alignment.weight > 0
+    averages, compares = config.ema_decay > 0, config.alignment.weight > 0 or config.masked_prior > 0
     return Workload(*shared, method.learns_words, config.rank, averages, compares, config.optimizer)
 
 

@@ -21,10 +21,13 @@ GREY = (0.299, 0.587, 0.114)
 def overlays(name: str, images: Sequence[Tensor], examples: Sequence[Example]) -> dict[str, Tensor]:
     """Show the subject of each image, (h, w, 3) in 0..1, under a title that says how much of it that is.
 
-    name: of the subject, in the titles. images: (H, W, 3) in 0..1. examples: what became of each of them.
+    name: of the subject, in the titles. images: (H, W, 3) in 0..1. examples: what became of each of them; what is
+    mirrored shows no more.
     """
     shown = {}
     for example in examples:
+        if example.flipped:
+            continue
         place = example.mask if example.region is None else example.region
         place = torch.ones_like(example.latents[:, :1]) if place is None else place
         place = place.flatten(0, -3)[:1].float().cpu()  # (1, h, w)

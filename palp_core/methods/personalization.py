@@ -10,114 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import PromptError, SettingError, quoted
+from ..errors import PromptError, quoted
 from ..models.attention import with_conditioning
 from ..models.backbone import Backbone, Conditioning, LearnedWords
-from ..models.families import Family
 from ..models.lora import attached_lora
 from ..models.memory import recomputed_in_backward
-from ..models.prompts import check_prompt, find_placeholders
 from ..models.wording import put_words
-from ..settings import setting
-from ..training.config import TrainingConfig
 from ..training.data import Example, encode_examples
 from ..training.optimizer_kinds import check_optimizer
-from .alignment import AlignmentConfig
+from .personalization_config import PersonalizationConfig, check_guidance, check_masked_prior, uses_texts
 from .personalization_learner import FixedPrompts, PersonalizationLearner
 from .scores import PromptName
 from .subject_region import subject_region, whole
 from .subjects import Subject, check_subjects, initial_vectors, trigger_texts, with_class_words
-
-SubjectWord = Literal["auto", "learned", "text"]
-
-
-@dataclass(frozen=True)
-class PersonalizationConfig(TrainingConfig):
-    """Settings of a training. The paper: 500 steps at batch 32 and learning rate 5e-5, rank 32, on SD 1.4."""
-
-    steps: int = setting(
-        500,
-        "Trains for this many steps; fewer keep the prompt better, more the subject. One photo needs fewer.",
-        usual="300 to 1000",
-        low=1,
-        high=100_000,
-        step=1,
-    )
-    learning_rate: float = setting(
-        1e-4,
-        "Sets Adam's step for the LoRA; 1e-4 suits small batches. The paper has 5e-5 at batch 32.",
-        usual="5e-5 to 2e-4",
-        low=0,
-        open=True,
-        high=1,
-        step=1e-6,
-    )
-    embedding_learning_rate: float = setting(
-        1e-4,
-        "Sets Adam's step for the word; 0 keeps the class word's embedding and frees the text encoder's memory.",
-        usual="1e-4",
-        low=0,
-        high=1,
-        step=1e-6,
-    )
-    rank: int = setting(
-        32,
-        "Sets the LoRA's rank; a larger one learns finer detail and makes a larger file. The paper has 32.",
-        usual="4 to 64",
-        low=1,
-        high=256,
-        step=1,
-    )
-    subject_word: SubjectWord = setting(
-        "auto",
-        "Learns a word for the subject, or lets a rare text before the class word stand for it; auto is what suits "
-        "the model: a text where its text encoder is a large one, which then is not needed while training.",
-    )
-    clean_prompt: str = setting(
-        "",
-        "Describes the scene for the base model, in class words; empty takes the target prompt with class words.",
-    )
-    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_prompt("clean_prompt", self.clean_prompt)
-        if self.alignment.needs("negative"):
-            check_prompt("negative_prompt", self.alignment.score.negative_prompt)
-        if find_placeholders(self.clean_prompt):
-            raise PromptError(
-                f"clean_prompt {quoted(self.clean_prompt)} holds a placeholder. It is read by the base model: "
-                "use class words."
-            )
-
-
-def uses_texts(family: Family, config: PersonalizationConfig) -> bool:
-    """Say whether a text stands for the subject. Raises SettingError where a word is asked for, and none can be."""
-    if config.subject_word == "learned" and family.subject_words == "text":
-        raise SettingError(
-            f"subject_word is learned, but the text encoder of {family.title} is a language model: what it makes of a "
-            "word depends on all words before it, and ComfyUI reads no learned words there. Choose auto or text."
-        )
-    if config.subject_word == "auto":
-        return family.subject_words != "learned"
-    return config.subject_word == "text"
-
-
-def check_guidance(backbone: Backbone, alignment: AlignmentConfig) -> None:
-    """Raise SettingError for settings that mean nothing to a model of this kind."""
-    if backbone.family.guidance == "distilled" and alignment.needs("null"):
-        raise SettingError(
-            f"score {alignment.score.name} looks at the empty prompt, which guidance-distilled models such as "
-            f"{backbone.family.title} never learned. Choose delta."
-        )
-    if backbone.prediction.name == "flow" and alignment.weight > 0 and not alignment.rescale:
-        raise SettingError("rescale is off, but the noise level of a flow has no bound. Switch it on.")
 
 
 class Personalization:
@@ -142,6 +51,7 @@ class Personalization:
         self.texts = trigger_texts(subjects) if uses_texts(backbone.family, config) else {}
         check_guidance(backbone, config.alignment)
         check_optimizer(config.optimizer)
+        check_masked_prior(subjects, config)
         learned = {} if self.texts else self.subjects
         self.initial = {p: initial_vectors(backbone, subject) for p, subject in learned.items()}
         with torch.no_grad():
@@ -155,8 +65,9 @@ class Personalization:
 
     @property
     def _reads_class_photos(self) -> bool:
-        """Whether c_P is looked at by the score, or to find the subject in its photos."""
-        return self.config.alignment.needs("class_photo") or self.config.alignment.needs_region
+        """Whether c_P is looked at: by the score, to find the subject in its photos, or outside their masks."""
+        alignment = self.config.alignment
+        return alignment.needs("class_photo") or alignment.needs_region or self.config.masked_prior > 0
 
     def _prompts(self) -> list[str]:
         """All that the text encoders will read, and that must be short enough."""
@@ -209,7 +120,8 @@ class Personalization:
         """Make the model ready and give the learner; at the end the model is as it was found."""
         config, backbone = self.config, self.backbone
         examples = {
-            p: encode_examples(backbone, p, s.images, s.masks, self.resolution) for p, s in self.subjects.items()
+            p: encode_examples(backbone, p, s.images, s.masks, self.resolution, config.flip)
+            for p, s in self.subjects.items()
         }
         fixed = self._encode_fixed_prompts()
         with (

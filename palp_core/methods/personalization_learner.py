@@ -13,7 +13,7 @@ from ..models.lora import LoraAdapters
 from ..models.noise import per_sample
 from ..training.data import Batch, Example, Photo, draw_batch, random_index, stack_batch, told_once
 from ..training.loop import Step
-from ..training.objective import denoising_loss, draw_noise
+from ..training.objective import denoising_loss, draw_noise, outside_loss
 from ..training.optimizers import Optimizer, mean_of
 from .alignment import NoisySample, alignment_loss, renoise
 from .overlay import overlays
@@ -109,10 +109,16 @@ class PersonalizationLearner:
         if learns_photo:
             denoised = self.backbone.denoise(x, sigma, photo)
             measured["denoising_loss"] = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
+            if self.config.masked_prior and batch.mask is not None:
+                base = self._base_photo(x, sigma, photos)
+                measured["masked_prior"] = held = self.config.masked_prior * outside_loss(
+                    denoised, base, weight, batch.mask
+                )
+                loss = loss + held
         if keeps_prompt and alignment.needs("target"):
             prompts["target"] = [self.encode(self.method.target_prompt)]
         if keeps_prompt and alignment.needs("class_photo"):
-            prompts["class_photo"] = [self.fixed.class_photo[p.prompt].with_size(p.size) for p in photos]
+            prompts["class_photo"] = self._class_photo(photos)
         if keeps_prompt and alignment.trains_target_prompt:
             if learns_photo:  # this loss's activations go before those of the target prompt come
                 self.optimizer.backward(loss)
@@ -126,6 +132,16 @@ class PersonalizationLearner:
             measured["score_gap"] = (per_sample(sample.weight, delta) * delta.square()).mean().sqrt()
         self.optimizer.backward(loss)
         return placeholder, measured
+
+    def _class_photo(self, photos: list[Photo]) -> list[Conditioning]:
+        """c_P of each, or of all."""
+        return [self.fixed.class_photo[photo.prompt].with_size(photo.size) for photo in photos]
+
+    @torch.no_grad()
+    def _base_photo(self, x: Tensor, sigma: Tensor, photos: list[Photo]) -> Tensor:
+        """What the base model makes of noisy photos under c_P, (B, C, H, W)."""
+        with self.lora.disabled():
+            return self.backbone.denoise(x, sigma, self._class_photo(photos))
 
     @torch.no_grad()
     def _difference(self, sample: NoisySample, prompts: dict[PromptName, list[Conditioning]]) -> Tensor:

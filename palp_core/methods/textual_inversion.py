@@ -114,7 +114,8 @@ class TextualInversion:
     def learning(self) -> Iterator[TextualInversionLearner]:
         """Make the model ready and give the learner; at the end the model is as it was found."""
         backbone = self.backbone
-        examples = encode_examples(backbone, "the concept", self.concept.images, self.concept.masks, self.resolution)
+        images, masks = self.concept.images, self.concept.masks
+        examples = encode_examples(backbone, "the concept", images, masks, self.resolution, self.config.flip)
         recomputed = backbone.checkpointed_modules() if self.config.gradient_checkpointing else []
         with backbone.training(learn_words=True), recomputed_in_backward(recomputed):
             yield TextualInversionLearner(self, examples)

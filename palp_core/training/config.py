@@ -68,6 +68,10 @@ class TrainingConfig:
         "Keeps the learning rates to the end, or lets them fall to nothing in a line or in half a cosine; a training "
         "whose rates fall does not go on with more steps.",
     )
+    flip: bool = setting(
+        False,
+        "Learns each photo mirrored as well; leave it off for text, and for subjects whose left and right differ.",
+    )
     optimizer: OptimizerName = setting(
         "adamw",
         "Turns gradients into steps; adamw8bit takes less memory, prodigy finds the learning rates itself, and "

@@ -153,6 +153,7 @@ class Example(NamedTuple):
     mask: Tensor | None  # (1, 1, h, w) in 0..1, where the loss counts
     size: Tensor | None = None  # (1, 6), see `photo_size`; None for models that are told no sizes
     region: Tensor | None = None  # (1, 1, h, w) in 0..1, where the subject is; None where nobody asks
+    flipped: bool = False  # whether it is the image mirrored
 
 
 class Photo(NamedTuple):
@@ -188,17 +189,36 @@ def encoded_image(backbone: Backbone, name: str, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_examples(
-    backbone: Backbone, owner: str, images: tuple[Tensor, ...], masks: tuple[Tensor, ...], resolution: int
+    backbone: Backbone,
+    owner: str,
+    images: tuple[Tensor, ...],
+    masks: tuple[Tensor, ...],
+    resolution: int,
+    flip: bool = False,
 ) -> list[Example]:
-    """Latents and masks of images (H, W, 3) of the owner, once for all steps. masks: (H, W), one for each, or none."""
+    """Latents and masks of images (H, W, 3) of the owner, once for all steps. masks: (H, W), one for each, or none.
+
+    flip: each image is also there mirrored, behind itself.
+    """
     examples = []
     for number, image in enumerate(images):
-        size = training_size(*image.shape[:2], resolution, backbone.family.side_multiple)
-        latents = encoded_image(backbone, f"image {number + 1} of {owner}", resize_to_cover(image, size))
-        mask = latent_mask(masks[number], size, latents) if masks else None
-        told = photo_size(image, size) if backbone.family.pooled else None
-        examples.append(Example(number, latents, mask, told))
+        name, mask = f"image {number + 1} of {owner}", masks[number] if masks else None
+        found = _encoded_example(backbone, name, image, mask, resolution)
+        examples.append(found._replace(number=number))
+        if flip:  # encoded for itself: what a VAE makes of a mirrored image is not its latents mirrored
+            mirrored = _encoded_example(
+                backbone, name, image.flip(1), None if mask is None else mask.flip(1), resolution
+            )
+            examples.append(mirrored._replace(number=number, flipped=True))
     return examples
+
+
+def _encoded_example(backbone: Backbone, name: str, image: Tensor, mask: Tensor | None, resolution: int) -> Example:
+    """Latents, mask and size of an image (H, W, 3) that errors call by this name. mask: (H, W), or None."""
+    size = training_size(*image.shape[:2], resolution, backbone.family.side_multiple)
+    latents = encoded_image(backbone, name, resize_to_cover(image, size))
+    told = photo_size(image, size) if backbone.family.pooled else None
+    return Example(0, latents, None if mask is None else latent_mask(mask, size, latents), told)
 
 
 def random_index(count: int, random: torch.Generator) -> int:

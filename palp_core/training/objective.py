@@ -30,3 +30,12 @@ def denoising_loss(denoised: Tensor, x0: Tensor, weight: Tensor, mask: Tensor | 
     else:
         each = (error * mask).flatten(1).sum(dim=1) / (mask.flatten(1).sum(dim=1) * error.shape[1])
     return (weight * each).mean()
+
+
+def outside_loss(denoised: Tensor, base: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """Return how far the prediction is from the base model's where the mask is not, in the model's own loss.
+
+    denoised, base: (B, C, ...), the base model's without gradients; weight: (B,); mask: (B, 1, ...) in 0..1. Each pixel
+    counts as one of the whole picture, so that a mask that leaves nothing out has no part in it; returns ().
+    """
+    return (weight * sample_mean((1 - mask) * (denoised - base).square())).mean()
