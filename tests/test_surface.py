@@ -86,7 +86,7 @@ def test_files_have_these_keys(tmp_path):
     assert set(vars(info)) == {*described.split(), "identity"}
     subject = "placeholder class_word embedding personalization_prompt images text".split()
     assert set(vars(info.subjects[0])) == set(subject)
-    own = {"embedding_learning_rate", "rank", "subject_word", "clean_prompt", "alignment"}
+    own = {"embedding_learning_rate", "rank", "subject_word", "clean_prompt", "masked_prior", "alignment"}
     assert set(info.settings) == TRAINING | own
     assert set(info.settings["alignment"]) == {"weight", "score", "noise", "rescale"}
 
