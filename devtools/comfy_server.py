@@ -19,7 +19,7 @@ from typing import Any
 
 import websocket
 
-from .forking import Forked, fork_script
+from .forking import Forked, run_script
 
 REPO = Path(__file__).resolve().parents[1]
 PACK_FOLDER = "ComfyUI-PALP"  # the name under custom_nodes/
@@ -138,7 +138,7 @@ class ComfyServer:
         self.base_directory = base_directory
         self.client_id = uuid.uuid4().hex
         self.port = _free_port()
-        self._process: Forked | None = None
+        self._process: Forked | subprocess.Popen | None = None
 
     @property
     def url(self) -> str:
@@ -157,7 +157,7 @@ class ComfyServer:
 
     def start(self) -> None:
         script = self.comfyui / "main.py"
-        self._process = fork_script(script, self._arguments(), self.comfyui, _child_environment(), self.log_path)
+        self._process = run_script(script, self._arguments(), self.comfyui, _child_environment(), self.log_path)
         try:
             self._wait_until_ready()
         except BaseException:

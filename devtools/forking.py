@@ -9,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,10 +78,31 @@ class Forked:
         return status
 
 
-def fork_script(
+def run_script(
+    script: Path, arguments: Sequence[object], folder: Path, environment: Mapping[str, str], output: Path
+) -> Forked | subprocess.Popen:
+    """Run `python script arguments` in a folder. What it prints is added to the file `output`.
+
+    Where nothing can be forked, as on Windows, or $PALP_PLAIN_START is set, Python is started as a user starts it.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods() and not os.environ.get("PALP_PLAIN_START"):
+        return _fork(script, arguments, folder, environment, output)
+    with output.open("ab") as log:
+        command = [sys.executable, str(script), *map(str, arguments)]
+        heed = _heed_ctrl_c if os.name == "posix" else None
+        return subprocess.Popen(
+            command, cwd=folder, env=dict(environment), stdout=log, stderr=subprocess.STDOUT, preexec_fn=heed
+        )
+
+
+def _heed_ctrl_c() -> None:
+    """Undo what a shell gives its background jobs: they, and all that they start, do not hear SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _fork(
     script: Path, arguments: Sequence[object], folder: Path, environment: Mapping[str, str], output: Path
 ) -> Forked:
-    """Run `python script arguments` in a folder. What it prints is added to the file `output`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
     with _environment(environment):  # packages read some of it as they are imported

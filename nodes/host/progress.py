@@ -62,6 +62,7 @@ class TrainingProgress:
         self.begun = len(recording.history)
         #: What was measured last, by name: not every step measures everything.
         self.losses: dict[str, float] = {}
+        self._began = time.monotonic()
         self._first: tuple[int, float] | None = None
         #: Whether the page has a picture of the running training, which it keeps beside what a node returns.
         self._is_seen = False
@@ -73,6 +74,7 @@ class TrainingProgress:
 
     def begin(self) -> None:
         """Say what comes before the first step."""
+        self._began = time.monotonic()
         self.say(f"Going on from step {self.begun}." if self.begun else "Encoding the photos.")
 
     def update(self, step: Step, picture: Tensor | None = None) -> None:
@@ -88,6 +90,10 @@ class TrainingProgress:
         show_bar_in_reopened_page(self.node_id, done, self.steps)
         told = [f"Step {done} of {self.steps}", *self._pace(done), in_words(step.subject, self.losses)]
         self.say(", ".join(filter(None, told)))
+
+    def took(self) -> str:
+        """Say how long the training has taken, from its beginning here."""
+        return f"It took {clock(time.monotonic() - self._began)}."
 
     def _view(self) -> tuple | None:
         """Show how it stands, as the host takes it: a picture that cannot be drawn is no reason to end a training."""
@@ -106,7 +112,8 @@ class TrainingProgress:
         first, begun = self._first
         rate = (done - first) / max(now - begun, 1e-6)
         pace = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
-        return [pace, f"{clock((self.steps - done) / rate)} left"]
+        left = (self.steps - done) / rate
+        return [pace, f"{clock(left)} of {clock(now - self._began + left)} left"]
 
     def ending(self, node: type[io.ComfyNode]) -> tuple[Tensor, Tensor, Tensor, ui.PreviewImage | None]:
         """Return the host's IMAGEs of losses, pictures and subject, (1, H, W, 3), and what the node itself shows.

@@ -38,7 +38,8 @@ class Trained:
 
     def tell(self, *sentences: str) -> None:
         """Say under the node what was trained, where it is, and what else is to be said."""
-        self.progress.say(" ".join([came_from(self.path, self.taken, self.progress.begun), *sentences]))
+        took = [] if self.taken else [self.progress.took()]
+        self.progress.say(" ".join([came_from(self.path, self.taken, self.progress.begun), *took, *sentences]))
 
 
 def trained(

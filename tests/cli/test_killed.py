@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from devtools.comfy_server import REPO
-from devtools.forking import Forked, fork_script
+from devtools.forking import Forked, run_script
 from devtools.random_models import pictures, tiny_pipeline
 
 #: Keeps its state after each step, in place of every two minutes.
@@ -34,7 +34,7 @@ def begun(folder: Path, out: str) -> Forked:
     script = folder / "eager.py"
     script.write_text(EAGER)
     arguments = ["train", *(part for k, v in named.items() for part in (f"--{k}", v))]
-    return fork_script(script, arguments, folder, os.environ, folder / "told.txt")
+    return run_script(script, arguments, folder, os.environ, folder / "told.txt")
 
 
 def killed(process: Forked, runs: Path, wait: float) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from devtools import frontend
 from devtools.checkpoints import write_sdxl_checkpoint
-from devtools.comfy_server import ComfyServer, Message, PromptRejectedError
+from devtools.comfy_server import ComfyServer, Message, PromptRejectedError, make_base_directory
 
 pytestmark = pytest.mark.host
 
@@ -86,6 +86,15 @@ def test_host_without_small_parts_takes_a_checkpoint_of_full_size(host, tmp_path
     assert context.shape == (1, 77, 2048) and pooled.shape == (1, 1280)
     picture = vae.decode(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert context.std() > 0.1 and picture.std() > 0.05  # not so with a NaN in a weight
+
+
+def test_comfyui_that_is_started_as_users_start_it_has_the_pack(comfyui_path, tmp_path, monkeypatch):
+    """The other tests fork it from a process that has imported other people's packages already."""
+    monkeypatch.setenv("PALP_PLAIN_START", "1")
+    base = make_base_directory(tmp_path / "base")
+    with ComfyServer(comfyui_path, base) as plain:
+        nodes = plain.get("/object_info")
+    assert {"PALP_Personalize", "PALP_LoadLora", "PALP_PickAndDraw", "PALP_TextualInversionTrain"} <= nodes.keys()
 
 
 def test_interrupt_in_the_middle_of_a_run(server: ComfyServer, sd15_checkpoint: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -33,7 +34,8 @@ def test_a_cancelled_graph_goes_on_after_a_restart_and_a_finished_one_is_taken(s
 
     graph = personalize_graph(sd15_checkpoint, steps=6, seed=71, file_name="whole", options={"memory": "8"})
     whole = server.queue(graph).require_success()
-    assert "Saved as whole_00001.safetensors." in said(whole)
+    assert re.search(r"Saved as whole_00001.safetensors. It took \d+:\d\d\.", said(whole))
+    assert any(re.search(r"Step \d of 6, .*, \d+:\d\d of \d+:\d\d left, ", text) for _, text in whole.texts)
     assert said(whole).endswith("GB of RAM.")  # and on a CPU 8 GB change nothing, so that what follows is the same
     graph = personalize_graph(
         sd15_checkpoint,
