@@ -34,7 +34,17 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: Files that take minutes: begun last, one of two workers would stand idle. Others keep pytest's order.
-LONGEST = ("test_world.py", "test_demo_world.py", "test_textual_inversion.py", "test_workflows.py", "test_harness.py")
+LONGEST = (
+    "test_world.py",
+    "test_workflows.py",
+    "test_transformers.py",
+    "test_demo_world.py",
+    "test_pick_and_draw.py",
+    "test_textual_inversion.py",
+    "test_server_ends.py",
+    "test_matrix.py",
+    "test_harness.py",
+)
 
 
 def pytest_collection_modifyitems(items: list) -> None:
