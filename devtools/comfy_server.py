@@ -105,8 +105,8 @@ class Result:
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """(node id, text) of each progress text."""
-        return [(data["node"], data["text"]) for data in self.of_type("text")]
+        """(node id, text) of each progress text, in one line."""
+        return [(data["node"], " ".join(data["text"].split())) for data in self.of_type("text")]
 
     @property
     def executed(self) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 
 import comfy.utils
 from comfy_api.latest import io, ui
@@ -21,6 +22,8 @@ from ...palp_core.training.contact_sheet import contact_sheet
 from ...palp_core.training.loop import Step
 
 SECONDS_BETWEEN_CHARTS = 3.0
+#: Letters for which a node of usual size has room; the page breaks longer lines at any letter, also in a file's name.
+LINE = 40
 #: The one loss whose meaning is known without the papers.
 TOLD = "denoising_loss"
 
@@ -28,7 +31,8 @@ TOLD = "denoising_loss"
 def show_text(node_id: str | None, text: str) -> None:
     """Under the node, in the browser of whoever runs the graph."""
     if node_id is not None and PromptServer.instance is not None:
-        PromptServer.instance.send_progress_text(text, node_id, _page())
+        lines = (fill(line, LINE, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+        PromptServer.instance.send_progress_text("\n".join(lines), node_id, _page())
 
 
 def _page() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -206,6 +207,13 @@ def test_the_page_lists_the_templates_and_shows_help(browser_page, server):
             "async path => (await fetch(path)).status", f"/extensions/ComfyUI-PALP/docs/{node}.md"
         )
         assert status == 200, node
+        for page in (HELP_PAGES / f"{node}.md", *sorted((HELP_PAGES / node).glob("*.md"))):
+            (picture,) = re.findall(r"!\[.+\]\((pictures/.+)\)", page.read_text(encoding="utf-8"))
+            kind = browser_page.evaluate(
+                "async path => (await fetch(path)).headers.get('content-type')",
+                f"/extensions/ComfyUI-PALP/docs/{picture}",
+            )
+            assert kind == "image/jpeg", page
 
 
 def test_every_input_and_output_has_a_tooltip(server):

@@ -162,6 +162,25 @@ def test_the_page_keeps_one_picture_of_a_training(parts, loras, monkeypatch):
     assert beside is None and sent[-1][1].size == (last.shape[2], last.shape[1])
 
 
+# --- what the page shows ---
+
+
+def test_no_word_of_a_text_under_a_node_is_broken(host, monkeypatch):
+    """The page breaks a line that is too long for a node at any letter."""
+    from palp_pack.nodes.host.progress import show_text
+    from server import PromptServer
+
+    sent = []
+    told = {"send_progress_text": lambda _, text, *to: sent.append((text, *to)), "client_id": "page", "sockets": {}}
+    monkeypatch.setattr(PromptServer, "instance", type("Server", (), told)(), raising=False)
+    text = "Saved as my_cat_00001.safetensors. Prompt: a sketch of embedding:my_cat_00001 in Paris\nLearning [V] (cat)"
+    show_text("10", text)
+    ((shown, node, page),) = sent
+    assert node == "10" and page is None  # the page that queued the graph is closed: all pages are told
+    assert all(len(line) <= 40 for line in shown.splitlines()) and shown.splitlines()[-1] == "Learning [V] (cat)"
+    assert shown.split() == text.split()
+
+
 # --- the end of the process ---
 
 
