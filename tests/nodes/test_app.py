@@ -34,7 +34,7 @@ AROUND = """
   const loader = add("CheckpointLoaderSimple", {ckpt_name: checkpoint});
   for (const slot of [0, 1, 2]) loader.connect(slot, node, slot);
   add("PALP_Options", options).connect(0, node, 3);
-  node.connect(0, add("SaveImage", {}), 0);
+  node.connect(node.outputs.findIndex((o) => o.type === "IMAGE"), add("SaveImage", {}), 0);
   for (const [name, value] of Object.entries(widgets)) node.widgets.find((w) => w.name === name).value = value;
 }
 """
@@ -67,17 +67,29 @@ def test_the_app_asks_four_questions_and_shows_a_picture(page, server, sd15_chec
     page.locator("img[src*='filename=palp_']").first.wait_for()
 
 
-def test_the_library_has_blueprints_whose_photos_reach_the_training(page, server, sd15_checkpoint):
+#: Of each blueprint: the node inside that trains, and what is set on the outside.
+BLUEPRINTS = {
+    "Learn a word": ("PALP_TextualInversionTrain", {"initial_word": "dog", "steps": 2, "name": "blueprint_word"}),
+    "Personalize and draw": (
+        "PALP_Personalize",
+        {"class_word": "dog", "steps": 2, "width": 64, "height": 64, "file_name": "blueprint"},
+    ),
+}
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS)
+def test_the_library_has_blueprints_whose_photos_reach_the_training(page, server, sd15_checkpoint, blueprint):
     ours = [b["name"] for b in server.get("/global_subgraphs").values() if b["info"]["node_pack"].endswith(PACK_FOLDER)]
-    assert sorted(ours) == ["Learn a word", "Personalize and draw"]
+    assert sorted(ours) == sorted(BLUEPRINTS)
     page.evaluate("() => app.graph.clear()")
-    gestures.add_node(page, "Personalize and draw")
-    widgets = {"class_word": "dog", "steps": 2, "width": 64, "height": 64, "file_name": "blueprint"}
+    gestures.add_node(page, blueprint)
+    node, widgets = BLUEPRINTS[blueprint]
     page.evaluate(AROUND, [sd15_checkpoint, SMALL["PALP_Options"], widgets])
     ended = server.wait(frontend.queue(page))
     assert ended["status"]["status_str"] == "success"
-    (training,) = (node for node in ended["prompt"][2].values() if node["class_type"] == "PALP_Personalize")
-    assert training["inputs"]["images.image0"] and training["inputs"]["class_word"] == "dog"
+    (training,) = (inside for inside in ended["prompt"][2].values() if inside["class_type"] == node)
+    assert training["inputs"]["images.image0"] and training["inputs"]["steps"] == 2
+    assert "dog" in training["inputs"].values()
     assert [image["type"] for output in ended["outputs"].values() for image in output["images"]].count("output") == 1
 
 
