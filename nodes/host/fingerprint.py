@@ -8,6 +8,10 @@ from torch import Tensor
 
 from ...palp_core.models.backbone import some_weights
 
+#: A weight that checkpoints of Stable Diffusion 1.x do not hold, as nobody reads what it makes. The host leaves in it
+#: what the memory held before, which is another thing each time.
+UNSET = "text_projection.weight"
+
 
 def fingerprint(patcher) -> Iterator[str | Tensor]:
     """Yield texts and small tensors of a ModelPatcher, the same whenever the same weights are patched alike."""
@@ -20,6 +24,8 @@ def fingerprint(patcher) -> Iterator[str | Tensor]:
 def _unpatched(patcher) -> Iterator[Tensor]:
     """All parameters as they were loaded: while a model is in use, patches are in the weights, also those of a copy."""
     for name, parameter in patcher.model.named_parameters():
+        if name.endswith(UNSET):
+            continue
         saved = patcher.backup.get(name)
         yield parameter if saved is None else saved.weight
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from devtools import host_models
 from devtools.host_transformers import TinyVae, quantized_model, tiny_clip, tiny_model
+from devtools.random_models import tiny_pipeline
 
 pytestmark = pytest.mark.host
 FAMILY = "z_image"
@@ -66,3 +68,25 @@ def test_patches_that_are_in_the_weights_while_a_copy_is_in_use_change_nothing(c
 @pytest.mark.parametrize("weights", ["bf16", "fp8", "scaled fp8"])
 def test_weights_of_any_kind_have_an_identity(clip, weights):
     assert identity(quantized_model(FAMILY, weights), clip) == identity(quantized_model(FAMILY, weights), clip)
+
+
+def test_what_no_checkpoint_of_stable_diffusion_1_holds_has_no_part_in_it(host, comfyui_path, tmp_path):
+    """The host leaves in it what the memory held before: a training would begin anew after a restart."""
+    from palp_pack.nodes.host.fingerprint import fingerprint
+
+    tokenizer = host_models.host_tokenizer(comfyui_path)
+    pipeline = tiny_pipeline("sd1", tmp_path, make_tokenizer=tokenizer)
+    _, clip, _ = host_models.host_parts(pipeline, "sd1", "epsilon")
+    encoder = clip.cond_stage_model.clip_l.transformer
+
+    def parts() -> bytes:
+        tensors = [part for part in fingerprint(clip.patcher) if isinstance(part, torch.Tensor)]
+        return torch.cat(tensors).numpy().tobytes()
+
+    before = parts()
+    with torch.no_grad():
+        encoder.text_projection.weight.fill_(float("nan"))
+    assert parts() == before
+    with torch.no_grad():
+        encoder.text_model.final_layer_norm.weight.fill_(3)
+    assert parts() != before
