@@ -39,6 +39,7 @@ OPTIONS = {
     "interval alpha beta negative-prompt",
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
     "generate": "model prompt negative-prompt count out seed steps guidance-scale size device",
+    "evaluate": "photos class-word prompt clip dino out device json",
     "info": "json",
 }
 

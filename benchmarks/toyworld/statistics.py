@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
+from palp_core.evaluation.metrics import standard_error as clustered_error
 from palp_core.toyworld.metrics import mean_and_error
 
 from .rows import ByPair, BySteps
@@ -29,27 +30,10 @@ def values(rows: Iterable[dict], name: str) -> list[float]:
 def standard_error(rows: list[dict], numbers: list[float]) -> float | None:
     """Estimate that of the mean of numbers, one for each row; None where there is but one individual.
 
-    Rows of one individual share a training and rows of one prompt its difficulty, so that they count as clusters, in
-    both ways at once (Cameron, Gelbach and Miller 2011, eq. 2.11). Of a single prompt it is the error for that prompt.
+    Rows of one individual share a training and rows of one prompt its difficulty, so that they count as clusters.
     """
     individuals, prompts = ([json.dumps(row[name]) for row in rows] for name in ("individual", "prompt"))
-    if len(set(individuals)) < 2:
-        return None
-    rest = np.array(numbers) - np.mean(numbers)
-    if len(set(prompts)) < 2:
-        return float(_cluster_variance(rest, individuals) ** 0.5)
-    by_individual, by_prompt, by_pair = (
-        _cluster_variance(rest, clusters)
-        for clusters in (individuals, prompts, list(zip(individuals, prompts, strict=True)))
-    )
-    return float(max(by_individual + by_prompt - by_pair, by_individual, by_prompt) ** 0.5)
-
-
-def _cluster_variance(rest: np.ndarray, clusters: Sequence[Hashable]) -> float:
-    sums: dict[Hashable, float] = {}
-    for value, cluster in zip(rest, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + value
-    return sum(total**2 for total in sums.values()) / len(rest) ** 2 * len(sums) / (len(sums) - 1)
+    return clustered_error(numbers, individuals, prompts) if len(set(individuals)) > 1 else None
 
 
 def mean_of_rows(rows: list[dict], numbers: list[float], digits: int = 3) -> str:

@@ -11,12 +11,20 @@ from transformers.utils.logging import set_verbosity_error
 
 from .demo import Demo
 from .errors import sentence
+from .evaluate import Evaluate
 from .generate import Generate
 from .info import Info
 from .learn_word import LearnWord
 from .train import Train
 
-COMMANDS = {"demo": Demo, "train": Train, "learn-word": LearnWord, "generate": Generate, "info": Info}
+COMMANDS = {
+    "demo": Demo,
+    "train": Train,
+    "learn-word": LearnWord,
+    "generate": Generate,
+    "evaluate": Evaluate,
+    "info": Info,
+}
 DESCRIPTION = "Prompt-aligned personalization (PALP) of diffusion models, without ComfyUI."
 
 
