@@ -78,7 +78,6 @@ class TrainingProgress:
 
     def begin(self) -> None:
         """Say what comes before the first step."""
-        self._began = time.monotonic()
         self.say(f"Going on from step {self.begun}." if self.begun else "Encoding the photos.")
 
     def update(self, step: Step, picture: Tensor | None = None) -> None:
