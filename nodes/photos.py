@@ -14,6 +14,7 @@ from torch import Tensor
 from ..palp_core.errors import FileError
 from ..palp_core.files.images import read_image, read_mask
 from ..palp_core.files.photos import Photos, find_photos
+from ..palp_core.models.wording import counted
 from .host.progress import show_text
 from .widgets import CATEGORY
 
@@ -83,7 +84,7 @@ def _counted(found: Photos) -> str:
     """Say how many photos there are, and how many have a mask or a caption beside them."""
     beside = {"a mask": found.masks, "a caption": found.captions}
     counts = [f"{sum(map(bool, files))} with {name}" for name, files in beside.items() if any(files)]
-    return ", ".join(["1 photo" if len(found.images) == 1 else f"{len(found.images)} photos", *counts]) + "."
+    return ", ".join([counted(len(found.images), "photo"), *counts]) + "."
 
 
 def _masks(found: Photos, images: list[Tensor]) -> list[Tensor]:

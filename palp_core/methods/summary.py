@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..models.wording import counted
 from .memory import estimate
 from .personalization import Personalization
 from .scripts import unread
@@ -33,7 +34,7 @@ def _learned(method: Personalization | TextualInversion) -> str:
 
 def _counted(images: Sequence[Tensor], masks: Sequence[Tensor]) -> str:
     """Count the photos, and say how much of them the masks call the subject."""
-    photos = f"{len(images)} photo" if len(images) == 1 else f"{len(images)} photos"
+    photos = counted(len(images), "photo")
     if not (areas := [float(mask.mean()) for mask in masks if mask.min() < 1]):
         return photos
     return f"{photos}, {len(areas)} with a mask (subject {sum(areas) / len(areas):.0%} of its area)"

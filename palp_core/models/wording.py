@@ -15,6 +15,11 @@ def without_article(words: str) -> str:
     return ARTICLE.sub("", words, count=1) if ARTICLE.match(words) else words
 
 
+def counted(number: int, thing: str) -> str:
+    """Say how many there are of a thing: 1 photo, 2 photos."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def put_words(prompt: str, words: Mapping[str, str]) -> str:
     """Replace each placeholder by its words, and repeat none of them beside it: "a [V] cat" with cat is "a cat"."""
     return replaced(prompt, PLACEHOLDER, lambda match: words.get(match[0]))
