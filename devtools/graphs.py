@@ -55,6 +55,7 @@ OPTIONS_WIDGETS = {
     "optimizer": "adamw",
     "flip": False,
     "masked_prior": 0.0,
+    "targets": "attention",
 }
 
 

@@ -6,7 +6,6 @@ once: what autograd keeps for the backward pass is counted. No weights are neede
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,8 +133,8 @@ def _extra_inputs(member: Member) -> dict:
 
 def _adapters(network: nn.Module, member: Member, rank: int = 32) -> float:
     """LoRA in float32, its gradients and Adam's two moments, gigabytes."""
-    targets = FAMILIES[member.family].lora_targets
-    sizes = [m.in_features + m.out_features for n, m in network.named_modules() if re.fullmatch(targets, n)]
+    layers = FAMILIES[member.family].lora_layers("attention")
+    sizes = [m.in_features + m.out_features for n, m in network.named_modules() if layers.fullmatch(n)]
     return sum(sizes) * rank * 4 * 4 / GIGABYTE
 
 
@@ -175,7 +174,8 @@ Each training says before its first step about what it takes, under the node or 
 GB of the card's memory.* Weights count as they are loaded, the LoRA with its gradients and Adam's moments, text
 encoders where a word is learned, and activations by **batch_size** and **resolution**. The figures of activations are
 those of the table, and where a card took more, those that were [measured](costs.md#on-a-gpu). All measurements there
-are met within 15 %. They are of one image a step, in bf16 or fp16; larger batches, fp32 and fp8 are computed from them.
+are met within 15 %. They are of one image a step, in bf16 or fp16; larger batches, fp32, fp8 and other **targets** are
+computed from them.
 
 **memory** in PALP Options, or `--memory`, says what to do with it. The estimate never stops a training.
 

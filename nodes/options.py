@@ -40,7 +40,16 @@ SETTINGS = (
     "subject_word",
 )
 #: Which came later: saved workflows hold widget values by position.
-LATER = ("gradient_accumulation", "warmup_steps", "lr_scheduler", "ema_decay", "optimizer", "flip", "masked_prior")
+LATER = (
+    "gradient_accumulation",
+    "warmup_steps",
+    "lr_scheduler",
+    "ema_decay",
+    "optimizer",
+    "flip",
+    "masked_prior",
+    "targets",
+)
 PREVIEWS = tuple(settings_of(PreviewConfig))
 
 

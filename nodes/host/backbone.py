@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ...palp_core.errors import ModelError
 from ...palp_core.models.backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision
+from ...palp_core.models.families import Targets
 from ...palp_core.models.memory import frozen
 from .compat import without_dynamic_memory
 from .families import diffusers_names, family_of, joint_layout, levels_of, native_resolution, prediction_of
@@ -186,8 +186,9 @@ class ComfyBackbone(Backbone):
         text_encoder = self.clip.cond_stage_model
         return {name: token_table(text_encoder, name).weight.detach() for name in self.family.encoders}
 
-    def projections(self) -> dict[str, tuple[str, ...]]:
-        names = [n for n, _ in self.denoiser.named_modules() if re.fullmatch(self.family.lora_targets, n)]
+    def projections(self, targets: Targets = "attention") -> dict[str, tuple[str, ...]]:
+        layers = self.family.lora_layers(targets)
+        names = [n for n, _ in self.denoiser.named_modules() if layers.fullmatch(n)]
         kohya = {name: name for name in names}
         if not self.family.original_block_names:  # which are the host's
             kohya = diffusers_names(self.model.model_config.unet_config)

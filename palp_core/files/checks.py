@@ -20,6 +20,8 @@ MOST_VECTORS = 64  # of a word
 #: and what scales a LoRA by more than a user could is no setting of anyone, but damage.
 MOST_ALPHA = 10
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: What follows the two sizes of a matrix: nothing, or for a convolution, as some UNets have them, one pixel.
+POINTWISE = ((), (1, 1))
 DOWN, UP, ALPHA = (".lora_down.weight", ".lora_up.weight", ".alpha")
 
 
@@ -71,7 +73,8 @@ def _check_projection(source: Source, layouts: Mapping[str, Layout], name: str, 
     for key in (name + DOWN, name + UP, name + ALPHA):
         _check_floating(source, layouts, key)
     down, up = layouts[name + DOWN].shape, layouts[name + UP].shape
-    fitting = len(down) == len(up) == 2 and down[0] == up[1] and 0 not in (*down, *up)
+    whole = len(down) >= 2 and len(up) >= 2 and down[2:] == up[2:] and down[2:] in POINTWISE
+    fitting = whole and down[0] == up[1] and 0 not in (*down, *up)
     if not fitting or rank not in (None, down[0]):
         wanted = "one rank" if rank is None else f"rank {rank}"
         raise source.refusal(f"holds {printable(name)} with down {down} and up {up}: the two are not of {wanted}")

@@ -69,7 +69,7 @@ def workload(method: Method) -> Workload:
     if isinstance(method, TextualInversion):
         return Workload(*shared, learns_words=True)
     averages, compares = config.ema_decay > 0, config.alignment.weight > 0 or config.masked_prior > 0
-    return Workload(*shared, method.learns_words, config.rank, averages, compares, config.optimizer)
+    return Workload(*shared, method.learns_words, config.rank, averages, compares, config.optimizer, config.targets)
 
 
 def cheaper(work: Workload, bf16: bool) -> Iterator[Workload]:

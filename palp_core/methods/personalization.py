@@ -126,7 +126,7 @@ class Personalization:
         fixed = self._encode_fixed_prompts()
         with (
             backbone.training(self.learns_words),
-            attached_lora(backbone, config.rank, config.seed) as lora,
+            attached_lora(backbone, config.rank, config.seed, config.targets) as lora,
             recomputed_in_backward(backbone.checkpointed_modules() if config.gradient_checkpointing else []),
         ):
             if config.alignment.needs_region:

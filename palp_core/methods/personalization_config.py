@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..errors import PromptError, SettingError, quoted
 from ..models.backbone import Backbone
-from ..models.families import Family
+from ..models.families import Family, Targets
 from ..models.prompts import check_prompt, find_placeholders
 from ..settings import setting
 from ..training.config import TrainingConfig
@@ -53,6 +53,11 @@ class PersonalizationConfig(TrainingConfig):
         low=1,
         high=256,
         step=1,
+    )
+    targets: Targets = setting(
+        "attention",
+        "Attaches the LoRA to attention, also to feed-forward layers (ff), and in UNets also to the layers around "
+        "attention (proj); more takes more memory and a larger file.",
     )
     subject_word: SubjectWord = setting(
         "auto",

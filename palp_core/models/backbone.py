@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .families import Family
+from .families import Family, Targets
 from .joint_attention import JointLayout
 from .memory import free_memory
 from .noise import NoiseLevels, Prediction, per_sample
@@ -69,7 +69,7 @@ class Backbone(ABC):
     native_resolution: int
     #: The noise levels that the model was trained on.
     levels: NoiseLevels
-    #: The network whose attention projections get LoRA.
+    #: The network that gets LoRA.
     denoiser: nn.Module
     #: How the network lays picture and prompt into one sequence; None where it has cross-attention.
     joint: JointLayout | None = None
@@ -112,7 +112,7 @@ class Backbone(ABC):
         """Return the whole table of each text encoder, not to be changed: encoder name -> (vocabulary, C)."""
 
     @abstractmethod
-    def projections(self) -> dict[str, tuple[str, ...]]:
+    def projections(self, targets: Targets = "attention") -> dict[str, tuple[str, ...]]:
         """Name what LoRA is attached to: key without suffix (lora_unet_...) -> modules of the denoiser.
 
         Several modules are one projection where another program holds them as one: they share `lora_down`, and the

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .noise import Timesteps
+
+#: What LoRA is attached to: the projections of attention, feed-forward networks as well, and of UNets what leads into
+#: their blocks of attention and out of them.
+Targets = Literal["attention", "attention+ff", "attention+ff+proj"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Activations:
     checkpointed: float
     #: Tokens of a prompt that the network takes beside the picture's.
     text_tokens: int = 0
+    #: For each feature that goes into another layer which LoRA is attached to, and that is kept for it alone. Computed.
+    other_inputs: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,10 @@ class Family:
     architecture: str
     #: What kohya's `ss_base_model_version` calls it.
     base_model_version: str
-    #: The attention projections that LoRA is attached to, by the names that ComfyUI gives them.
-    lora_targets: str
+    #: The projections of attention, by the names that ComfyUI gives them.
+    attention_layers: str
+    #: The layers of feed-forward networks, by these names.
+    ff_layers: str
     #: ComfyUI's class in comfy.model_base.
     host_class: str
     #: What a training keeps for the backward pass.
@@ -70,17 +79,26 @@ class Family:
     attention: Literal["cross", "joint", "unseen"] = "joint"
     #: Text encoder -> where in the conditioning its tokens begin; for joint attention.
     text_starts: Mapping[str, int] = field(default_factory=dict)
+    #: What leads into a UNet's blocks of attention and out of them, by ComfyUI's names; transformers have none.
+    proj_layers: str = ""
 
     @property
     def is_transformer(self) -> bool:
         """Whether the denoiser is a transformer, and not a UNet."""
         return self.attention != "cross"
 
+    def lora_layers(self, targets: Targets) -> re.Pattern:
+        """Return what matches the names, as ComfyUI has them, of the layers that LoRA is attached to."""
+        kinds = {"attention": self.attention_layers, "ff": self.ff_layers, "proj": self.proj_layers}
+        return re.compile("|".join(kinds[kind] for kind in targets.split("+") if kinds[kind]))
+
 
 def _unet(**special) -> Family:
     """Stable Diffusion's UNets: q, k, v and out of self- and cross-attention."""
     shared = {
-        "lora_targets": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
+        "attention_layers": r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)",
+        "ff_layers": r".*\.ff\.net\.(0\.proj|2)",
+        "proj_layers": r".*\.proj_(in|out)",
         "subject_words": "learned",
         "timesteps": "uniform",
         "guidance_scale": 7.5,
@@ -94,7 +112,11 @@ def _flow(**special) -> Family:
     return Family(native_resolutions={"flow": 1024}, side_multiple=32, **special)
 
 
-FLUX_TARGETS = r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]"
+#: What single blocks hold of their feed-forward networks is one with their attention.
+FLUX_LAYERS = {
+    "attention_layers": r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]",
+    "ff_layers": r"double_blocks\.\d+\.(img|txt)_mlp\.[02]",
+}
 
 SD1 = _unet(
     name="sd1",
@@ -105,7 +127,7 @@ SD1 = _unet(
     architecture="stable-diffusion-v1",
     base_model_version="sd_v1",
     host_class="BaseModel",
-    activations=Activations(5.5, 1.0),
+    activations=Activations(5.5, 1.0, other_inputs=1.8),
 )
 SD2 = _unet(
     name="sd2",
@@ -116,7 +138,7 @@ SD2 = _unet(
     architecture="stable-diffusion-v2-{size}",
     base_model_version="sd_v2",
     host_class="BaseModel",
-    activations=Activations(5.5, 1.0),
+    activations=Activations(5.5, 1.0, other_inputs=1.8),
 )
 SDXL = _unet(
     name="sdxl",
@@ -128,7 +150,7 @@ SDXL = _unet(
     architecture="stable-diffusion-xl-v1-base",
     base_model_version="sdxl_base_v1-0",
     host_class="SDXL",
-    activations=Activations(1.35, 0.11),
+    activations=Activations(1.35, 0.11, other_inputs=0.62),
 )
 SD3 = _flow(
     name="sd3",
@@ -136,7 +158,8 @@ SD3 = _flow(
     encoders=("clip_l", "clip_g", "t5xxl"),
     architecture="stable-diffusion-3",
     base_model_version="sd3",
-    lora_targets=r"joint_blocks\.\d+\.(context_block\.attn|x_block\.attn2?)\.(qkv|proj)",
+    attention_layers=r"joint_blocks\.\d+\.(context_block\.attn|x_block\.attn2?)\.(qkv|proj)",
+    ff_layers=r"joint_blocks\.\d+\.(context|x)_block\.mlp\.fc[12]",
     text_starts={"clip_l": 0, "t5xxl": 77},
     host_class="SD3",
     activations=Activations(3.0, 0.58, 154),
@@ -148,7 +171,7 @@ FLUX = _flow(
     encoders=("clip_l", "t5xxl"),
     architecture="flux-1-dev",
     base_model_version="flux1",
-    lora_targets=FLUX_TARGETS,
+    **FLUX_LAYERS,
     host_class="Flux",
     activations=Activations(2.65, 0.21, 512),
     host_config={"guidance_embed": True},
@@ -163,7 +186,7 @@ KLEIN = _flow(
     encoders=("qwen3_4b", "qwen3_8b"),
     architecture="flux-2-klein",
     base_model_version="flux2_klein",
-    lora_targets=FLUX_TARGETS,
+    **FLUX_LAYERS,
     host_class="Flux2",
     activations=Activations(3.35, 0.33, 512),
     host_config={"guidance_embed": False},
@@ -175,7 +198,7 @@ CHROMA = _flow(
     encoders=("t5xxl",),
     architecture="chroma",
     base_model_version="chroma",
-    lora_targets=FLUX_TARGETS,
+    **FLUX_LAYERS,
     host_class="Chroma",
     activations=Activations(2.65, 0.21, 512),
     text_starts={"t5xxl": 0},
@@ -187,10 +210,11 @@ QWEN_IMAGE = _flow(
     encoders=("qwen25_7b",),
     architecture="qwen-image",
     base_model_version="qwen_image",
-    lora_targets=(
+    attention_layers=(
         r"transformer_blocks\.\d+\.attn\."
         r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
     ),
+    ff_layers=r"transformer_blocks\.\d+\.(img|txt)_mlp\.net\.(0\.proj|2)",
     host_class="QwenImage",
     activations=Activations(2.1, 0.15, 64),
     text_starts={"qwen25_7b": 0},
@@ -201,7 +225,8 @@ Z_IMAGE = _flow(
     encoders=("qwen3_4b",),
     architecture="z-image",
     base_model_version="z_image",
-    lora_targets=r"(layers|noise_refiner|context_refiner)\.\d+\.attention\.(qkv|out)",
+    attention_layers=r"(layers|noise_refiner|context_refiner)\.\d+\.attention\.(qkv|out)",
+    ff_layers=r"(layers|noise_refiner|context_refiner)\.\d+\.feed_forward\.w[123]",
     host_class="Lumina2",
     activations=Activations(7.6, 0.58, 64),
     host_config={"z_image_modulation": True},
@@ -213,7 +238,8 @@ KREA2 = _flow(
     encoders=("qwen3vl_4b",),
     architecture="krea-2",
     base_model_version="krea2",
-    lora_targets=r"blocks\.\d+\.attn\.(wq|wk|wv|wo)",
+    attention_layers=r"blocks\.\d+\.attn\.(wq|wk|wv|wo)",
+    ff_layers=r"blocks\.\d+\.mlp\.(gate|up|down)",
     host_class="Krea2",
     activations=Activations(7.6, 0.54, 64),
     attention="unseen",
@@ -224,7 +250,8 @@ ANIMA = _flow(
     encoders=("qwen3_06b",),
     architecture="anima",
     base_model_version="anima",
-    lora_targets=r"blocks\.\d+\.(self_attn|cross_attn)\.(q_proj|k_proj|v_proj|output_proj)",
+    attention_layers=r"blocks\.\d+\.(self_attn|cross_attn)\.(q_proj|k_proj|v_proj|output_proj)",
+    ff_layers=r"blocks\.\d+\.mlp\.layer[12]",
     host_class="Anima",
     activations=Activations(2.2, 0.5, 512),
     attention="unseen",

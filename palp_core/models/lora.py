@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) on the attention projections of a denoiser, attached by peft and taken off without a trace.
+"""LoRA (arXiv 2106.09685) on attention and other layers of a denoiser, attached by peft and taken off without a trace.
 
 The adapters are named by the kohya key of their projection, which is the same whichever host holds the network, so that
 the same seed gives the same initial weights, and the exported file loads in ComfyUI, A1111/Forge, kohya and diffusers.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .backbone import Backbone
+from .families import Targets
 from .quantizers import broken_packages_hidden, packages_hidden
 
 with broken_packages_hidden():
@@ -68,14 +69,14 @@ class LoraAdapters:
 
 
 @contextmanager
-def attached_lora(backbone: Backbone, rank: int, seed: int) -> Iterator[LoraAdapters]:
-    """Attach fresh adapters to every attention projection; on leaving, the module tree is the one that was found.
+def attached_lora(backbone: Backbone, rank: int, seed: int, targets: Targets = "attention") -> Iterator[LoraAdapters]:
+    """Attach fresh adapters to every projection of these; on leaving, the module tree is the one that was found.
 
     Their alpha is the rank, so that the scale is 1. They are float32 on the backbone's device and start as the
     identity: A is Kaiming-uniform from the seed and the projection's name, B is zero. Raises ModelError when the
     denoiser has adapters already, or no projection that can carry one.
     """
-    denoiser, names = backbone.denoiser, backbone.projections()
+    denoiser, names = backbone.denoiser, backbone.projections(targets)
     if any(isinstance(module, LoraLayer) for module in denoiser.modules()):
         raise ModelError("the model already carries a peft adapter. Fuse or unload it before training another one.")
     flags = [(p, p.requires_grad) for p in denoiser.parameters()]
@@ -105,7 +106,7 @@ def _attach(denoiser: nn.Module, modules: Mapping[str, nn.Module], rank: int) ->
             LoraModel(denoiser, config, ADAPTER)
     except ValueError as error:
         raise ModelError(
-            f"LoRA cannot be attached to this model's attention ({error}). Use a checkpoint in fp32, fp16, bf16 or fp8."
+            f"LoRA cannot be attached to this model's layers ({error}). Use a checkpoint in fp32, fp16, bf16 or fp8."
         ) from error
 
 

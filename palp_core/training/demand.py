@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..models.backbone import Backbone
+from ..models.families import Targets
 from .optimizer_kinds import KEPT_BYTES, OptimizerName
 
 GIGABYTE = 1e9
@@ -48,6 +50,8 @@ class Workload:
     #: Whether a score compares the personalized model with the base model in every step.
     compares: bool = False
     optimizer: OptimizerName = "adamw"
+    #: What LoRA is attached to.
+    targets: Targets = "attention"
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Demand:
 
 def demand(backbone: Backbone, work: Workload) -> Demand:
     """Estimate what a training takes; on cards that it was measured on, it was right within a quarter."""
-    features = _lora_features(backbone)
-    adapters = features * work.rank * (TRAINED_BYTES + KEPT_BYTES[work.optimizer] + 4 * work.averages)
+    features = _lora_features(backbone, work.targets)
+    adapters = features.all * work.rank * (TRAINED_BYTES + KEPT_BYTES[work.optimizer] + 4 * work.averages)
     in_ram = backbone.device.type == "cpu"  # where text encoders have nowhere else to go
     encoders = backbone.text_encoders() if work.learns_words or in_ram else []
     held = adapters + _bytes(encoders) + _activations(backbone, work, features) + _casts(backbone, work)
@@ -83,23 +87,42 @@ def _bytes(modules: Iterable[nn.Module]) -> int:
     return sum(p.nbytes for module in modules for p in module.parameters())
 
 
-def _lora_features(backbone: Backbone) -> int:
-    """Count what goes into and comes out of the projections that LoRA is attached to: the widths of all blocks."""
-    found = 0
-    for names in backbone.projections().values():
-        layers = [backbone.denoiser.get_submodule(name) for name in names]
-        found += layers[0].in_features + sum(layer.out_features for layer in layers)
-    return found
+class _Features(NamedTuple):
+    """Widths of all layers that LoRA is attached to."""
+
+    #: What goes into them and comes out of them.
+    all: int
+    #: That of attention alone, which is a measure of the network's width.
+    attention: int
+    #: What goes into the others.
+    other_inputs: int
 
 
-def _activations(backbone: Backbone, work: Workload, features: int) -> float:
+def _lora_features(backbone: Backbone, targets: Targets) -> _Features:
+    attention, found = backbone.projections(), {}
+    for key, names in backbone.projections(targets).items():
+        sizes = [_sizes(backbone.denoiser.get_submodule(name)) for name in names]
+        found[key] = (sizes[0][0], sum(out for _, out in sizes))
+    others = sum(inputs for key, (inputs, _) in found.items() if key not in attention)
+    return _Features(sum(map(sum, found.values())), sum(sum(found[key]) for key in attention), others)
+
+
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
+
+
+def _activations(backbone: Backbone, work: Workload, features: _Features) -> float:
     """Bytes that autograd keeps for the backward pass, and that the score's evaluations take."""
     known = backbone.family.activations
     figure = known.checkpointed if work.gradient_checkpointing else known.plain
     if work.compares:
         figure += EVALUATIONS * known.checkpointed
     tokens = work.resolution**2 / PIXELS_OF_A_TOKEN + known.text_tokens
-    return work.batch_size * tokens * features * figure * work.dtype.itemsize / 2
+    blocks = len(backbone.checkpointed_modules()) if work.gradient_checkpointing else 1
+    each = features.attention * figure + features.other_inputs * known.other_inputs / blocks
+    return work.batch_size * tokens * each * work.dtype.itemsize / 2
 
 
 def _casts(backbone: Backbone, work: Workload) -> float:

@@ -49,6 +49,10 @@ BAD_LORA = {
     "down of another rank": (changed(DOWN, lambda t: t[:2]), rf"{PROJECTIONS[0]}.*rank"),
     "up transposed": (changed(UP, lambda t: t.T.contiguous()), rf"{PROJECTIONS[0]}.*rank"),
     "down as a row": (changed(DOWN, lambda t: t.reshape(-1)), rf"{PROJECTIONS[0]}.*rank"),
+    "down of a larger convolution": (
+        changed(DOWN, lambda t: t[..., None, None].repeat(1, 1, 3, 3)),
+        f"{PROJECTIONS[0]}.*rank",
+    ),
     "a convolution": (changed(DOWN, lambda t: t[..., None, None]), rf"{PROJECTIONS[0]}.*rank"),
     "no inputs": (changed(DOWN, lambda t: t[:, :0]), rf"{PROJECTIONS[0]}.*rank"),
     "integers": (changed(DOWN, lambda t: t.long()), f"{DOWN} .*floating"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,10 +24,11 @@ PROMPT = "a sketch of [V], in Paris"
 CONFIG = PersonalizationConfig(steps=4, resolution=64, rank=4, learning_rate=1e-2, embedding_learning_rate=1e-2, seed=7)
 
 
-def trained(family, folder, prompt=PROMPT, subjects=None) -> Personalization:
+def trained(family, folder, prompt=PROMPT, subjects=None, targets="attention") -> Personalization:
     prediction = "v_prediction" if family == "sd2" else "epsilon"
     backbone = DiffusersBackbone(tiny_pipeline(family, folder, prediction), device="cpu")
-    run = Training(Personalization(backbone, subjects or [Subject(pictures((64, 64)), "cat")], prompt, CONFIG))
+    config = replace(CONFIG, targets=targets)
+    run = Training(Personalization(backbone, subjects or [Subject(pictures((64, 64)), "cat")], prompt, config))
     list(run.steps())
     return run
 
@@ -41,16 +43,18 @@ def metadata(path) -> dict[str, str]:
         return file.metadata()
 
 
+@pytest.mark.parametrize("targets", ["attention", "attention+ff+proj"])
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_diffusers_loads_the_lora_and_gives_the_trained_models_prediction(family, tmp_path):
-    run = trained(family, tmp_path)
+def test_diffusers_loads_the_lora_and_gives_the_trained_models_prediction(family, targets, tmp_path):
+    run = trained(family, tmp_path, targets=targets)
     path = save_run(run, tmp_path / "loras", "cat")
+    assert load_lora_file(path).info.settings["targets"] == targets
     backbone = run.method.backbone
     cond = backbone.encode_prompt("a cat", {})
     x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([1.0])
     with torch.no_grad():
         untouched = backbone.denoise(x, sigma, [cond])
-        with attached_lora(backbone, CONFIG.rank, seed=0) as lora:
+        with attached_lora(backbone, CONFIG.rank, 0, targets) as lora:
             for name, (layer,) in lora.layers.items():
                 layer.lora_A["palp"].weight.data = run.result.lora[f"{name}.lora_down.weight"]
                 layer.lora_B["palp"].weight.data = run.result.lora[f"{name}.lora_up.weight"]

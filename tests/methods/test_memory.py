@@ -13,6 +13,7 @@ from palp_core.methods.memory import MemoryConfig, advice, estimate, fit_memory,
 from palp_core.methods.result import describe, personalization_identity
 from palp_core.methods.summary import summary
 from palp_core.models.diffusers.backbone import DiffusersBackbone
+from palp_core.models.lora import attached_lora
 from palp_core.training.demand import Demand, demand
 from palp_core.training.loop import Training
 
@@ -125,6 +126,17 @@ def test_a_word_alone_takes_the_text_encoders_and_no_lora(backbone):
     assert needed(word) - needed(word, learns_words=False) == pytest.approx(encoders)
     assert needed(word, rank=32) > needed(word)
     assert lower(word, needed(word, gradient_checkpointing=True, batch_size=1), bf16=False)[-1] == "batch_size 1"
+
+
+def test_more_layers_take_more_and_are_another_training(backbone):
+    few, more = training(backbone), training(backbone, targets="attention+ff+proj", rank=8)
+    with attached_lora(backbone, 8, 0, "attention+ff+proj") as lora:
+        count = sum(p.numel() for p in lora.parameters())
+    adapters = replace(workload(more), batch_size=0)
+    trained_bytes = demand(backbone, adapters).step - demand(backbone, replace(adapters, rank=0)).step
+    assert trained_bytes * 1e9 == pytest.approx(16 * count)  # float32, its gradient and two moments
+    assert needed(more, rank=0) > needed(few, rank=0)
+    assert personalization_identity(few) != personalization_identity(training(backbone, targets="attention+ff"))
 
 
 def test_copies_of_weights_in_another_format_count_as_autograd_keeps_them(backbone):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ModelError
 from ..backbone import DTYPES, Backbone, Conditioning, LearnedWords, Precision, some_weights
+from ..families import Targets
 from ..memory import frozen
 from .flow import FlowNetwork, architecture_of
 from .flow_text import FlowText
@@ -82,8 +83,8 @@ class DiffusersBackbone(Backbone):
     def token_embeddings(self) -> dict[str, Tensor]:
         return self.text.tables()
 
-    def projections(self) -> dict[str, tuple[str, ...]]:
-        return self.network.projections()
+    def projections(self, targets: Targets = "attention") -> dict[str, tuple[str, ...]]:
+        return self.network.projections(targets)
 
     def checkpointed_modules(self) -> list[nn.Module]:
         return self.network.checkpointed_modules()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import ModelError
 from ..backbone import Conditioning
+from ..families import Targets
 from ..noise import PREDICTIONS, NoiseLevels, flow_levels
 from .architecture import Architecture, Schedule, Velocity
 from .flux import FLUX_1
@@ -71,9 +72,9 @@ class FlowNetwork:
             outputs.update(zip(numbers, found.split(block), strict=True))
         return torch.cat([outputs[n] for n in range(len(conds))])
 
-    def projections(self) -> dict[str, tuple[str, ...]]:
+    def projections(self, targets: Targets) -> dict[str, tuple[str, ...]]:
         """Name the projections as the contract says."""
-        found = named_projections(self.architecture, self.module.transformer)
+        found = named_projections(self.architecture, self.module.transformer, targets)
         return {key: tuple(f"{INNER}.{name}" for name in names) for key, names in found.items()}
 
     def checkpointed_modules(self) -> list[nn.Module]:
@@ -82,12 +83,15 @@ class FlowNetwork:
         return [block for stack in stacks for block in stack]
 
 
-def named_projections(architecture: Architecture, transformer: nn.Module) -> dict[str, tuple[str, ...]]:
+def named_projections(
+    architecture: Architecture, transformer: nn.Module, targets: Targets = "attention+ff+proj"
+) -> dict[str, tuple[str, ...]]:
     """Map kohya's name of each projection that the transformer has -> the modules that together hold it."""
-    modules = [name for name, _ in transformer.named_modules()]
+    modules, layers = [name for name, _ in transformer.named_modules()], architecture.family.lora_layers(targets)
     return {
         f"lora_unet_{host.format(number).replace('.', '_')}": tuple(part.format(number) for part in parts)
         for host, parts in architecture.projections.items()
+        if layers.fullmatch(host.format(0))
         for number in _numbers(parts[0], modules)
     }
 

@@ -20,6 +20,7 @@ DOUBLE_BLOCKS = {
     "double_blocks.{}.txt_attn.qkv": attention_parts(DOUBLE, ADDED_QKV),
     "double_blocks.{}.txt_attn.proj": (f"{DOUBLE}.to_add_out",),
 }
+FF = "transformer_blocks.{}.ff"
 
 
 def velocity(transformer: nn.Module, x: Tensor, s: Tensor, text: Mapping[str, Tensor]) -> Tensor:
@@ -62,6 +63,10 @@ FLUX_1 = Architecture(
         **DOUBLE_BLOCKS,
         "single_blocks.{}.linear1": (*attention_parts(f"{SINGLE}.attn", QKV), f"{SINGLE}.proj_mlp"),
         "single_blocks.{}.linear2": (f"{SINGLE}.proj_out",),
+        "double_blocks.{}.img_mlp.0": (f"{FF}.net.0.proj",),
+        "double_blocks.{}.img_mlp.2": (f"{FF}.net.2",),
+        "double_blocks.{}.txt_mlp.0": (f"{FF}_context.net.0.proj",),
+        "double_blocks.{}.txt_mlp.2": (f"{FF}_context.net.2",),
     },
     reads_negative_prompt=False,
     reads_weights=True,

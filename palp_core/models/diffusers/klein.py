@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..families import KLEIN
 from ..joint_attention import JointLayout
 from .architecture import Architecture, Reader, Schedule, chat_template
-from .flux import DOUBLE_BLOCKS, SINGLE
+from .flux import DOUBLE_BLOCKS, FF, SINGLE
 from .vae import LatentSpace
 
 
@@ -70,6 +70,10 @@ FLUX_2_KLEIN = Architecture(
         **DOUBLE_BLOCKS,
         "single_blocks.{}.linear1": (f"{SINGLE}.attn.to_qkv_mlp_proj",),
         "single_blocks.{}.linear2": (f"{SINGLE}.attn.to_out",),
+        "double_blocks.{}.img_mlp.0": (f"{FF}.linear_in",),
+        "double_blocks.{}.img_mlp.2": (f"{FF}.linear_out",),
+        "double_blocks.{}.txt_mlp.0": (f"{FF}_context.linear_in",),
+        "double_blocks.{}.txt_mlp.2": (f"{FF}_context.linear_out",),
     },
     latents=LatentSpace(normalized, raw),
     reads_negative_prompt=False,

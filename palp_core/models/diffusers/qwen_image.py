@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ..families import QWEN_IMAGE
 from ..joint_attention import JointLayout
-from .architecture import ADDED_QKV, QKV, Architecture, Reader, Schedule, packed, unpacked
+from .architecture import ADDED_QKV, QKV, Architecture, Reader, Schedule, attention_parts, packed, unpacked
 from .vae import LatentSpace
 
 ATTENTION = "transformer_blocks.{}.attn"
+FEED_FORWARDS = ("transformer_blocks.{}.img_mlp", "transformer_blocks.{}.txt_mlp")
 
 
 def velocity(transformer: nn.Module, x: Tensor, s: Tensor, text: Mapping[str, Tensor]) -> Tensor:
@@ -63,7 +64,11 @@ QWEN = Architecture(
     joint=JointLayout(patch=2),
     schedule=Schedule(10_000, math.exp(1.15)),
     projections={
-        f"{ATTENTION}.{name}": (f"{ATTENTION}.{name}",) for name in (*QKV, "to_out.0", *ADDED_QKV, "to_add_out")
+        name: (name,)
+        for name in (
+            *attention_parts(ATTENTION, (*QKV, "to_out.0", *ADDED_QKV, "to_add_out")),
+            *(f"{part}.net.{layer}" for part in FEED_FORWARDS for layer in ("0.proj", "2")),
+        )
     },
     latents=LatentSpace(standardized, raw, films=True),
     guidance_option="true_cfg_scale",

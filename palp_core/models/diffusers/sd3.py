@@ -57,5 +57,9 @@ SD_3_5 = Architecture(
         f"{HOST}.context_block.attn.proj": (f"{BLOCK}.attn.to_add_out",),
         f"{HOST}.x_block.attn2.qkv": attention_parts(f"{BLOCK}.attn2", QKV),
         f"{HOST}.x_block.attn2.proj": (f"{BLOCK}.attn2.to_out.0",),
+        f"{HOST}.x_block.mlp.fc1": (f"{BLOCK}.ff.net.0.proj",),
+        f"{HOST}.x_block.mlp.fc2": (f"{BLOCK}.ff.net.2",),
+        f"{HOST}.context_block.mlp.fc1": (f"{BLOCK}.ff_context.net.0.proj",),
+        f"{HOST}.context_block.mlp.fc2": (f"{BLOCK}.ff_context.net.2",),
     },
 )

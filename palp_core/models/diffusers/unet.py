@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ModelError
 from ..backbone import Conditioning
-from ..families import Family
+from ..families import Family, Targets
 from ..noise import PREDICTIONS, NoiseLevels, Prediction
 from ..windows import of_one_length
 from .flow import stacked
@@ -43,9 +43,10 @@ class UNet:
         context = text["context"].to(self.dtype)
         return self.module(x.to(self.dtype), self.levels.nearest(sigma), context, added_cond_kwargs=extra).sample
 
-    def projections(self) -> dict[str, tuple[str, ...]]:
+    def projections(self, targets: Targets) -> dict[str, tuple[str, ...]]:
         """Name the projections as the contract says."""
-        names = [n for n, _ in self.module.named_modules() if re.fullmatch(self.family.lora_targets, n)]
+        layers = self.family.lora_layers(targets)
+        names = [n for n, _ in self.module.named_modules() if layers.fullmatch(n)]
         return {self._kohya_name(name): (name,) for name in names}
 
     def _kohya_name(self, module_name: str) -> str:
@@ -60,7 +61,7 @@ class UNet:
 
 
 def original_block_name(name: str, layers_per_block: int) -> str:
-    """diffusers' name of an attention module -> the original code's: down_blocks.1.attentions.0 -> input_blocks.4.1."""
+    """diffusers' name in a block of attention -> the original's: down_blocks.1.attentions.0 -> input_blocks.4.1."""
     if name.startswith("mid_block.attentions.0."):
         return name.replace("mid_block.attentions.0.", "middle_block.1.", 1)
     part, block, layer, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.*)", name).groups()

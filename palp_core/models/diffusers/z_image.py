@@ -12,7 +12,7 @@ from ..joint_attention import JointLayout
 from .architecture import QKV, Architecture, Reader, Schedule, attention_parts, chat_template
 
 STACKS = ("layers", "noise_refiner", "context_refiner")
-ATTENTION = ".{}.attention"
+ATTENTION, FF = ".{}.attention", ".{}.feed_forward"
 
 
 def velocity(transformer: nn.Module, x: Tensor, s: Tensor, text: Mapping[str, Tensor]) -> Tensor:
@@ -39,5 +39,6 @@ Z = Architecture(
     projections={
         **{f"{stack}{ATTENTION}.qkv": attention_parts(f"{stack}{ATTENTION}", QKV) for stack in STACKS},
         **{f"{stack}{ATTENTION}.out": (f"{stack}{ATTENTION}.to_out.0",) for stack in STACKS},
+        **{f"{stack}{FF}.{name}": (f"{stack}{FF}.{name}",) for stack in STACKS for name in ("w1", "w2", "w3")},
     },
 )

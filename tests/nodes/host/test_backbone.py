@@ -159,8 +159,9 @@ def test_a_model_that_is_streamed_in_gives_its_plain_copy_and_clip_only_where_it
         backbone.encode_prompt("a cat", {})
 
 
+@pytest.mark.parametrize("targets", ["attention", "attention+ff+proj"])
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, family, tmp_path):
+def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, family, targets, tmp_path):
     import comfy.model_management
     import comfy.sd
     from palp_pack.nodes.host.backbone import ComfyBackbone
@@ -169,7 +170,7 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
     from safetensors.torch import load_file
 
     model, clip, vae = make(family)
-    run = personalization(model, clip, vae)
+    run = personalization(model, clip, vae, targets=targets)
     list(run.steps())
     path = save_run(run, tmp_path, "cat")
     backbone = run.method.backbone
@@ -178,7 +179,8 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
         x, sigma = torch.randn(1, 4, 8, 8, device=backbone.device), torch.tensor([1.0], device=backbone.device)
         comfy.model_management.load_models_gpu([backbone.patcher])
         untouched = backbone.denoise(x, sigma, [cond])
-        with attached_lora(backbone, 4, seed=0) as lora:
+        with attached_lora(backbone, 4, 0, targets) as lora:
+            assert all(key.partition(".")[0] in lora.layers for key in run.result.lora)
             for name, (layer,) in lora.layers.items():
                 layer.lora_A["palp"].weight.data = run.result.lora[f"{name}.lora_down.weight"].to(x)
                 layer.lora_B["palp"].weight.data = run.result.lora[f"{name}.lora_up.weight"].to(x)

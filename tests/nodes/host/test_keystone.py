@@ -216,12 +216,21 @@ def learned_example(backbone):
     return example
 
 
-def test_same_names_for_the_projections(backbones):
+@pytest.mark.parametrize(
+    ("targets", "parts"),
+    [
+        ("attention", (".attn",)),
+        ("attention+ff", (".attn", ".ff.")),
+        ("attention+ff+proj", (".attn", ".ff.", ".proj_in", ".proj_out")),
+    ],
+)
+def test_same_names_for_the_projections(backbones, targets, parts):
     names = []
     for backbone in backbones:
-        linear = (n for n, m in backbone.denoiser.named_modules() if isinstance(m, torch.nn.Linear))
-        projections = backbone.projections()
-        assert set(chain(*projections.values())) == {n for n in linear if ".attn" in n}
+        modules = backbone.denoiser.named_modules()
+        layers = (n for n, m in modules if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+        projections = backbone.projections(targets)
+        assert set(chain(*projections.values())) == {n for n in layers if any(part in n for part in parts)}
         names.append(set(projections))
     assert names[0] == names[1]
 
@@ -235,10 +244,13 @@ def test_same_training_with_weights_and_prompts_of_several_windows(backbones):
     assert_same_training(backbones, 3, "very " * 80 + "small ([V]:0.8) in Paris", "a (photo:1.2) of ([V]:1.3)")
 
 
-def assert_same_training(backbones, steps: int, target: str, photo: str) -> None:
-    config = PersonalizationConfig(
-        steps=steps, rank=4, resolution=64, learning_rate=1e-3, alignment=AlignmentConfig(weight=0.5), seed=5
-    )
+def test_same_training_of_all_layers(backbones):
+    assert_same_training(backbones, 3, PROMPT, "", targets="attention+ff+proj")
+
+
+def assert_same_training(backbones, steps: int, target: str, photo: str, **settings) -> None:
+    shared = {"steps": steps, "rank": 4, "resolution": 64, "learning_rate": 1e-3, "seed": 5, **settings}
+    config = PersonalizationConfig(**shared, alignment=AlignmentConfig(weight=0.5))
     images = pictures((64, 64), (64, 64), (70, 140))
     histories, weights = [], []
     for backbone in backbones:

@@ -128,12 +128,14 @@ def test_same_denoised_for_prompts_of_any_lengths(backbones):
     assert relative_difference(*results) < 1e-4
 
 
-def test_same_names_and_sizes_of_the_projections(backbones):
+@pytest.mark.parametrize(("targets", "least"), [("attention", 9), ("attention+ff", 13)])
+def test_same_names_and_sizes_of_the_projections(backbones, targets, least):
     found = []
     for backbone in backbones:
-        modules = {key: [backbone.denoiser.get_submodule(n) for n in ns] for key, ns in backbone.projections().items()}
+        names = backbone.projections(targets)
+        modules = {key: [backbone.denoiser.get_submodule(n) for n in ns] for key, ns in names.items()}
         found.append({key: sum(part.weight.shape[0] for part in parts) for key, parts in modules.items()})
-    assert found[0] == found[1] and len(found[0]) >= 9
+    assert found[0] == found[1] and len(found[0]) >= least
 
 
 def assert_same_training(backbones, **settings) -> None:
@@ -156,6 +158,11 @@ def assert_same_training(backbones, **settings) -> None:
 
 def test_same_losses_and_lora_after_training(backbones):
     assert_same_training(backbones, steps=STEPS, alignment=AlignmentConfig(weight=0.25, score=Delta()))
+
+
+def test_same_training_of_feed_forward_layers(backbones):
+    delta = AlignmentConfig(weight=0.25, score=Delta())
+    assert_same_training(backbones, steps=3, alignment=delta, targets="attention+ff")
 
 
 @pytest.mark.parametrize("backbones", [QWEN_IMAGE.name, Z_IMAGE.name], indirect=True)

@@ -102,7 +102,8 @@ def assert_same(before: dict, after: dict) -> None:
         assert torch.equal(value, after[key]) if torch.is_tensor(value) else value == after[key], key
 
 
-def test_from_photo_to_file_and_back(family, tmp_path):
+@pytest.mark.parametrize("targets", ["attention", "attention+ff"])
+def test_from_photo_to_file_and_back(family, targets, tmp_path):
     """The file gives what was trained, by Load PALP LoRA and by the host's own loader, with all of its keys."""
     import comfy.sd
     from palp_pack.nodes.host.lora import apply_lora_file
@@ -114,7 +115,7 @@ def test_from_photo_to_file_and_back(family, tmp_path):
 
     backbone = make_backbone(family)
     before = fingerprint(backbone)
-    run = personalization(backbone)
+    run = personalization(backbone, targets=targets)
     losses = [step.losses for step in run.steps()]
     assert all(value > 0 for step in losses for value in step.values())
     assert_same(before, fingerprint(backbone))
@@ -125,7 +126,7 @@ def test_from_photo_to_file_and_back(family, tmp_path):
     load(backbone)
     with torch.no_grad():
         base = backbone.denoise(x, sigma, [cond])
-        with backbone.training(False), attached_lora(backbone, 4, 0) as lora:
+        with backbone.training(False), attached_lora(backbone, 4, 0, targets) as lora:
             lora.load_state_dict({k: v.half().float() for k, v in run.result.lora.items()})
             trained = backbone.denoise(x, sigma, [cond])
     assert (trained - base).abs().max() > 1e-3
@@ -137,7 +138,8 @@ def test_from_photo_to_file_and_back(family, tmp_path):
     ours, _, left_out = apply_lora_file(backbone.patcher, backbone.clip, file, 1.0)
     assert left_out == []
     stock, _ = comfy.sd.load_lora_for_models(backbone.patcher, None, load_file(path), 1.0, 0.0)
-    assert len(stock.patches) == len(backbone.projections()) == file.projections
+    assert len(stock.patches) == len(backbone.projections(targets)) == file.projections
+    assert (file.projections > len(backbone.projections())) == (targets != "attention")
     for patched in (ours, stock):
         with torch.no_grad():
             loaded = loaded_denoised(family, patched, x, sigma, cond)
@@ -160,7 +162,7 @@ def randomize(parameters: list) -> None:
         parameter.data.copy_(0.2 * drawn)
 
 
-def gradients(backbone, checkpointing: bool) -> list[torch.Tensor]:
+def gradients(backbone, checkpointing: bool, targets="attention") -> list[torch.Tensor]:
     from palp_pack.palp_core.models.backbone import predict_noise
     from palp_pack.palp_core.models.lora import attached_lora
     from palp_pack.palp_core.models.memory import recomputed_in_backward
@@ -168,14 +170,15 @@ def gradients(backbone, checkpointing: bool) -> list[torch.Tensor]:
     x, sigma = noisy(backbone)
     conds = encoded(backbone, "a cat", "a sketch of an ohwx cat in Paris at night in the rain")
     blocks = backbone.checkpointed_modules() if checkpointing else []
-    with backbone.training(False), attached_lora(backbone, 4, 0) as lora, recomputed_in_backward(blocks):
+    with backbone.training(False), attached_lora(backbone, 4, 0, targets) as lora, recomputed_in_backward(blocks):
         randomize(lora.parameters())
         sum(e.square().mean() for e in predict_noise(backbone.denoise, x, sigma, [[c] for c in conds])).backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in lora.parameters()]
 
 
-def test_checkpointed_gradients_are_the_plain_ones(family):
-    plain, checkpointed = (gradients(make_backbone(family), how) for how in (False, True))
+@pytest.mark.parametrize("targets", ["attention", "attention+ff"])
+def test_checkpointed_gradients_are_the_plain_ones(family, targets):
+    plain, checkpointed = (gradients(make_backbone(family), how, targets) for how in (False, True))
     assert sum(g.abs().max() > 0 for g in plain) > 0.8 * len(plain)
     for some, others in zip(plain, checkpointed, strict=True):
         rtol, atol = (1e-4, 1e-6) if some.device.type == "cpu" else (1e-2, 1e-4)
