@@ -26,7 +26,15 @@ from .personalization_config import PersonalizationConfig, check_guidance, check
 from .personalization_learner import FixedPrompts, PersonalizationLearner
 from .scores import PromptName
 from .subject_region import subject_region, whole
-from .subjects import Subject, check_subjects, initial_vectors, trigger_texts, with_class_words
+from .subjects import (
+    Subject,
+    artworks_among,
+    check_subjects,
+    clean_prompt_of,
+    initial_vectors,
+    trigger_texts,
+    with_class_words,
+)
 
 
 class Personalization:
@@ -46,7 +54,8 @@ class Personalization:
         #: What its file says of what it depends on, once its folder was looked for.
         self.identity = ""
         check_subjects(subjects, target_prompt)
-        self.clean_prompt = config.clean_prompt.strip() or with_class_words(target_prompt, subjects)
+        self._artworks = {artwork.placeholder: artwork for artwork in artworks_among(subjects, target_prompt)}
+        self.clean_prompt = config.clean_prompt.strip() or clean_prompt_of(target_prompt, subjects)
         #: What stands for each subject in prompts, where no word is learned.
         self.texts = trigger_texts(subjects) if uses_texts(backbone.family, config) else {}
         check_guidance(backbone, config.alignment)
@@ -59,7 +68,8 @@ class Personalization:
                 self.encode(prompt)  # raises where one is too long
             self._check_negative_prompt()
         looks = config.alignment.needs_region and backbone.family.attention != "unseen"
-        unmasked = [(s, s.photo_prompts[number]) for s in subjects for number in s.unmasked if looks]
+        found = [s for s in subjects if looks and s.placeholder not in self._artworks]  # which are all of their photo
+        unmasked = [(s, s.photo_prompts[number]) for s in found for number in s.unmasked]
         #: By y_P of photos in which the subject is looked for: where in c_P the class word stands.
         self._class_tokens = {y_P: self._class_word_positions(s, y_P) for s, y_P in unmasked}
 
@@ -101,7 +111,10 @@ class Personalization:
         return self.backbone.encode_prompt(put_words(prompt, self.texts), words or self.initial)
 
     def class_photo(self, photo_prompt: str) -> str:
-        """Return y_P without the subject: c_P."""
+        """Return y_P without the subject: c_P. Where [V] is an artwork, "an oil painting of [V]" is an oil painting."""
+        for artwork in self._artworks.values():
+            if photo_prompt == artwork.personalization_prompt and photo_prompt.startswith(artwork.medium):
+                return artwork.medium
         return with_class_words(photo_prompt, list(self.subjects.values()))
 
     def _class_word_positions(self, subject: Subject, photo_prompt: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from ..models.backbone import Backbone
 from ..models.prompts import check_known, check_placeholder, check_prompt, check_weights, find_placeholders
 from ..models.wording import naming, put_words, without_article
 from ..training.data import check_images_and_masks
+from .artworks import artworks_in, in_medium, medium_of, without_artworks
 
 #: Texts that mean nothing to a model; the first is what most trainers take.
 TRIGGERS = ("ohwx", "zxcq", "vbnk", "wqpr", "jxdz", "kfqy", "mzvw", "xhqj")
@@ -83,6 +84,11 @@ class Subject:
     def photo_prompts(self) -> tuple[str, ...]:
         """Return y_P of each image."""
         return self.captions or (self.personalization_prompt,) * len(self.images)
+
+    @property
+    def medium(self) -> str:
+        """Say what it is where it is an artwork: an oil painting."""
+        return medium_of(self.personalization_prompt, self.placeholder, self.class_word.strip())
 
     @property
     def unmasked(self) -> tuple[int, ...]:
@@ -177,6 +183,19 @@ def trigger_texts(subjects: list[Subject]) -> dict[str, str]:
 def with_class_words(prompt: str, subjects: list[Subject]) -> str:
     """Replace each placeholder of a prompt by its subject's class word, which is not repeated: a [V] cat -> a cat."""
     return put_words(prompt, {subject.placeholder: subject.class_word.strip() for subject in subjects})
+
+
+def artworks_among(subjects: list[Subject], target_prompt: str) -> list[Subject]:
+    """Choose the subjects that are artworks: how the picture is made, and not what it shows."""
+    return [subject for subject in subjects if subject.placeholder in artworks_in(target_prompt)]
+
+
+def clean_prompt_of(target_prompt: str, subjects: list[Subject]) -> str:
+    """Describe the scene of the target prompt for the base model: in class words, and in an artwork's medium."""
+    artworks = artworks_among(subjects, target_prompt)
+    if not artworks:
+        return with_class_words(target_prompt, subjects)
+    return in_medium(with_class_words(without_artworks(target_prompt), subjects), artworks[0].medium)
 
 
 def initial_vectors(backbone: Backbone, subject: Subject) -> dict[str, Tensor]:
