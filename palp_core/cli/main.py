@@ -15,6 +15,7 @@ from .evaluate import Evaluate
 from .generate import Generate
 from .info import Info
 from .learn_word import LearnWord
+from .sweep import Sweep
 from .train import Train
 
 COMMANDS = {
@@ -23,6 +24,7 @@ COMMANDS = {
     "learn-word": LearnWord,
     "generate": Generate,
     "evaluate": Evaluate,
+    "sweep": Sweep,
     "info": Info,
 }
 DESCRIPTION = "Prompt-aligned personalization (PALP) of diffusion models, without ComfyUI."

@@ -70,18 +70,25 @@ class Painter(Protocol):
 
 @torch.no_grad()
 def painted(
-    backbone: Backbone, null: Conditioning, prompt: Conditioning, shape: tuple[int, ...], scale: float, seed: int
+    backbone: Backbone,
+    null: Conditioning,
+    prompt: Conditioning,
+    shape: tuple[int, ...],
+    scale: float,
+    seed: int,
+    steps: int | None = None,
 ) -> Tensor:
     """Draw one picture, (H, W, 3) in 0..1, from latents (1, C, ..., h, w) of this shape.
 
-    scale: of guidance, classifier-free or distilled, as the model has it; 0 for its family's own.
+    scale: of guidance, classifier-free or distilled, as the model has it; 0 for its family's own. steps: of sampling;
+    None for a preview's.
     """
     scale = scale or backbone.family.guidance_scale
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     if "guidance" in prompt.tensors:
         told = torch.full_like(prompt.tensors["guidance"], scale)
         prompt, scale = Conditioning({**prompt.tensors, "guidance": told}), 1.0
-    levels = sampling_levels(backbone.levels, SAMPLING_STEPS)
+    levels = sampling_levels(backbone.levels, steps or SAMPLING_STEPS)
     return backbone.decode_latents(sample(backbone, noise, levels, null, prompt, scale))[0]
 
 

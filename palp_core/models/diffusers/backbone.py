@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ..families import Targets
 from ..memory import frozen
 from .flow import FlowNetwork, architecture_of
 from .flow_text import FlowText
-from .loading import Pipeline, check_trainable, chosen_device, pipeline_family
+from .loading import Pipeline, check_trainable, chosen_device, load_pipeline, pipeline_family
 from .placing import placed
 from .text import TextEncoders
 from .unet import UNet
@@ -102,3 +103,10 @@ class DiffusersBackbone(Backbone):
             stack.enter_context(placed(torch.device("cpu"), idle))
             stack.enter_context(placed(self.device, needed))
             yield
+
+
+def load_backbone(model: str | Path, device: torch.device | str | None, precision: Precision) -> DiffusersBackbone:
+    """Load a model for training: in the precision's numbers on a GPU, by default bf16, and in fp32 elsewhere."""
+    on_gpu = {"auto": torch.bfloat16, **DTYPES}
+    dtype = on_gpu[precision] if chosen_device(device).type == "cuda" else torch.float32
+    return DiffusersBackbone(load_pipeline(model, dtype), device, precision)

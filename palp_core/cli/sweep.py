@@ -1,0 +1,112 @@
+"""`palp sweep`: many subjects, prompts, methods and seeds, each trained, drawn and measured; here or on a cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from signal import SIGTERM
+
+import tyro
+from tqdm import tqdm
+
+from ..errors import SettingError
+from ..files.safetensors_file import first_writable_folder
+from ..methods.recording import SECONDS_BETWEEN_STATES
+from .output import show
+from .session import ENDED_BY_SIGTERM, stopped_by_signals
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train, draw and measure every cell of subjects x prompts x methods x seeds, as a file in YAML lists them.
+
+    What is there already is not computed again, so that the same command goes on. A cell that fails is told, and the
+    rest goes on. Nothing is downloaded.
+    """
+
+    #: Reads what is to be computed from this file; docs/sweep.md says what it holds.
+    jobs: tyro.conf.Positional[Path]
+    #: Writes the table and a folder for each cell into this folder.
+    out: Path = Path("sweep")
+    #: Puts values in the place of those in the file: settings.steps=100 pictures.count=2.
+    set: tuple[str, ...] = ()
+    #: Computes on a Ray cluster: auto for the one that this machine belongs to, local for one of this machine alone, or
+    #: HOST:PORT. All its machines must see the model, the photos and --out under the same paths.
+    ray: str | None = None
+    #: Gives each worker on the cluster so many CPUs.
+    num_cpus: float = 1.0
+    #: Gives each worker on the cluster so many GPUs, or a fraction of one; none is one where the cluster has any.
+    num_gpus: float | None = None
+    #: Starts so many workers on the cluster; none is as many as it has room for.
+    workers: int | None = None
+    #: Keeps a training's state after so many seconds, from which it goes on when it was ended.
+    state_seconds: float = SECONDS_BETWEEN_STATES
+    #: Keeps the state of each finished training, from which more prompts or pictures are drawn without training anew.
+    keep_states: bool = False
+    #: Lists the cells and whether they are there, and computes none.
+    dry_run: bool = False
+    #: Computes there: cuda, cpu or mps; none takes CUDA if there is one.
+    device: str | None = None
+    #: Prints the rows as JSON in place of the table.
+    json: bool = False
+
+    def run(self) -> None:
+        from ..sweep import run
+        from ..sweep.jobs import read_jobs
+        from ..sweep.table import rows_of, summary
+
+        plan = read_jobs(self.jobs, self.set)
+        out = first_writable_folder([self.out]).resolve()
+        sweep = run.Sweep.of(plan, out)
+        if self.dry_run:
+            for cell in sweep.cells:
+                print(f"{'there' if cell.key in sweep.there else 'missing'}  {cell.training}  {cell.title}")
+            return
+        asked = self._compute(sweep)
+        where = f"{out / 'table.csv'} has the rows. `palp evaluate {self.out}` makes a page of the pictures."
+        rows = {"rows": rows_of(sweep.cells, sweep.there), "failed": sweep.failed}
+        show(f"{summary(sweep.cells, sweep.there)}\n{where}", rows, self.json)
+        _end(sweep, asked)
+
+    def _compute(self, sweep) -> list[int]:
+        """Compute what is missing; returns the signals by which that was stopped."""
+        missing, there = sweep.missing, len(sweep.cells) - len(sweep.missing)
+        if there:
+            print(f"palp: {there} of {len(sweep.cells)} cells are there and are taken.", file=sys.stderr)
+        with stopped_by_signals() as asked, tqdm(total=len(missing), unit="cell", smoothing=0) as bar:
+            sweep.run(self._executor(sweep, lambda: bool(asked), bar), bar)
+        return asked
+
+    def _executor(self, sweep, stop, bar: tqdm):
+        from ..sweep.cluster import Cluster, on_ray
+        from ..sweep.engine import in_process
+        from ..sweep.work import CellWorker, Work
+
+        def note(text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            if time.monotonic() - bar.last_print_t > bar.mininterval:
+                bar.refresh()
+
+        if self.state_seconds < 0:
+            raise SettingError(f"state_seconds is {self.state_seconds}; it must be 0 or more.")
+        work = Work(sweep.plan, sweep.out, self.device, self.state_seconds, self.keep_states)
+        if self.ray is None:
+            return in_process(partial(CellWorker, work, stop, note))
+        cluster = Cluster(self.ray, self.num_cpus, self.num_gpus, self.workers)
+        return on_ray(partial(CellWorker, work), cluster, stop)
+
+
+def _end(sweep, asked: list[int]) -> None:
+    """Say what is missing, and exit so that a script knows."""
+    if sweep.failed:
+        titles = {cell.key: cell.title for cell in sweep.cells}
+        for key, message in sweep.failed.items():
+            print(f"palp: failed: {titles[key]}: {message}", file=sys.stderr)
+    if sweep.stopped:
+        print("palp: stopped. What was computed is kept; the same command goes on from there.", file=sys.stderr)
+        sys.exit(ENDED_BY_SIGTERM if SIGTERM in asked else 130)
+    if sweep.failed:
+        sys.exit(f"palp: {len(sweep.failed)} of {len(sweep.cells)} cells failed; the same command tries them again.")

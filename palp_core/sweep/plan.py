@@ -1,0 +1,161 @@
+"""What a sweep is made of: a model, subjects, prompts, methods with their settings, seeds, and what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingError
+from ..methods.alignment import AlignmentConfig
+from ..methods.personalization_config import PersonalizationConfig
+from ..methods.result import described_config
+from ..methods.scores import SCORES
+from ..methods.subjects import check_class_word, check_target_prompt
+from ..models.backbone import Precision
+from ..settings import check_settings, setting, settings_of
+from ..toyworld import DemoModel
+from ..toyworld.world import GUIDANCE_SCALE, RESOLUTION, SAMPLING_STEPS, TRAINING_OF
+
+#: What a plan calls the demo world's models, which come with the package.
+DEMO_MODELS: dict[str, DemoModel] = {"demo": "unet", "demo-transformer": "transformer"}
+#: Of the alignment, what has another name among the settings of a method.
+WEIGHT, SCORE = "alignment_weight", "score"
+
+
+@dataclass(frozen=True)
+class SubjectJob:
+    """Who is learned, and what is said of it."""
+
+    #: The word for what it is, which the model knows: cat.
+    class_word: str
+    #: Its photos, or a folder of them; nothing where the demo world draws it.
+    photos: tuple[Path, ...] = ()
+    #: Masks in the order of the photos, or a folder of them; those beside the photos are found without.
+    masks: tuple[Path, ...] = ()
+    #: Whether masks are black where it is.
+    invert_masks: bool = False
+    #: Whether the texts beside the photos are read.
+    captions: bool = True
+    personalization_prompt: str = ""
+    trigger: str = ""
+    #: In place of the plan's prompts.
+    prompts: tuple[str, ...] = ()
+    #: Which individual of the demo world it is.
+    individual: int | None = None
+
+    def __post_init__(self) -> None:
+        check_class_word(self.class_word)
+        if bool(self.photos) == (self.individual is not None):
+            raise SettingError("it needs photos, or, in the demo world, an individual, and not both.")
+        check_prompts(self.prompts)
+
+
+def check_prompts(prompts: tuple[str, ...]) -> None:
+    """Raise PromptError for one that does not name the subject, SettingError for one that is there twice."""
+    for prompt in prompts:
+        check_target_prompt(prompt)
+        if prompts.count(prompt) > 1:
+            raise SettingError(f"the prompt {prompt!r} is there twice.")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is drawn of each prompt."""
+
+    count: int = setting(4, "Draws so many pictures of each prompt.", low=1, high=1000, step=1)
+    #: Steps after which pictures are drawn, beside the last.
+    at: tuple[int, ...] = ()
+    guidance_scale: float = setting(0.0, "Guides them by this scale; 0 is the model family's own.", low=0, high=30)
+    sampling_steps: int = setting(20, "Takes so many sampling steps.", low=1, high=1000, step=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if unfit := [step for step in self.at if step < 1]:
+            raise SettingError(f"at has {unfit[0]}; steps are counted from 1.")
+
+    def steps(self, last: int) -> tuple[int, ...]:
+        """List the steps after which a training of so many draws, the last one included."""
+        return tuple(sorted({step for step in self.at if step < last} | {last}))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train with its settings, all but the seed."""
+
+    name: str
+    config: PersonalizationConfig
+    #: Whether anything is trained; if not, it is the base model, to which the subject is its class word.
+    trains: bool = True
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether what is learned depends on the target prompt; if not, one training serves all prompts."""
+        return self.trains and self.config.alignment.weight > 0
+
+    @property
+    def steps(self) -> int:
+        """Count the steps of its training."""
+        return self.config.steps if self.trains else 0
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Describe all of it that has an effect."""
+        return described_config(self.config) if self.trains else {"resolution": self.config.resolution}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a sweep, checked as far as it can be without loading the model."""
+
+    #: A diffusers folder or a checkpoint, or one of DEMO_MODELS.
+    model: Path | str
+    subjects: dict[str, SubjectJob]
+    prompts: tuple[str, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...] = (0,)
+    pictures: Pictures = Pictures()
+    #: Folders of CLIP and DINOv2, which measure the pictures; the demo world has judges of its own.
+    clip: Path | None = None
+    dino: Path | None = None
+    precision: Precision = "auto"
+
+    @property
+    def demo(self) -> DemoModel | None:
+        """Which of the demo world's models it is, if any."""
+        return DEMO_MODELS.get(str(self.model))
+
+
+def demo_settings(model: DemoModel) -> dict[str, Any]:
+    """Return the settings that suit a model of the demo world."""
+    training = TRAINING_OF[model]
+    rates = dict.fromkeys(("learning_rate", "embedding_learning_rate"), training.learning_rate)
+    return {**rates, "batch_size": training.batch_size, "rank": training.rank, "resolution": RESOLUTION}
+
+
+#: How the demo world's pictures are drawn.
+DEMO_PICTURES = {"guidance_scale": GUIDANCE_SCALE, "sampling_steps": SAMPLING_STEPS}
+
+
+def setting_names(score: str) -> dict[str, type]:
+    """Name the settings that a method with this score may have -> the dataclass that has each."""
+    kind = SCORES[score]
+    own = {name: PersonalizationConfig for name in settings_of(PersonalizationConfig) if name != "seed"}
+    alignment = {WEIGHT if name == "weight" else name: AlignmentConfig for name in settings_of(AlignmentConfig)}
+    return {**own, **alignment, **{f.name: kind for f in fields(kind)}}
+
+
+def config_of(values: Mapping[str, Any]) -> PersonalizationConfig:
+    """Make the settings of a training from a flat list, which has the score's among them. Raises SettingError."""
+    score = values.get(SCORE, AlignmentConfig().score.name)
+    homes = setting_names(score)
+
+    def of(home: type) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if homes.get(name) is home}
+
+    alignment = of(AlignmentConfig)
+    if WEIGHT in alignment:
+        alignment["weight"] = alignment.pop(WEIGHT)
+    aligned = AlignmentConfig(**alignment, score=SCORES[score](**of(SCORES[score])))
+    return PersonalizationConfig(**of(PersonalizationConfig), alignment=aligned)

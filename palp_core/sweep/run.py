@@ -1,0 +1,66 @@
+"""A sweep from its plan to its table, wherever its cells are computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .cells import Cell, cells_of
+from .engine import Bar, Executor, Row, Stopped, compute
+from .folder import kept_rows
+from .plan import Plan
+from .table import filling, write_class_words, write_table
+
+SECONDS_BETWEEN_TABLES = 10.0
+
+
+@dataclass
+class Sweep:
+    """The cells of a plan, and what is there of them."""
+
+    plan: Plan
+    out: Path
+    cells: Sequence[Cell]
+    #: Key of a cell -> its rows.
+    there: dict[str, list[Row]]
+    #: Key of a cell that failed -> why.
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, out: Path) -> Sweep:
+        """Make the cells of a plan, and look which of them are there. Raises PalpError as `cells_of` does."""
+        cells = cells_of(plan, out)
+        write_class_words(plan, out)
+        found = {cell.key: kept_rows(cell.folder(out), cell.key) for cell in cells}
+        return cls(plan, out, cells, {key: rows for key, rows in found.items() if rows is not None})
+
+    @property
+    def missing(self) -> dict[str, Cell]:
+        """Name the cells that are to be computed."""
+        return {cell.key: cell for cell in self.cells if cell.key not in self.there}
+
+    def run(self, executor: Executor[Cell], bar: Bar) -> None:
+        """Compute what is missing, and write the table on the way and in the end, however it ends."""
+        missing, written = self.missing, time.monotonic()
+
+        def keep(key: str, rows: list[Row]) -> None:
+            nonlocal written
+            self.there[key] = rows
+            bar.write(filling(missing[key], rows))
+            if time.monotonic() - written > SECONDS_BETWEEN_TABLES:
+                self.write()
+                written = time.monotonic()
+
+        try:
+            self.failed = compute(missing, executor, keep, bar, lambda key: missing[key].title)
+        except Stopped:
+            self.stopped = True
+        finally:
+            self.write()
+
+    def write(self) -> None:
+        """Write the table of what is there."""
+        write_table(self.plan, self.cells, self.there, self.out)

@@ -1,0 +1,220 @@
+"""What becomes of one cell: it is trained in a folder of its own, drawn at its steps, and judged.
+
+What is in the folder already is taken: a finished training, a state to go on from, pictures, rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import FileError
+from ..evaluation.layout import Shown
+from ..evaluation.measuring import Judges, evaluate
+from ..evaluation.references import Reference
+from ..files.images import write_image
+from ..files.photos import find_photos
+from ..files.subject_photos import read_photos
+from ..methods.personalization import Personalization
+from ..methods.personalization_learner import PersonalizationLearner
+from ..methods.previews import PreviewConfig
+from ..methods.recording import SECONDS_BETWEEN_STATES, Recording
+from ..methods.result import personalization_folder, save_run
+from ..methods.subjects import Subject
+from ..models.diffusers.backbone import DiffusersBackbone, load_backbone
+from ..models.diffusers.loading import chosen_device
+from ..training.loop import Training, closing
+from .cells import Cell
+from .drawing import draw, missing_pictures, pictures_of
+from .engine import Row, Stopped, never
+from .folder import describe, keep_rows, log, log_begin
+from .plan import Plan
+
+#: What is learned is in NAME_00001.safetensors.
+NAME = "palp"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all cells of a sweep have in common; it goes to every worker."""
+
+    plan: Plan
+    #: The folder of the sweep, which all workers see.
+    out: Path
+    #: Where to compute; None is CUDA if there is one.
+    device: str | None = None
+    #: A state is kept after so many seconds, to go on from.
+    state_seconds: float = SECONDS_BETWEEN_STATES
+    #: Whether a finished training keeps the state from which more steps, or more pictures, could be had.
+    keep_states: bool = False
+
+
+class CellWorker:
+    """Computes cells, one after the other, with a model that is loaded once."""
+
+    def __init__(self, work: Work, stop: Callable[[], bool] = never, note: Callable[[str], object] = str):
+        """stop: asked after each step. note: is told what is being done."""
+        self.work, self.stop, self.note = work, stop, note
+
+    @cached_property
+    def backbone(self) -> DiffusersBackbone:
+        """The model, ready to train."""
+        plan = self.work.plan
+        if plan.demo:
+            from ..toyworld.world import load_world
+
+            return load_world(self.work.device, plan.demo).backbone
+        return load_backbone(plan.model, self.work.device, plan.precision)
+
+    @cached_property
+    def judges(self) -> Judges | None:
+        """What measures the pictures; None where nothing was given."""
+        plan, device = self.work.plan, chosen_device(self.work.device)
+        if plan.demo:
+            from ..toyworld.evaluators import load_evaluators
+            from ..toyworld.judges import ElementsJudge, IdentityJudge
+
+            evaluators = load_evaluators()
+            return Judges(ElementsJudge(evaluators), IdentityJudge(evaluators))
+        if plan.clip is None and plan.dino is None:
+            return None
+        from ..evaluation.pretrained import load_clip, load_dino
+
+        return Judges(plan.clip and load_clip(plan.clip, device), plan.dino and load_dino(plan.dino, device))
+
+    def __call__(self, cell: Cell) -> list[Row]:
+        """Compute a cell and keep its rows in its folder. Raises Stopped, and what training and drawing raise."""
+        folder = cell.folder(self.work.out)
+        describe(cell, folder)
+        begun = time.monotonic()
+        missing = any(self._missing(cell, step) for step in self._steps(cell))
+        if not cell.method.trains and missing:
+            self._draw_base(cell, folder)
+        elif cell.method.trains and (missing or not any(folder.glob(f"{NAME}_*.safetensors"))):
+            self._train(cell, folder)
+        drawn = time.monotonic()
+        rows = self._judged(cell)
+        keep_rows(folder, cell.key, rows)
+        log(folder, {"seconds": round(drawn - begun, 2), "judging_seconds": round(time.monotonic() - drawn, 2)})
+        return rows
+
+    def _steps(self, cell: Cell) -> tuple[int, ...]:
+        return self.work.plan.pictures.steps(cell.method.steps)
+
+    def _missing(self, cell: Cell, step: int) -> list[tuple[str, int, Path]]:
+        return missing_pictures(cell, step, self.work.plan.pictures, self.work.out)
+
+    def _method(self, cell: Cell) -> Personalization:
+        subject, tell = cell.subject, logging.getLogger(__name__).info
+        photos = read_photos(subject.photos, subject.masks, subject.captions, tell)
+        learned = Subject(
+            photos.images,
+            subject.class_word,
+            personalization_prompt=subject.personalization_prompt,
+            masks=photos.masks,
+            trigger=subject.trigger,
+            invert_masks=subject.invert_masks,
+            captions=photos.captions,
+        )
+        return Personalization(self.backbone, [learned], cell.prompts[0], cell.config)
+
+    def _draw_base(self, cell: Cell, folder: Path) -> None:
+        log_begin(folder, 0)
+        with self._method(cell).learning() as learner:
+            self._draw(cell, learner, 0)
+
+    def _train(self, cell: Cell, folder: Path) -> None:
+        """Go on from the folder's state to the last step, draw on the way, and save the file."""
+        method = self._method(cell)
+        run, recording = Training(method), self._recording(cell, method, folder)
+        done, found = len(recording.history), recording.folder
+        log_begin(folder, done)
+        if done in self._steps(cell) and self._missing(cell, done):
+            with method.learning() as learner:
+                learner.load_state(recording.state)
+                self._draw(cell, learner, done)
+        try:
+            self._take_steps(cell, run, recording)
+        except BaseException as error:
+            recording.keep_ended(run, error)
+            raise
+        if found.result(cell.method.steps, [folder]) is None:
+            recording.finish(save_run(run, folder, NAME))
+        if self.work.keep_states:
+            recording.keep_ended(run)
+        else:
+            found.forget()
+
+    def _recording(self, cell: Cell, method: Personalization, folder: Path) -> Recording:
+        """Find its run folder, with a state to go on from, or with none.
+
+        A state that cannot be read, or that is past a step of which pictures are missing, is of no use.
+        """
+
+        def found(anew: bool) -> Recording:
+            run_folder = personalization_folder(method, folder, "training", anew, [folder])
+            return Recording(run_folder, method, PreviewConfig(preview_every=0))
+
+        try:
+            recording = found(anew=False)
+        except FileError as error:
+            logging.warning("%s begins again: %s", cell.title, error)
+            return found(anew=True)
+        done = len(recording.history)
+        past = any(self._missing(cell, step) for step in self._steps(cell) if step < done)
+        return found(anew=True) if past else recording
+
+    def _take_steps(self, cell: Cell, run: Training, recording: Recording) -> None:
+        """Take the steps that are left. Pictures are drawn before the state of their step can be kept."""
+        at, last = set(self._steps(cell)), cell.method.steps
+        pause = self.work.state_seconds if self.work.state_seconds < SECONDS_BETWEEN_STATES else math.inf
+        due = time.monotonic() + pause
+        with closing(run.steps(recording.state)) as steps:
+            for step in steps:
+                done = step.index + 1
+                if done in at:
+                    self._draw(cell, run.learner, done)
+                recording.note(step, run.learner)
+                self.note(f"{cell.title}: step {done} of {last}")
+                if time.monotonic() >= due and done < last:
+                    recording.keep(run.learner.state())
+                    due = time.monotonic() + pause
+                self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop():
+            raise Stopped
+
+    def _draw(self, cell: Cell, learner: PersonalizationLearner, step: int) -> None:
+        """Draw what is missing of a step, each picture from noise of its own."""
+        for prompt, number, file in self._missing(cell, step):
+            self.note(f"{cell.title}: picture {number + 1} after {step} steps")
+            seed = cell.seed * 1000 + number
+            picture = draw(learner, prompt, seed, self.work.plan.pictures, untouched=not cell.method.trains)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_image(picture, file)
+            self._stop_if_asked()
+
+    def _judged(self, cell: Cell) -> list[Row]:
+        """Measure the pictures of each step and prompt."""
+        pictures, out = self.work.plan.pictures, self.work.out
+        shown = [
+            Shown(file, file.name, prompt, "", str(step))
+            for step in self._steps(cell)
+            for prompt in cell.prompts
+            for file in pictures_of(cell, step, prompt, pictures, out)
+        ]
+        found = {}
+        if self.judges:
+            photos = {"": Reference(find_photos(cell.subject.photos).images, cell.subject.class_word)}
+            found = {(one.method, one.prompt): one.figures for one in evaluate(shown, photos, self.judges).cells}
+        return [
+            {"prompt": prompt, "step": step, "pictures": pictures.count, **found.get((str(step), prompt), {})}
+            for step in self._steps(cell)
+            for prompt in cell.prompts
+        ]

@@ -1,0 +1,50 @@
+"""Plans of tiny cells, and the command that computes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from palp_core.cli import main as cli
+
+#: Two individuals, six seeds, the base model and plain training.
+CELLS = """
+model: demo
+subjects:
+  tom: {class_word: cat, individual: 11}
+  r2: {class_word: robot, individual: 12}
+prompts:
+  - a sketch of a [V] with a hat on the beach
+methods:
+  base: {}
+  plain: {alignment_weight: 0}
+settings: {steps: 3, rank: 2, batch_size: 1}
+seeds: [0, 1, 2, 3, 4, 5]
+pictures: {count: 1, sampling_steps: 2}
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path) -> Path:
+    """A file that lists 24 cells of the demo world."""
+    file = tmp_path / "jobs.yaml"
+    file.write_text(CELLS)
+    return file
+
+
+@pytest.fixture
+def sweep(monkeypatch):
+    """Run the command; returns what it exits with."""
+
+    def sweep(jobs: Path, out: Path, *arguments: object) -> int | str | None:
+        given = [jobs, "--out", out, "--device", "cpu", *arguments]
+        monkeypatch.setattr(sys, "argv", ["palp", "sweep", *map(str, given)])
+        try:
+            cli.main()
+        except SystemExit as ending:
+            return ending.code
+        return None
+
+    return sweep
