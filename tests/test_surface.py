@@ -40,6 +40,8 @@ OPTIONS = {
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
     "generate": "model prompt negative-prompt count out seed steps guidance-scale size device",
     "evaluate": "photos class-word prompt clip dino out device json",
+    "sweep": "out paper model photos clip dino set ray num-cpus num-gpus workers state-seconds keep-states dry-run "
+    "device json",
     "info": "json",
 }
 

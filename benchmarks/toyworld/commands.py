@@ -9,6 +9,7 @@ from pathlib import Path
 
 from palp_core.files.images import write_image
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
+from palp_core.sweep.engine import Worker, in_process
 from palp_core.toyworld.world import load_world
 
 from . import guidance
@@ -45,8 +46,12 @@ class Guide:
 
     def run(self) -> None:
         require_label(self.label, changed=bool(self._changes()))
+        compute(self.cells(), in_process(self.worker), self.results)
+
+    def worker(self) -> Worker[GuidedCell]:
+        """Load the world in which cells are measured."""
         world = load_world()
-        compute(self.cells(), lambda cell: guidance.measure(world, cell), self.results)
+        return lambda cell: guidance.measure(world, cell)
 
     def _changes(self) -> dict[str, float]:
         return given(self, "step_size", "threshold", "end_percent")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
+from palp_core.sweep import engine
 from palp_core.toyworld import MODEL_FOLDER
 from palp_core.toyworld.transformer import WEIGHTS as TRANSFORMER
 from palp_core.toyworld.world import GUIDANCE_SCALE, SAMPLING_STEPS, DemoModel
@@ -46,14 +47,23 @@ class Cell(Protocol):
         """What each of its rows is to carry: method, pairs, individual, seed."""
 
 
-def compute(cells: Iterable[Cell], measure: Callable[[Cell], list[dict]], results: Path) -> None:
-    """Add the cells that are not in the file, a line each, so that a cell is there whole or not at all."""
+def compute(cells: Iterable[Cell], executor: engine.Executor[Cell], results: Path) -> None:
+    """Add the cells that are not in the file, a line each, so that a cell is there whole or not at all.
+
+    Raises ValueError in the end where some have failed.
+    """
     results.parent.mkdir(parents=True, exist_ok=True)
     known = {line["cell"] for line in read_cells(results)}
     missing = {key: cell for cell in cells if (key := cell_key(cell)) not in known}
-    for key, cell in tqdm(missing.items(), unit="cell"):
-        rows = [{**cell.labels, **row} for row in measure(cell)]
+
+    def keep(key: str, found: list[dict]) -> None:
+        rows = [{**missing[key].labels, **row} for row in found]
         append_line(results, json.dumps({"cell": key, "world": world_digest(), "rows": rows}))
+
+    with tqdm(total=len(missing), unit="cell", smoothing=0) as bar:
+        failed = engine.compute(missing, executor, keep, bar)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(missing)} cells failed; the same command tries them again.")
 
 
 def append_line(file: Path, line: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
+from palp_core.sweep.cluster import Cluster, on_ray
+from palp_core.sweep.engine import Worker, in_process
 from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining, load_world
 
 from . import training
@@ -57,6 +59,8 @@ class Run:
     steps: tuple[int, ...] = ()
     #: File of the rows; none for the model's own.
     results: Path | None = None
+    #: A Ray cluster to compute on, as of `palp sweep --ray`; none for this process. Each worker takes one CPU.
+    ray: str | None = None
 
     def run(self) -> None:
         for name in self.methods:
@@ -66,9 +70,10 @@ class Run:
             raise ValueError(
                 "--unet takes another model's weights: give --results, a file of their own, and no --model."
             )
-        compute(self.cells(), self._measure(), self.results or RESULTS_OF[self.model])
+        executor = on_ray(self.worker, Cluster(self.ray)) if self.ray else in_process(self.worker)
+        compute(self.cells(), executor, self.results or RESULTS_OF[self.model])
 
-    def _measure(self) -> Callable[[TrainingCell], list[dict]]:
+    def worker(self) -> Worker[TrainingCell]:
         """Load the world in which cells are measured."""
         world = twin_world(self.unet) if self.unet else load_world(model=self.model)
         world = replace(world, guidance_scale=self.guidance or world.guidance_scale)

@@ -27,8 +27,20 @@ class Sweep:
     rest goes on. Nothing is downloaded.
     """
 
-    #: Reads what is to be computed from this file; docs/sweep.md says what it holds.
-    jobs: tyro.conf.Positional[Path]
+    #: Reads what is to be computed from this file in YAML; docs/sweep.md says what it holds.
+    jobs: tyro.conf.Positional[Path | None] = None
+    #: Takes the comparison of the PALP paper in place of a file, on --model and the subjects in --photos. The file that
+    #: it makes is jobs.yaml in --out.
+    paper: bool = False
+    #: Trains this model, a diffusers folder or a .safetensors checkpoint, in the paper's comparison.
+    model: Path | None = None
+    #: Finds each subject's photos in a folder of this one, in the paper's comparison; class_words.csv in it says what
+    #: each is.
+    photos: Path | None = None
+    #: Measures with CLIP from this folder in the paper's comparison.
+    clip: Path | None = None
+    #: Measures with DINOv2 from this folder in the paper's comparison.
+    dino: Path | None = None
     #: Writes the table and a folder for each cell into this folder.
     out: Path = Path("sweep")
     #: Puts values in the place of those in the file: settings.steps=100 pictures.count=2.
@@ -58,8 +70,9 @@ class Sweep:
         from ..sweep.jobs import read_jobs
         from ..sweep.table import rows_of, summary
 
-        plan = read_jobs(self.jobs, self.set)
+        jobs = self._jobs()
         out = first_writable_folder([self.out]).resolve()
+        plan = read_jobs(self._papers(out) if self.paper else jobs, self.set)
         sweep = run.Sweep.of(plan, out)
         if self.dry_run:
             for cell in sweep.cells:
@@ -70,6 +83,24 @@ class Sweep:
         rows = {"rows": rows_of(sweep.cells, sweep.there), "failed": sweep.failed}
         show(f"{summary(sweep.cells, sweep.there)}\n{where}", rows, self.json)
         _end(sweep, asked)
+
+    def _jobs(self) -> Path | None:
+        """The file of jobs; None for the paper's comparison. Raises SettingError where neither or both are given."""
+        given = [name for name in ("model", "photos", "clip", "dino") if getattr(self, name) is not None]
+        if self.paper and (self.jobs or not {"model", "photos"} <= {*given}):
+            raise SettingError("--paper takes --model and --photos, and no file of jobs.")
+        if not self.paper and self.jobs is None:
+            raise SettingError("name a file of jobs, or give --paper.")
+        if not self.paper and given:
+            raise SettingError(f"--{given[0]} goes with --paper; a file of jobs says it itself, and --set changes it.")
+        return self.jobs
+
+    def _papers(self, out: Path) -> Path:
+        """Write the paper's comparison as a file of jobs; returns the file."""
+        from ..sweep.paper import paper_jobs
+        from ..sweep.sections import write_yaml
+
+        return write_yaml(paper_jobs(self.model, self.photos, self.clip, self.dino), out / "jobs.yaml")
 
     def _compute(self, sweep) -> list[int]:
         """Compute what is missing; returns the signals by which that was stopped."""

@@ -33,6 +33,8 @@ class Shown:
     #: The folder that has the subject's photos, empty where there is but one subject.
     subject: str
     method: str
+    #: After how many steps of a training it was drawn; None where that is not said.
+    step: int | None = None
 
 
 def read_layout(folder: Path, prompt: str = "") -> list[Shown]:
@@ -98,7 +100,7 @@ def _check_once(prompts: dict[Path, str], places: dict[Path, tuple[str, str]]) -
 
 def _in_table(table: Path) -> list[Shown]:
     """The rows of pictures.csv. Raises FileError for one that says too little, or leads out of the folder."""
-    shown = [_listed(table, row) for row in read_table(table, ("file", "prompt"), ("subject", "method"))]
+    shown = [_listed(table, row) for row in read_table(table, ("file", "prompt"), ("subject", "method", "step"))]
     seen: set[Path] = set()
     for one in shown:
         if one.file in seen:
@@ -115,4 +117,7 @@ def _listed(table: Path, row: Row) -> Shown:
     if subject == ".." or any(letter in subject for letter in "/\\"):
         raise FileError(f"line {row.line} of {table} has the subject {quoted(subject)}, which is no name of a folder.")
     prompt = " ".join(values["prompt"].split())  # in one line, as that of a prompt.txt
-    return Shown(file, values["file"], prompt, subject, values["method"] or folder.name)
+    if values["step"] and not values["step"].isdecimal():
+        raise FileError(f"line {row.line} of {table} has the step {quoted(values['step'])}, which is no whole number.")
+    step = int(values["step"]) if values["step"] else None
+    return Shown(file, values["file"], prompt, subject, values["method"] or folder.name, step)

@@ -25,6 +25,8 @@ from .references import Reference, text_of
 from .results import AXES, Cell, Evaluation, Judged
 
 BATCH = 16  # pictures, or texts, that are in memory at once
+#: Method, subject, prompt and step.
+CellKey = tuple[str, str, str, int | None]
 #: Goes through a sequence, and may show how far it is.
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
@@ -80,13 +82,13 @@ def evaluate(
     )
 
 
-def cell_texts(shown: Sequence[Shown], references: Mapping[str, Reference]) -> dict[tuple[str, str, str], str]:
-    """Write what CLIP reads for each method, subject and prompt. Raises PromptError where it could not read it."""
+def cell_texts(shown: Sequence[Shown], references: Mapping[str, Reference]) -> dict[CellKey, str]:
+    """Write what CLIP reads for each cell. Raises PromptError where it could not read it."""
     return {_cell_of(one): text_of(one.prompt, references[one.subject].class_word) for one in shown}
 
 
-def _cell_of(shown: Shown) -> tuple[str, str, str]:
-    return shown.method, shown.subject, shown.prompt
+def _cell_of(shown: Shown) -> CellKey:
+    return shown.method, shown.subject, shown.prompt, shown.step
 
 
 def _photos(files: Iterable[Path], judges: Judges) -> _Photos:
@@ -101,7 +103,7 @@ def _photos(files: Iterable[Path], judges: Judges) -> _Photos:
     return _Photos(tuple(small), {name: torch.cat(of) for name, of in vectors.items()})
 
 
-def _grouped(seen: list[_Seen]) -> list[tuple[tuple[str, str, str], list[_Seen]]]:
+def _grouped(seen: list[_Seen]) -> list[tuple[CellKey, list[_Seen]]]:
     """The pictures of each cell, in the order in which the cells appear."""
     order = {key: number for number, key in enumerate(dict.fromkeys(_cell_of(one.shown) for one in seen))}
     together = sorted(seen, key=lambda one: order[_cell_of(one.shown)])
@@ -133,7 +135,7 @@ def _seen(shown: Sequence[Shown], judges: Judges, progress: Progress) -> tuple[l
     return seen, unreadable
 
 
-def _cell(key: tuple[str, str, str], seen: list[_Seen], text: Tensor | None, photos: Mapping[str, Tensor]) -> Cell:
+def _cell(key: CellKey, seen: list[_Seen], text: Tensor | None, photos: Mapping[str, Tensor]) -> Cell:
     """Measure the pictures of one cell. text: (1, D); photos: name of the judge -> (M, D)."""
     vectors = {name: torch.stack([one.vectors[name] for one in seen]) for name in seen[0].vectors}
     compared = {"clip_t": ("clip", text), "clip_i": ("clip", photos.get("clip")), "dino": ("dino", photos.get("dino"))}
@@ -147,7 +149,8 @@ def _cell(key: tuple[str, str, str], seen: list[_Seen], text: Tensor | None, pho
         Judged(one.shown, {axis: float(values[number]) for axis, values in figures.items()}, one.small)
         for number, one in enumerate(seen)
     )
-    return Cell(*key, pictures, means)
+    *whose, step = key
+    return Cell(*whose, pictures, means, step)
 
 
 def _not_measured(cells: list[Cell], judges: Judges, photos: bool) -> dict[str, str]:

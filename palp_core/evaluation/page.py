@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from .curves import curves
 from .results import AXES, Cell, Evaluation
 from .table import NOT_MEASURED, counts, legend, written
 
@@ -26,6 +27,7 @@ th { text-align: left; font-weight: 600; background: var(--band) }
 .grid th, .grid td { vertical-align: top } .grid tbody th { min-width: 9rem; max-width: 16rem; overflow-wrap: anywhere }
 .pictures { display: flex; flex-wrap: wrap; gap: 4px; min-width: 260px; max-width: 528px }
 img { width: 128px; height: 128px; object-fit: contain; background: var(--band); border-radius: 3px }
+img.chart { width: 100%; max-width: 75rem; height: auto; background: none }
 .faint { color: var(--faint); font-size: .87rem }
 p.faint { margin: .35rem 0; max-width: 60rem; overflow-wrap: anywhere }
 """
@@ -43,6 +45,7 @@ def page(evaluation: Evaluation, title: str) -> str:
         f"<h1>{escape(title)}</h1>",
         *_figures(evaluation),
         *(f'<p class="faint">{escape(line)}</p>' for line in _remarks(evaluation)),
+        *_curves(evaluation),
         *(part for subject in evaluation.photos for part in _subject(evaluation, subject, several)),
         "</body></html>",
     ]
@@ -73,9 +76,18 @@ def _row(texts: Iterable[str], kind: str) -> str:
     return f"<tr>{''.join(f'<{kind}>{escape(text)}</{kind}>' for text in texts)}</tr>"
 
 
+def _curves(evaluation: Evaluation) -> Iterator[str]:
+    """The figures over the steps, where methods have pictures of several."""
+    if evaluation.curved and len(evaluation.not_measured) < len(AXES):
+        source = b64encode(curves(evaluation)).decode()
+        yield "<h2>Over the steps of a training</h2>"
+        yield f'<img class="chart" alt="the figures over the steps" src="data:image/png;base64,{source}">'
+
+
 def _subject(evaluation: Evaluation, subject: str, several: bool) -> Iterator[str]:
     """The photos of a subject, and its grid: a row for each prompt, a column for each method."""
-    cells = {(cell.prompt, cell.method): cell for cell in evaluation.cells if cell.subject == subject}
+    ends = [cell for method in evaluation.methods for cell in evaluation.of(method)]
+    cells = {(cell.prompt, cell.method): cell for cell in ends if cell.subject == subject}
     yield f"<h2>{escape(subject) if several else 'Pictures'}</h2>"
     if photos := evaluation.photos[subject]:
         yield f'<p class="faint">Photos</p><div class="pictures">{_images(photos, "photo of the subject")}</div>'

@@ -30,13 +30,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Cell:
-    """The pictures of one method, subject and prompt. figures: axis -> mean; diversity only of two or more."""
+    """The pictures of one method, subject, prompt and step. figures: axis -> mean; diversity only of two or more."""
 
     method: str
     subject: str
     prompt: str
     pictures: tuple[Judged, ...]
     figures: dict[str, float]
+    #: After how many steps of a training; None where that is not said.
+    step: int | None = None
 
 
 class Figure(NamedTuple):
@@ -63,13 +65,23 @@ class Evaluation:
         """The methods in the order in which they appear."""
         return list(dict.fromkeys(cell.method for cell in self.cells))
 
-    def of(self, method: str) -> list[Cell]:
-        """The cells of a method."""
-        return [cell for cell in self.cells if cell.method == method]
+    def steps(self, method: str) -> list[int]:
+        """List the steps after which a method has pictures, ascending; none where they are not said."""
+        return sorted({cell.step for cell in self.cells if cell.method == method and cell.step is not None})
 
-    def figure(self, method: str, axis: str) -> Figure | None:
-        """Average a method's cells; None where the axis is measured in none of them."""
-        cells = [cell for cell in self.of(method) if axis in cell.figures]
+    @property
+    def curved(self) -> list[str]:
+        """Name the methods that have pictures of several steps."""
+        return [method for method in self.methods if len(self.steps(method)) > 1]
+
+    def of(self, method: str, step: int | None = None) -> list[Cell]:
+        """The cells of a method after so many steps; None for the last that it has."""
+        step = max(self.steps(method), default=None) if step is None else step
+        return [cell for cell in self.cells if cell.method == method and cell.step == step]
+
+    def figure(self, method: str, axis: str, step: int | None = None) -> Figure | None:
+        """Average a method's cells after so many steps, None for the last; None where none has the axis."""
+        cells = [cell for cell in self.of(method, step) if axis in cell.figures]
         if not cells:
             return None
         numbers = [cell.figures[axis] for cell in cells]

@@ -1,7 +1,8 @@
 """Cells on a Ray cluster: each worker is an actor that loads the model once, and Ray starts a lost one again.
 
 Ray does what a scheduler does: it places the actors by the resources that each takes, starts one anew when its process
-or its machine is gone, and hands it the cell that it had, which goes on from its last saved state.
+or its machine is gone, and hands it the cell that it had, which goes on from its last saved state. A machine that is
+gone can take several tries to notice, so that Ray's are not counted; a cell that ends its process is (work.py).
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from typing import Any
 
 from ..errors import SettingError
 from .engine import C, Done, Executor, MakeWorker, Stopped, attempt, never
-
-#: How often a cell is tried whose process or machine was lost.
-RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,10 @@ def _actors(ray: Any, make_worker: MakeWorker, cluster: Cluster, cells: int) -> 
         num_cpus=takes["CPU"],
         num_gpus=takes["GPU"],
         max_restarts=-1,
-        max_task_retries=RETRIES,
+        max_task_retries=-1,
         scheduling_strategy="SPREAD",
     )(_Actor)
-    make = ray.put(make_worker)
-    return [kind.remote(make) for _ in range(count)]
+    return [kind.remote(make_worker) for _ in range(count)]
 
 
 def _gpus(ray: Any, cluster: Cluster) -> float:
@@ -140,4 +137,4 @@ def _outcome(ray: Any, key: str, ready: Any) -> Done:
     try:
         return ray.get(ready)
     except ray.exceptions.RayError as error:
-        return Done(key, None, f"its worker was lost {RETRIES + 1} times, or could not be started: {error}")
+        return Done(key, None, f"its worker is lost: {error}")

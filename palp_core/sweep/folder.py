@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,9 +39,21 @@ def kept_rows(folder: Path, key: str) -> list[Row] | None:
     return rows if isinstance(rows, list) else None
 
 
-def log_begin(folder: Path, step: int) -> None:
-    """Note who begins to work on a cell, and from which step."""
-    log(folder, {"from_step": step, "host": socket.gethostname(), "process": os.getpid()})
+def log_begin(folder: Path, run: str) -> int:
+    """Note who begins to work on a cell; returns how often that was begun, but not ended, in the same run."""
+    entries = _entries(folder / LOG)
+    begun = [entry for entry in entries if entry.get("run") == run]
+    log(folder, {"run": run, "host": socket.gethostname(), "process": os.getpid()})
+    return len(begun)
+
+
+def _entries(file: Path) -> list[dict]:
+    """The lines of a log; one that was cut off counts as none."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def log(folder: Path, entry: dict) -> None:

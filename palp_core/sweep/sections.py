@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import FileError, PalpError, SettingError, quoted
+from ..files.writing import write
 
 #: Keys from the top of the file to a value.
 Place = tuple[str, ...]
@@ -151,6 +153,13 @@ class Section:
                 return None
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         return value if fits else None
+
+
+def write_yaml(values: Mapping[str, Any], file: Path) -> Path:
+    """Write a file as `Section.read` reads it; returns the file. Raises SettingError without PyYAML."""
+    text = _yaml().safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
+    write(file, partial(Path.write_text, data=text, encoding="utf-8"))
+    return file
 
 
 def hints_of(kind: type) -> dict[str, Any]:

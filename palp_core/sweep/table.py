@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +44,19 @@ def write_table(plan: Plan, cells: Sequence[Cell], there: Mapping[str, list[Row]
     texts = {
         JSONL: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
         CSV: _as_csv([columns, *([row.get(name) for name in columns] for row in rows)]),
-        PICTURES: _as_csv([["file", "prompt", "subject", "method"], *_pictures(plan, cells, there, out)]),
+        PICTURES: _as_csv([["file", "prompt", "subject", "method", "step"], *_pictures(plan, cells, there, out)]),
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write(out / name, partial(Path.write_text, data=text, encoding="utf-8", newline=""))
 
 
-def _pictures(plan: Plan, cells: Iterable[Cell], there: Mapping[str, list[Row]], out: Path) -> Iterator[list[str]]:
-    """The pictures at the end of each training, with their prompts."""
-    for cell in cells:
-        for prompt in cell.prompts if cell.key in there else ():
-            for file in pictures_of(cell, cell.method.steps, prompt, plan.pictures, out):
-                yield [file.relative_to(out).as_posix(), prompt, cell.subject_name, cell.method.name]
+def _pictures(plan: Plan, cells: Iterable[Cell], there: Mapping[str, list[Row]], out: Path) -> Iterator[list]:
+    """The pictures of the cells that are there, and what each was drawn for."""
+    for cell in (cell for cell in cells if cell.key in there):
+        for step, prompt in product(plan.pictures.steps(cell.method.steps), cell.prompts):
+            for file in pictures_of(cell, step, prompt, plan.pictures, out):
+                yield [file.relative_to(out).as_posix(), prompt, cell.subject_name, cell.method.name, step]
 
 
 def write_class_words(plan: Plan, out: Path) -> None:

@@ -9,11 +9,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 
-from ..errors import FileError
+from ..errors import FileError, PalpError
 from ..evaluation.layout import Shown
 from ..evaluation.measuring import Judges, evaluate
 from ..evaluation.references import Reference
@@ -37,6 +37,8 @@ from .plan import Plan
 
 #: What is learned is in NAME_00001.safetensors.
 NAME = "palp"
+#: How often the process that works on a cell may be lost in a run.
+MOST_LOST = 4
 
 
 @dataclass(frozen=True)
@@ -52,49 +54,31 @@ class Work:
     state_seconds: float = SECONDS_BETWEEN_STATES
     #: Whether a finished training keeps the state from which more steps, or more pictures, could be had.
     keep_states: bool = False
+    #: Names the run of the command in logs.
+    run: str = field(default_factory=lambda: token_hex(4))
 
 
 class CellWorker:
     """Computes cells, one after the other, with a model that is loaded once."""
 
     def __init__(self, work: Work, stop: Callable[[], bool] = never, note: Callable[[str], object] = str):
-        """stop: asked after each step. note: is told what is being done."""
+        """Load model and judges. stop: asked after each step. note: is told what is being done.
+
+        Raises PalpError where one cannot be loaded.
+        """
         self.work, self.stop, self.note = work, stop, note
-
-    @cached_property
-    def backbone(self) -> DiffusersBackbone:
-        """The model, ready to train."""
-        plan = self.work.plan
-        if plan.demo:
-            from ..toyworld.world import load_world
-
-            return load_world(self.work.device, plan.demo).backbone
-        return load_backbone(plan.model, self.work.device, plan.precision)
-
-    @cached_property
-    def judges(self) -> Judges | None:
-        """What measures the pictures; None where nothing was given."""
-        plan, device = self.work.plan, chosen_device(self.work.device)
-        if plan.demo:
-            from ..toyworld.evaluators import load_evaluators
-            from ..toyworld.judges import ElementsJudge, IdentityJudge
-
-            evaluators = load_evaluators()
-            return Judges(ElementsJudge(evaluators), IdentityJudge(evaluators))
-        if plan.clip is None and plan.dino is None:
-            return None
-        from ..evaluation.pretrained import load_clip, load_dino
-
-        return Judges(plan.clip and load_clip(plan.clip, device), plan.dino and load_dino(plan.dino, device))
+        self.backbone, self.judges = _loaded(work)
 
     def __call__(self, cell: Cell) -> list[Row]:
         """Compute a cell and keep its rows in its folder. Raises Stopped, and what training and drawing raise."""
         folder = cell.folder(self.work.out)
         describe(cell, folder)
+        if (lost := log_begin(folder, self.work.run)) >= MOST_LOST:
+            raise PalpError(f"its process was ended {lost} times while it worked, as for want of memory.")
         begun = time.monotonic()
         missing = any(self._missing(cell, step) for step in self._steps(cell))
         if not cell.method.trains and missing:
-            self._draw_base(cell, folder)
+            self._draw_base(cell)
         elif cell.method.trains and (missing or not any(folder.glob(f"{NAME}_*.safetensors"))):
             self._train(cell, folder)
         drawn = time.monotonic()
@@ -123,8 +107,7 @@ class CellWorker:
         )
         return Personalization(self.backbone, [learned], cell.prompts[0], cell.config)
 
-    def _draw_base(self, cell: Cell, folder: Path) -> None:
-        log_begin(folder, 0)
+    def _draw_base(self, cell: Cell) -> None:
         with self._method(cell).learning() as learner:
             self._draw(cell, learner, 0)
 
@@ -133,7 +116,7 @@ class CellWorker:
         method = self._method(cell)
         run, recording = Training(method), self._recording(cell, method, folder)
         done, found = len(recording.history), recording.folder
-        log_begin(folder, done)
+        log(folder, {"from_step": done})
         if done in self._steps(cell) and self._missing(cell, done):
             with method.learning() as learner:
                 learner.load_state(recording.state)
@@ -204,7 +187,7 @@ class CellWorker:
         """Measure the pictures of each step and prompt."""
         pictures, out = self.work.plan.pictures, self.work.out
         shown = [
-            Shown(file, file.name, prompt, "", str(step))
+            Shown(file, file.name, prompt, "", "", step)
             for step in self._steps(cell)
             for prompt in cell.prompts
             for file in pictures_of(cell, step, prompt, pictures, out)
@@ -212,9 +195,30 @@ class CellWorker:
         found = {}
         if self.judges:
             photos = {"": Reference(find_photos(cell.subject.photos).images, cell.subject.class_word)}
-            found = {(one.method, one.prompt): one.figures for one in evaluate(shown, photos, self.judges).cells}
+            measured = evaluate(shown, photos, self.judges).cells
+            if sum(len(one.pictures) for one in measured) < len(shown):
+                raise FileError("some of its pictures cannot be read. Delete its folder to begin again.")
+            found = {(one.step, one.prompt): one.figures for one in measured}
         return [
-            {"prompt": prompt, "step": step, "pictures": pictures.count, **found.get((str(step), prompt), {})}
+            {"prompt": prompt, "step": step, "pictures": pictures.count, **found.get((step, prompt), {})}
             for step in self._steps(cell)
             for prompt in cell.prompts
         ]
+
+
+def _loaded(work: Work) -> tuple[DiffusersBackbone, Judges | None]:
+    """The model, ready to train, and what measures the pictures; None where nothing was given."""
+    plan = work.plan
+    if plan.demo:
+        from ..toyworld.judges import ElementsJudge, IdentityJudge
+        from ..toyworld.world import load_world
+
+        world = load_world(work.device, plan.demo)
+        return world.backbone, Judges(ElementsJudge(world.evaluators), IdentityJudge(world.evaluators))
+    backbone = load_backbone(plan.model, work.device, plan.precision)
+    if plan.clip is None and plan.dino is None:
+        return backbone, None
+    from ..evaluation.pretrained import load_clip, load_dino
+
+    device = chosen_device(work.device)
+    return backbone, Judges(plan.clip and load_clip(plan.clip, device), plan.dino and load_dino(plan.dino, device))

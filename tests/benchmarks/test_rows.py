@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.toyworld import commands as guide_command
 from benchmarks.toyworld import guidance, pairs, rows, training
 from benchmarks.toyworld import run as run_command
 from benchmarks.toyworld.commands import Guide
@@ -39,6 +40,32 @@ def test_the_rows_that_are_shipped_are_those_of_the_settings_as_they_are():
             name = cell.labels.get("method")
             assert name is None or name in there[rows.cell_key(cell)]
             assert rows.cell_key(cell) in there
+
+
+def test_nothing_that_is_shipped_is_computed_again(monkeypatch, run):
+    files = (rows.RESULTS, rows.GUIDANCE_RESULTS, rows.RESULTS_OF["transformer"])
+    before = [file.read_bytes() for file in files]
+    for command in (run_command, guide_command):
+        monkeypatch.setattr(command, "load_world", lambda **_: pytest.fail("loaded a model"))
+    run("run", "--methods", "ti_db", "delta")
+    run("run", "--methods", "base", "palp", "--seeds", 0)
+    run("run", "--model", "transformer", "--methods", "base", "ti_db", "delta", "--seeds", 0, "--one-prompt-each")
+    run("guide")
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_cell_that_fails_is_told_and_the_others_are_kept(monkeypatch, capsys, tmp_path, run, small):
+    file, measure = tmp_path / "rows.jsonl", training.measure
+
+    def failing(world, cell):
+        if cell.seed == 0:
+            raise OSError("no space")
+        return measure(world, cell)
+
+    monkeypatch.setattr(training, "measure", failing)
+    with pytest.raises(SystemExit, match="1 of 2 cells failed; the same command tries them again"):
+        run("run", "--methods", "base", "--seeds", 0, 1, "--results", file)
+    assert "no space" in capsys.readouterr().err and {row["seed"] for row in rows.read_rows(file)} == {1}
 
 
 def test_no_two_methods_have_one_key():

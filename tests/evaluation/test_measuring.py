@@ -130,3 +130,23 @@ def test_tables_hold_each_method_and_each_picture(methods, judge, tmp_path):
     rows = list(csv.DictReader((tmp_path / "by_picture.csv").read_text().splitlines()))
     assert [float(row["clip_t"]) for row in rows] == pytest.approx([0, 0, 1, 0, 1, ROOT, 1, 1])
     assert rows[4]["file"] == "palp/1/01.png" and rows[4]["prompt"] == "a red [V]"
+
+
+def test_steps_of_a_training_are_curves_and_its_last_is_in_the_table(tmp_path, paint, judge):
+    paint(tmp_path, "red", "yellow", "green", "red")
+    steps = zip(("palp", "palp", "palp", "base"), ("200", "50", "100", ""), range(1, 5), strict=True)
+    rows = [f"0{number}.png,a red [V],{method},{step}" for method, step, number in steps]
+    (tmp_path / "pictures.csv").write_text("\n".join(["file,prompt,method,step", *rows]))
+    found = measured(tmp_path, Judges(judge, None))
+    assert found.steps("palp") == [50, 100, 200] and found.curved == ["palp"] and found.steps("base") == []
+    assert found.figure("palp", "clip_t").mean == pytest.approx(1) == found.figure("base", "clip_t").mean
+    assert [found.figure("palp", "clip_t", step).mean for step in (50, 100)] == pytest.approx([ROOT, 0])
+    page = write_report(found, tmp_path / "out", "title").read_text(encoding="utf-8")
+    (chart,) = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
+    assert Image.open(io.BytesIO(base64.b64decode(chart))).size[0] > 400
+    assert page.count("data:image/jpeg") == 2, "the grid shows the last step alone"
+    curves = list(csv.DictReader((tmp_path / "out/curves.csv").read_text().splitlines()))
+    assert [(row["method"], row["step"]) for row in curves] == [("palp", "50"), ("palp", "100"), ("palp", "200")]
+    (tmp_path / "pictures.csv").write_text("file,prompt,step\n01.png,a [V],many")
+    with pytest.raises(FileError, match=r"line 2 of .* has the step 'many', which is no whole number"):
+        read_layout(tmp_path)

@@ -35,16 +35,27 @@ def jobs(tmp_path) -> Path:
 
 
 @pytest.fixture
-def sweep(monkeypatch):
-    """Run the command; returns what it exits with."""
+def command(monkeypatch):
+    """Run the command with these arguments; returns what it exits with."""
 
-    def sweep(jobs: Path, out: Path, *arguments: object) -> int | str | None:
-        given = [jobs, "--out", out, "--device", "cpu", *arguments]
-        monkeypatch.setattr(sys, "argv", ["palp", "sweep", *map(str, given)])
+    def command(*arguments: object) -> int | str | None:
+        monkeypatch.setattr(sys, "argv", ["palp", "sweep", *map(str, arguments)])
         try:
             cli.main()
         except SystemExit as ending:
             return ending.code
         return None
 
-    return sweep
+    return command
+
+
+@pytest.fixture
+def sweep(command):
+    """Compute what a file lists."""
+    return lambda jobs, out, *arguments: command(jobs, "--out", out, "--device", "cpu", *arguments)
+
+
+@pytest.fixture
+def paper(command):
+    """Compute the paper's comparison."""
+    return lambda out, *arguments: command("--out", out, "--device", "cpu", *arguments)

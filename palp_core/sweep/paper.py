@@ -1,0 +1,119 @@
+"""The comparison of PALP (arXiv 2401.06105, sec. 5) as a plan: methods of its table 2, ablations of its figure 6.
+
+Of table 2 there are PALP and TI+DB (textual inversion with DreamBooth's loss on a LoRA); P+ and NeTI are no methods of
+this package. Prompts are of two kinds: scenes with several elements, as the paper's, and those of DreamBench (arXiv
+2208.12242), which name one thing each. The settings are the paper's: 500 steps, batch 32, learning rate 5e-5, rank 32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError
+from ..evaluation.references import CLASS_WORDS
+from ..evaluation.rows import read_table
+
+#: What class_words.csv may say of a subject in its column `kind`; others are things.
+LIVE = "live"
+#: Of the paper's kind: a style or medium, what the subject does or wears, a place, a time or weather.
+SCENES = (
+    "a sketch of [V] in Paris on a rainy evening",
+    "a watercolor painting of [V] with a straw hat on the beach at sunset",
+    "a black and white photo of [V] in the snow in front of a wooden cabin at night",
+    "an anime drawing of [V] under cherry blossoms by a lake in spring",
+    "an oil painting of [V] on a sailing boat in a storm",
+    "a vector drawing of [V] on a mountain top with a red kite at dawn",
+    "a pop art poster of [V] on a bicycle in a crowded market",
+    "a digital painting of [V] in a spaceship with planets behind the window",
+    "a pixel art picture of [V] in a castle with a golden crown by candlelight",
+    "a pencil drawing of [V] in a library with an open book on a winter morning",
+)
+_PLACES = (
+    "in the jungle",
+    "in the snow",
+    "on the beach",
+    "on a cobblestone street",
+    "on top of pink fabric",
+    "on top of a wooden floor",
+    "with a city in the background",
+    "with a mountain in the background",
+    "with a blue house in the background",
+    "on top of a purple rug in a forest",
+)
+_OF_THINGS = (
+    "with a wheat field in the background",
+    "with a tree and autumn leaves in the background",
+    "with the Eiffel Tower in the background",
+    "floating on top of water",
+    "floating in an ocean of milk",
+    "on top of green grass with sunflowers around it",
+    "on top of a mirror",
+    "on top of the sidewalk in a crowded street",
+    "on top of a dirt road",
+    "on top of a white rug",
+)
+_OF_ANIMALS = (
+    "wearing a red hat",
+    "wearing a santa hat",
+    "wearing a rainbow scarf",
+    "wearing a black top hat and a monocle",
+    "in a chef outfit",
+    "in a firefighter outfit",
+    "in a police outfit",
+    "wearing pink glasses",
+    "wearing a yellow shirt",
+    "in a purple wizard outfit",
+)
+_PROPERTIES = ("red", "purple", "shiny", "wet", "cube shaped")
+
+_PAPERS = {"score": "palp", "alpha": 15.0, "beta": 7.5, "alignment_weight": 0.15}
+_OF_ALPHA = {"alpha": 15.0, "alignment_weight": 0.15}
+METHODS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "ti_db": {"alignment_weight": 0.0},
+    "palp": _PAPERS,
+    "delta": {"score": "delta"},
+    "sds": {"score": "sds", **_OF_ALPHA},
+    "nfsd": {"score": "nfsd", **_OF_ALPHA},
+    "fresh_noise": {**_PAPERS, "noise": "fresh"},
+    "no_rescale": {**_PAPERS, "rescale": False},
+}
+SETTINGS = {"steps": 500, "learning_rate": 5e-5, "batch_size": 4, "gradient_accumulation": 8, "rank": 32}
+PICTURES = {"count": 8, "at": [100, 250], "sampling_steps": 30}
+
+
+def prompts(kind: str) -> list[str]:
+    """List the prompts of a subject: scenes, then those of DreamBench for its kind."""
+    own = _OF_ANIMALS if kind == LIVE else _OF_THINGS
+    return [
+        *SCENES,
+        *(f"a photo of [V] {where}" for where in (*_PLACES, *own)),
+        *(f"a photo of a {what} [V]" for what in _PROPERTIES),
+    ]
+
+
+def paper_jobs(model: Path, photos: Path, clip: Path | None, dino: Path | None) -> dict[str, Any]:
+    """Write the comparison as what a file of jobs holds.
+
+    photos: holds a folder for each subject, and class_words.csv with the columns subject, class_word and, for animals,
+    `live` in a column kind, as DreamBench has them. Raises FileError where that is missing.
+    """
+    table = photos / CLASS_WORDS
+    if not table.is_file():
+        raise FileError(
+            f"there is no {table}. It says what each folder in {photos} shows, in the columns subject and class_word, "
+            f"and {LIVE} in a column kind for an animal."
+        )
+    rows = [row.values for row in read_table(table, ("subject", "class_word"), ("kind",))]
+    subjects = {
+        row["subject"]: {
+            "photos": str((photos / row["subject"]).resolve()),
+            "class_word": row["class_word"],
+            "prompts": prompts(row["kind"]),
+        }
+        for row in rows
+    }
+    judges = {name: str(path.resolve()) for name, path in (("clip", clip), ("dino", dino)) if path}
+    shared = {"settings": SETTINGS, "seeds": [0], "pictures": PICTURES}
+    return {"model": str(model.resolve()), **judges, "subjects": subjects, "methods": METHODS, **shared}

@@ -1,0 +1,86 @@
+"""The same cells in this process, on a Ray cluster of three machines, and on one that loses a worker and a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")  # has no wheels for every Python
+from ray.cluster_utils import Cluster  # noqa: E402
+
+#: Each worker keeps the state of a training after each step.
+EAGER = ("--state-seconds", 0)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Three machines with room for one worker each."""
+    monkeypatch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
+    machine = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(**machine)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def begun(out: Path) -> dict[str, list[dict]]:
+    """Training -> who began to work on it, and the step from which a training was begun."""
+    logs = {file.parent.name: file.read_text().splitlines() for file in out.glob("cells/*/work.jsonl")}
+    entries = {name: list(map(json.loads, lines)) for name, lines in logs.items()}
+    return {name: [e for e in found if e.keys() & {"run", "from_step"}] for name, found in entries.items()}
+
+
+def starts(out: Path) -> dict[str, list[int]]:
+    """Training -> the steps from which it was begun; of the base model, that takes none, 0."""
+    return {name: [e.get("from_step", 0) for e in found if "from_step" in e] for name, found in begun(out).items()}
+
+
+def processes(out: Path) -> list[int]:
+    """Those that worked on cells, one for each time that one was begun."""
+    return [entry["process"] for found in begun(out).values() for entry in found if "process" in entry]
+
+
+def kill_a_worker_and_a_machine(cluster: Cluster, out: Path) -> None:
+    """Once some cells are done, kill the process of one that has a state, and later take a machine away."""
+    under_way: list[Path] = []
+    while not under_way:
+        time.sleep(0.01)
+        done = {file.parent for file in out.glob("cells/*/rows_*.json")}
+        states = [file.parents[1] for file in out.glob("cells/*/*/state.safetensors")]
+        under_way = [folder for folder in states if folder not in done] if len(done) >= 4 else []
+    (worker,) = [entry["process"] for entry in begun(out)[under_way[0].name] if "process" in entry]
+    os.kill(worker, signal.SIGKILL)
+    while len(list(out.glob("cells/*/rows_*.json"))) < 12:
+        time.sleep(0.02)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+
+
+def table(out: Path) -> str:
+    return (out / "table.csv").read_text()
+
+
+def test_the_table_is_the_same_and_nothing_is_computed_twice_but_what_a_kill_costs(cluster, sweep, jobs, tmp_path):
+    here, there, killed = (tmp_path / name for name in ("here", "there", "killed"))
+    assert sweep(jobs, here) is None
+    assert len(table(here).splitlines()) == 1 + 24
+    on_cluster = ("--ray", cluster.address, *EAGER)
+    assert sweep(jobs, there, *on_cluster) is None
+    assert table(there) == table(here)
+    assert len(processes(there)) == 24 and len(set(processes(there))) == 3
+
+    ending = threading.Thread(target=kill_a_worker_and_a_machine, args=(cluster, killed), daemon=True)
+    ending.start()
+    assert sweep(jobs, killed, *on_cluster) is None
+    ending.join(timeout=60)
+    assert not ending.is_alive() and table(killed) == table(here)
+    assert 24 < len(processes(killed)) <= 24 + 2
+    again = [steps for steps in starts(killed).values() if len(steps) > 1]
+    assert any(steps[-1] > 0 for steps in again)

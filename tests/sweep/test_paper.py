@@ -1,0 +1,59 @@
+"""The paper's comparison on a tiny random Stable Diffusion with tiny judges, from photos to the table."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from devtools.random_judges import save_tiny_clip, save_tiny_dino
+from devtools.random_models import pictures, tiny_pipeline
+from palp_core.files.images import write_image
+from palp_core.sweep.cells import cells_of
+from palp_core.sweep.jobs import read_jobs
+from palp_core.sweep.paper import METHODS, prompts
+
+
+@pytest.fixture
+def given(tmp_path) -> list:
+    """The options of the command: a model, photos of two subjects, judges."""
+    tiny_pipeline("sd1", tmp_path / "made").save_pretrained(tmp_path / "model", safe_serialization=True)
+    for subject in ("dog6", "clock"):
+        (tmp_path / "photos" / subject).mkdir(parents=True)
+        write_image(pictures((64, 64))[0], tmp_path / "photos" / subject / "1.png")
+    (tmp_path / "photos/class_words.csv").write_text("subject,class_word,kind\ndog6,dog,live\nclock,clock,\n")
+    save_tiny_clip(tmp_path / "clip")
+    save_tiny_dino(tmp_path / "dino")
+    options = {name: tmp_path / name for name in ("model", "photos", "clip", "dino")}
+    return ["--paper", *(part for name, path in options.items() for part in (f"--{name}", path))]
+
+
+def test_it_is_the_papers(given, tmp_path, paper):
+    assert paper(tmp_path / "out", *given, "--dry-run") is None
+    plan = read_jobs(tmp_path / "out/jobs.yaml")
+    assert [method.name for method in plan.methods] == list(METHODS)
+    by_name = {method.name: method.config for method in plan.methods}
+    assert {config.steps for config in by_name.values()} == {500}
+    assert {config.batch_size * config.gradient_accumulation for config in by_name.values()} == {32}
+    assert (by_name["palp"].alignment.score.alpha, by_name["palp"].alignment.score.beta) == (15, 7.5)
+    assert by_name["fresh_noise"].alignment.noise == "fresh" and not by_name["no_rescale"].alignment.rescale
+    assert len(prompts("live")) == len(set(prompts("live"))) == 35 == len(set(prompts("")))
+    assert len(cells_of(plan, tmp_path / "out")) == 2 * (6 * 35 + 2)
+
+
+def test_one_command_goes_from_photos_and_a_checkpoint_to_the_table(given, tmp_path, paper, capsys):
+    few = ["settings.steps=2", "settings.batch_size=1", "settings.gradient_accumulation=1", "settings.rank=2"]
+    few += ["settings.resolution=64", "pictures={count: 1, at: [1], sampling_steps: 2}"]
+    one = ["subjects.dog6.prompts=a sketch of [V] in Paris", "subjects.clock.prompts=a photo of a red [V]"]
+    assert paper(tmp_path / "out", *given, "--set", *few, *one) is None
+    with (tmp_path / "out/table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows if row["subject"] == "dog6" and row["step"] in "02"] == list(METHODS)
+    assert all(-1 <= float(row[axis]) <= 1 for row in rows for axis in ("clip_t", "clip_i", "dino"))
+    assert "no_rescale" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_said(given, tmp_path, paper):
+    (tmp_path / "photos/class_words.csv").unlink()
+    assert "class_words.csv. It says what each folder" in paper(tmp_path / "out", *given)
+    assert paper(tmp_path / "out", "--paper") == "palp: --paper takes --model and --photos, and no file of jobs."
