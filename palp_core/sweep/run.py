@@ -13,6 +13,7 @@ from .folder import kept_rows
 from .plan import Plan
 from .table import filling, write_class_words, write_table
 
+#: The table of what is there is written after so many seconds, or after ten times as many as that takes.
 SECONDS_BETWEEN_TABLES = 10.0
 
 
@@ -44,15 +45,15 @@ class Sweep:
 
     def run(self, executor: Executor[Cell], bar: Bar) -> None:
         """Compute what is missing, and write the table on the way and in the end, however it ends."""
-        missing, written = self.missing, time.monotonic()
+        missing, due = self.missing, time.monotonic() + SECONDS_BETWEEN_TABLES
 
         def keep(key: str, rows: list[Row]) -> None:
-            nonlocal written
+            nonlocal due
             self.there[key] = rows
             bar.write(filling(missing[key], rows))
-            if time.monotonic() - written > SECONDS_BETWEEN_TABLES:
+            if (begun := time.monotonic()) >= due:
                 self.write()
-                written = time.monotonic()
+                due = time.monotonic() + max(SECONDS_BETWEEN_TABLES, 10 * (time.monotonic() - begun))
 
         try:
             self.failed = compute(missing, executor, keep, bar, lambda key: missing[key].title)

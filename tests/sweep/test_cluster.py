@@ -60,7 +60,9 @@ def kill_a_worker_and_a_machine(cluster: Cluster, out: Path) -> None:
     os.kill(worker, signal.SIGKILL)
     while len(list(out.glob("cells/*/rows_*.json"))) < 12:
         time.sleep(0.02)
-    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    own = ray.get_runtime_context().get_node_id()
+    other = next(node for node in cluster.worker_nodes if node.node_id != own)
+    cluster.remove_node(other, allow_graceful=False)
 
 
 def table(out: Path) -> str:
