@@ -7,8 +7,9 @@ turns a cell into its rows. Where workers work is an executor's matter: in this 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TextIO, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -51,8 +52,13 @@ class Bar(Protocol):
     def update(self) -> object:
         """Advance by one cell."""
 
-    def write(self, text: str) -> object:
+    def write(self, s: str, file: TextIO) -> object:
         """Print a line above the bar."""
+
+
+def say(bar: Bar, text: str) -> None:
+    """Print a line above the bar, beside which standard output stays what programs read."""
+    bar.write(text, file=sys.stderr)
 
 
 def compute(
@@ -71,7 +77,7 @@ def compute(
     for done in executor(missing):
         if done.rows is None:
             failed[done.key] = done.error
-            bar.write(f"failed: {title(done.key)}: {done.error}")
+            say(bar, f"failed: {title(done.key)}: {done.error}")
         else:
             keep(done.key, done.rows)
         bar.update()

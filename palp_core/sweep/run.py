@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .cells import Cell, cells_of
-from .engine import Bar, Executor, Row, Stopped, compute
+from .engine import Bar, Executor, Row, Stopped, compute, say
 from .folder import kept_rows
 from .plan import Plan
 from .table import filling, write_class_words, write_table
@@ -50,7 +50,7 @@ class Sweep:
         def keep(key: str, rows: list[Row]) -> None:
             nonlocal due
             self.there[key] = rows
-            bar.write(filling(missing[key], rows))
+            say(bar, filling(missing[key], rows))
             if (begun := time.monotonic()) >= due:
                 self.write()
                 due = time.monotonic() + max(SECONDS_BETWEEN_TABLES, 10 * (time.monotonic() - begun))

@@ -141,11 +141,11 @@ def test_steps_of_a_training_are_curves_and_its_last_is_in_the_table(tmp_path, p
     assert found.steps("palp") == [50, 100, 200] and found.curved == ["palp"] and found.steps("base") == []
     assert found.figure("palp", "clip_t").mean == pytest.approx(1) == found.figure("base", "clip_t").mean
     assert [found.figure("palp", "clip_t", step).mean for step in (50, 100)] == pytest.approx([ROOT, 0])
-    page = write_report(found, tmp_path / "out", "title").read_text(encoding="utf-8")
+    page = write_report(found, tmp_path, "title").read_text(encoding="utf-8")
     (chart,) = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
     assert Image.open(io.BytesIO(base64.b64decode(chart))).size[0] > 400
     assert page.count("data:image/jpeg") == 2, "the grid shows the last step alone"
-    curves = list(csv.DictReader((tmp_path / "out/curves.csv").read_text().splitlines()))
+    curves = list(csv.DictReader((tmp_path / "curves.csv").read_text().splitlines()))
     assert [(row["method"], row["step"]) for row in curves] == [("palp", "50"), ("palp", "100"), ("palp", "200")]
     (tmp_path / "pictures.csv").write_text("file,prompt,step\n01.png,a [V],many")
     with pytest.raises(FileError, match=r"line 2 of .* has the step 'many', which is no whole number"):
