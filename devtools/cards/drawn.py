@@ -55,6 +55,13 @@ def two(_: Path) -> Image.Image:
     return image
 
 
+def painted(_: Path) -> Image.Image:
+    image = full(picture(KITTEN, "watercolor", None, "beach"))
+    for number, shown in enumerate((picture(CAR, "watercolor", None, "meadow"), photo(KITTEN)), 1):
+        inset(image, shown, SIDE - 164 * number, SIDE - 164, 128)
+    return image
+
+
 def reused(kept: Path) -> Image.Image:
     drawn = pictures("palp_neon", kept)
     image = four([drawn[number] for number in USED])
@@ -99,4 +106,6 @@ CARDS: dict[str, Callable[[Path], Image.Image]] = {
     "08 Where the words look": looked,
     "09 Learn a word": learned,
     "10 Use a learned word": used,
+    "11 Your subject painted like an artwork": painted,
+    "12 Your subject from one photo": staged(MUG, "watercolor", None, "beach"),
 }

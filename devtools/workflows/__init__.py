@@ -10,6 +10,7 @@ from .attention import attention_heatmap, pick_and_draw
 from .personalization import load_lora, personalize, two_subjects
 from .toy_world import try_palp
 from .transformers import klein, load_klein, load_z_image, z_image
+from .variants import artwork, one_photo
 from .words import textual_inversion, use_learned_word
 
 WORKFLOWS = {
@@ -24,6 +25,8 @@ WORKFLOWS = {
     "08 Where the words look": attention_heatmap,
     "09 Learn a word": textual_inversion,
     "10 Use a learned word": use_learned_word,
+    "11 Your subject painted like an artwork": artwork,
+    "12 Your subject from one photo": one_photo,
 }
 #: What saved files open as in the page, by the family; those of single checkpoints take the template that loads one.
 IN_FILES = {"z_image": load_z_image, "flux2_klein": load_klein}

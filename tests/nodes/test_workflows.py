@@ -147,6 +147,31 @@ def test_two_subjects_in_one_picture(browser_page, server, sd15_checkpoint):
     assert picture(server, result).std() > 5
 
 
+def test_a_subject_painted_like_an_artwork(browser_page, server, sd15_checkpoint):
+    chosen = {
+        "CheckpointLoaderSimple": {"ckpt_name": sd15_checkpoint},
+        "PALP_Personalize": {**SMALL["PALP_Personalize"], "file_name": "painted"},
+    }
+    prompt = shipped(browser_page, "11 Your subject painted like an artwork", **chosen)
+    result = server.queue(prompt, timeout=600).require_success()
+    info = load_lora_file(server.base_directory / "models/loras/painted_00001.safetensors").info
+    assert info.clean_prompt == "an oil painting of a cat on a rock"
+    assert picture(server, result).std() > 5
+
+
+def test_a_subject_from_one_photo_with_pictures_on_the_way(browser_page, server, sd15_checkpoint):
+    chosen = {
+        "CheckpointLoaderSimple": {"ckpt_name": sd15_checkpoint},
+        "PALP_Personalize": {**SMALL["PALP_Personalize"], "file_name": "one"},
+    }
+    prompt = shipped(browser_page, "12 Your subject from one photo", **chosen)
+    (options,) = (node for node in prompt.values() if node["class_type"] == "PALP_Options")
+    assert options["inputs"]["preview_every"] == 50
+    result = server.queue(prompt, timeout=600).require_success()
+    file = load_lora_file(server.base_directory / "models/loras/one_00001.safetensors")
+    assert file.info.subjects[0].images == 1 and picture(server, result).std() > 5
+
+
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 @pytest.mark.parametrize("name", ["07 One photo, no training", "08 Where the words look"])
 def test_guidance_and_heat_maps_from_their_templates(browser_page, server, name, family, request):

@@ -1,0 +1,98 @@
+"""Workflows of personalization for less usual subjects: an artwork, and what there is one photo of."""
+
+from __future__ import annotations
+
+from .blocks import Workflow, checkpoint, folded, group, node, note, parts, photos, sampling, sampling_links
+from .personalization import PAPERS
+
+ARTWORK = {
+    "class_word": "painting",
+    "placeholder": "[V2]",
+    "personalization_prompt": "an oil painting of [V2]",
+}
+PAINTED = {
+    "target_prompt": "a [V] on a rock in the style of [V2]",
+    "file_name": "painted_cat",
+    "alignment_weight": 0.15,
+}
+ONE_PHOTO = {
+    "class_word": "cup",
+    "target_prompt": "a watercolor of a [V] on a beach",
+    "file_name": "my_cup",
+    "steps": 300,
+}
+
+PAINTED_NOTE = """## Your subject painted like an artwork
+
+`[V]` is your subject, and `[V2]` the artwork, in words of style: *in the style of [V2]*. The base model is told the
+scene in the artwork's medium, "an oil painting of a cat on a rock".
+
+Name the medium in **PALP Subject**: the class word, and *an oil painting of [V2]*.
+
+Choose a checkpoint for `models/checkpoints`, or let the page download this one. 500 steps fit a card of 8 GB, and take
+about 5 minutes on a data centre's card."""
+ONE_NOTE = """## Your subject from one photo
+
+One photo is learned sooner than several, and with it all that it shows. So the steps are fewer here, and **PALP
+Options** has a preview every 50 steps.
+
+1. Choose a checkpoint. This one is offered for download, for `models/checkpoints`.
+2. Put your photo into a folder in `input`, press **R**, and choose it. A mask of the subject helps, as *a_mask.png*
+   beside *a.jpg*.
+3. Press **Run**. Press **Cancel** once a preview shows what you want: what was learned until then is kept."""
+
+
+def artwork() -> Workflow:
+    """Lay out the training of a subject and an artwork, and a picture of the one in the style of the other."""
+    nodes = {
+        "note": note(PAINTED_NOTE, size=(340, 310)),
+        "checkpoint": checkpoint((0, 350)),
+        "photos": photos("cat", (0, 490)),
+        "photos2": photos("painting", (0, 620)),
+        "subject": node("PALP_Subject", (0, 750), ARTWORK, (340, 240)),
+        "options": folded(node("PALP_Options", (400, 990), PAPERS)),
+        "palp": node("PALP_Personalize", (400, 0), PAINTED, (400, 930)),
+        **sampling(860),
+    }
+    links = [
+        *parts("checkpoint", "palp"),
+        ("photos", "images", "palp", "images.image0"),
+        ("photos", "captions", "palp", "captions"),
+        ("photos2", "images", "subject", "images.image0"),
+        ("photos2", "captions", "subject", "captions"),
+        ("subject", "subjects", "palp", "subjects"),
+        ("options", "options", "palp", "options"),
+        *sampling_links("palp", "checkpoint"),
+    ]
+    groups = [
+        group("1. Photos of [V], artwork [V2]", 0, 340, 1010),
+        group("2. One in the other's style", 400, 400, 1010),
+        group("3. Your subject, painted", 860, 800, 1010),
+    ]
+    return Workflow(nodes, links, groups)
+
+
+def one_photo() -> Workflow:
+    """Lay out the training on a single photo, with pictures on the way."""
+    nodes = {
+        "note": note(ONE_NOTE, size=(340, 340)),
+        "checkpoint": checkpoint((0, 390)),
+        "photos": photos("cup", (0, 540)),
+        "options": folded(node("PALP_Options", (0, 710), {"preview_every": 50})),
+        "palp": node("PALP_Personalize", (400, 0), ONE_PHOTO, (400, 690)),
+        **sampling(860),
+    }
+    links = [
+        *parts("checkpoint", "palp"),
+        ("photos", "images", "palp", "images.image0"),
+        ("photos", "masks", "palp", "masks.mask0"),
+        ("photos", "captions", "palp", "captions"),
+        ("options", "options", "palp", "options"),
+        *sampling_links("palp", "checkpoint"),
+    ]
+    groups = [
+        group("1. Checkpoint and one photo", 0, 340, 700),
+        group("2. Your picture in words", 400, 400, 700),
+        group("3. Your subject in your picture", 860, 800, 700),
+    ]
+    return Workflow(nodes, links, groups)
