@@ -9,6 +9,7 @@ from .options import PalpOptions
 from .personalize import PalpPersonalize
 from .photos import PalpPhotos
 from .pick_and_draw import PickAndDrawGuidance
+from .report import PalpReport
 from .subject import PalpSubject
 from .textual_inversion import TextualInversionTrain
 
@@ -26,4 +27,5 @@ class PalpExtension(ComfyExtension):
             PickAndDrawGuidance,
             RecordAttention,
             AttentionHeatmap,
+            PalpReport,
         ]

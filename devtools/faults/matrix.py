@@ -15,6 +15,7 @@ from .nodes import (
     PERSONALIZE,
     PHOTOS,
     RECORD,
+    REPORT,
     SAMPLED,
     SUBJECT,
     WORD_AGAIN,
@@ -44,5 +45,6 @@ MATRIX[GUIDE] += [*vae_faults(), *text_faults()]
 MATRIX[RECORD] += text_faults()
 MATRIX[LOAD_LORA] += reading_faults()
 MATRIX |= {node: reading_faults() for node in (OPTIONS, SUBJECT)}
+MATRIX[REPORT] = text_faults()
 MATRIX |= {DEMO_WORLD: loading_faults(), PHOTOS: picture_faults()}
 COMBINATIONS = [(node, fault) for node, faults in MATRIX.items() for fault in faults]

@@ -207,6 +207,23 @@ def _load_photos(_parts: Parts, _root: Path) -> None:
     _executed(PalpPhotos, folder="example: cat")
 
 
+def _report(parts: Parts, _root: Path) -> None:
+    from palp_pack.nodes.report import PalpReport
+
+    width = parts.clip.cond_stage_model.clip_l.transformer.text_projection.weight.shape[0]
+    seeing = SimpleNamespace(
+        model_type="clip_vision_model", model=None, encode_image=lambda _: {"image_embeds": torch.ones(1, width)}
+    )
+    _executed(
+        PalpReport,
+        images=[_photo()[None]],
+        prompt=[PROMPT],
+        class_word=["cat"],
+        clip_vision=[seeing],
+        clip=[parts.clip],
+    )
+
+
 def _demo_world(_parts: Parts, _root: Path) -> None:
     from palp_pack.nodes.demo_world import PalpDemoWorld
 
@@ -248,5 +265,6 @@ LOAD_LORA = Node("Load PALP LoRA", "sd1", _load_lora, given=f"loras/{GIVEN}", pa
 OPTIONS = Node("PALP Options", "sd1", _options, given=f"embeddings/{GIVEN}")
 SUBJECT = Node("PALP Subject", "sd1", _subject, given=f"embeddings/{GIVEN}")
 PHOTOS = Node("PALP Photos", "sd1", _load_photos)
+REPORT = Node("PALP Report", "sd1", _report)
 DEMO_WORLD = Node("PALP Demo World", "sd1", _demo_world)
 SAMPLED = [GUIDE, GUIDE_WITH_LORA, RECORD, LOAD_LORA]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from ..methods.templates import Kind
 from ..methods.textual_inversion import TextualInversion, TextualInversionConfig
 from ..models.backbone import Precision
 from ..training.loop import Training
+from ..training.workers import Workers
 from . import session
 from .options import RUNS, MemoryOptions, PreviewOptions, TextualInversionOptions, read_photos, training_backbone
 
@@ -64,6 +66,10 @@ class LearnWord:
     )
 
     def run(self) -> None:
+        with session.joined_quietly() as workers:
+            self._train(workers)
+
+    def _train(self, workers: Workers) -> None:
         name = reserve(self.out, self.name, self.overwrite or is_result(self.out / RUNS, self.name))
         images, masks, _ = read_photos(self.images, self.masks, captions=False)
         concept = Concept(
@@ -78,9 +84,10 @@ class LearnWord:
         )
         config = TextualInversionConfig(**asdict(self.settings))
         backbone = training_backbone(self.model, self.device, self.precision)
-        run = Training(TextualInversion(backbone, concept, config))
-        fit_memory(run.method, MemoryConfig(**asdict(self.memory)), backbone.free_memory())
-        folder = word_folder(run.method, self.out / RUNS, name, self.retrain)
+        run = Training(TextualInversion(backbone, concept, config, workers))
+        fit_memory(run.method, MemoryConfig(**asdict(self.memory)), workers.least(backbone.free_memory()))
+        find = partial(word_folder, run.method, self.out / RUNS, name, self.retrain)
+        folder = session.one_folder(workers, find)
         if folder.result(config.steps, [self.out]) is None:
             reserve(self.out, name, self.overwrite)
 

@@ -19,6 +19,7 @@ from ..methods.scores import SCORES
 from ..methods.textual_inversion import TextualInversionConfig
 from ..models.backbone import Precision
 from ..settings import Setting, default_of, settings_of
+from ..training.workers import own_device
 
 
 def _documented(kind: type, help: str) -> object:
@@ -83,7 +84,7 @@ def read_photos(paths: tuple[Path, ...], masks: tuple[Path, ...], captions: bool
 
 
 def training_backbone(model: Path, device: str | None, precision: Precision):
-    """Load a model for training."""
+    """Load a model for training, on a GPU of its own where torchrun started this process beside others."""
     from ..models.diffusers.backbone import load_backbone
 
-    return load_backbone(model, device, precision)
+    return load_backbone(model, device or own_device(), precision)

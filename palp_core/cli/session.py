@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from signal import SIGINT, SIGTERM, getsignal, signal
 from tempfile import gettempdir
@@ -21,20 +23,41 @@ from ..methods.result import keep_unfinished
 from ..methods.summary import summary
 from ..training.chart import loss_chart
 from ..training.loop import Step, Training, closing
+from ..training.workers import Workers, joined
 from .errors import sentence
 
 ENDED_BY_SIGTERM = 128 + SIGTERM  # as shells have it
 
 
+@contextmanager
+def joined_quietly() -> Iterator[Workers]:
+    """Join the processes that torchrun started with this one; inside, the leading one alone says what it does."""
+    with joined() as workers, nullcontext() if workers.leads else redirect_stderr(StringIO()):
+        if not workers.leads:
+            logging.getLogger().setLevel(logging.ERROR)
+        yield workers
+
+
+def one_folder(workers: Workers, find: Callable[[], RunFolder]) -> RunFolder:
+    """Let the leading process find a training's folder, so that all of them have the same."""
+    found = find() if workers.leads else None
+    path, identity = json.loads(workers.told(json.dumps(found and [str(found.path), found.identity])))
+    return found or RunFolder(Path(path), identity)
+
+
 def train(run: Training, save: Callable[[Path], Path], out: Path, folder: RunFolder, previews: PreviewConfig) -> None:
     """Train from where the folder stands, save, and write the loss chart beside the file.
 
-    save: in the folder that it is given: `out`, or where that fails, as on a full disk, another, which is printed.
+    save: in the folder that it is given: `out`, or where that fails, as on a full disk, another, which is printed. Of
+    several processes the leading one does so, and the others compute their shares of its steps.
     """
     steps = run.method.config.steps
     if (taken := folder.result(steps, [out])) is not None:
         print(f"taken from an earlier training of the same: {folder.path}. --retrain trains anew.", file=sys.stderr)
         print(taken)
+        return
+    if not run.method.workers.leads:
+        _take_shares(run, folder)
         return
     print(summary(run.method), file=sys.stderr)
     recording = Recording(folder, run.method, previews)
@@ -69,7 +92,16 @@ def _take_steps(run: Training, recording: Recording, asked: list[int]) -> None:
             recording.note(step, run.learner)
             losses |= {name.replace("_", " "): f"{value:.3f}" for name, value in step.shown.items()}
             bar.set_postfix(losses, refresh=False)
-            if asked and len(history) < total:
+            if run.method.workers.any(bool(asked)) and len(history) < total:
+                return
+
+
+def _take_shares(run: Training, folder: RunFolder) -> None:
+    """Take the same steps as the process that leads, from the same state, until it has ended or one was stopped."""
+    state, _ = folder.earlier()
+    with stopped_by_signals() as asked, closing(run.steps(state)) as steps:
+        for _ in steps:
+            if run.method.workers.any(bool(asked)):
                 return
 
 

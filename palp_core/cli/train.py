@@ -18,6 +18,7 @@ from ..methods.result import personalization_folder, save_run
 from ..methods.subjects import Subject
 from ..models.backbone import Precision
 from ..training.loop import Training
+from ..training.workers import Workers
 from . import session
 from .options import (
     RUNS,
@@ -70,6 +71,10 @@ class Train:
     alignment: Annotated[AlignmentOptions, tyro.conf.arg(name="")] = field(default_factory=AlignmentOptions)
 
     def run(self) -> None:
+        with session.joined_quietly() as workers:
+            self._train(workers)
+
+    def _train(self, workers: Workers) -> None:
         name = reserve(self.out, self.file_name, overwrite=True, argument="file_name")  # a number makes it free
         config = PersonalizationConfig(**asdict(self.settings), alignment=self.alignment.config())
         photos = read_photos(self.images, self.masks, self.captions)
@@ -84,8 +89,9 @@ class Train:
             invert_masks=self.invert_masks,
         )
         backbone = training_backbone(self.model, self.device, self.precision)
-        run = Training(Personalization(backbone, [subject], self.target_prompt, config))
-        fit_memory(run.method, MemoryConfig(**asdict(self.memory)), backbone.free_memory())
-        folder = personalization_folder(run.method, self.out / RUNS, name, self.retrain, [self.out])
+        run = Training(Personalization(backbone, [subject], self.target_prompt, config, workers))
+        fit_memory(run.method, MemoryConfig(**asdict(self.memory)), workers.least(backbone.free_memory()))
+        find = partial(personalization_folder, run.method, self.out / RUNS, name, self.retrain, [self.out])
+        folder = session.one_folder(workers, find)
         previews = PreviewConfig(**asdict(self.previews))
         session.train(run, partial(save_run, run, name=name), self.out, folder, previews)

@@ -65,11 +65,13 @@ def fit_memory(method: Method, memory: MemoryConfig, free: float | None) -> None
 def workload(method: Method) -> Workload:
     """Return what a training's memory depends on, with its settings as they are."""
     config, backbone = method.config, method.backbone
-    shared = config.batch_size, method.resolution, config.gradient_checkpointing, backbone.compute_dtype
+    processes = method.workers.count
+    shared = config.batch_size // processes, method.resolution, config.gradient_checkpointing, backbone.compute_dtype
     if isinstance(method, TextualInversion):
-        return Workload(*shared, learns_words=True)
+        return Workload(*shared, learns_words=True, processes=processes)
     averages, compares = config.ema_decay > 0, config.alignment.weight > 0 or config.masked_prior > 0
-    return Workload(*shared, method.learns_words, config.rank, averages, compares, config.optimizer, config.targets)
+    loras = config.rank, averages, compares, config.optimizer, config.targets
+    return Workload(*shared, method.learns_words, *loras, processes)
 
 
 def cheaper(work: Workload, bf16: bool) -> Iterator[Workload]:
@@ -94,7 +96,7 @@ def lower(method: Method, room: float, bf16: bool) -> list[str]:
     """
     before = workload(method)
     found, _ = _first_that_fits(method.backbone, list(cheaper(before, bf16)), room)
-    checkpointing, size = found.gradient_checkpointing, found.batch_size
+    checkpointing, size = found.gradient_checkpointing, found.batch_size * found.processes
     method.config = replace(method.config, gradient_checkpointing=checkpointing, batch_size=size)
     if found.dtype != before.dtype:
         method.backbone.compute_in_bf16()
@@ -113,7 +115,7 @@ def changes(before: Workload, after: Workload) -> list[str]:
     """Say what is lower in one workload than in another, as a user would set it."""
     words = {
         "gradient_checkpointing on": after.gradient_checkpointing != before.gradient_checkpointing,
-        f"batch_size {after.batch_size}": after.batch_size != before.batch_size,
+        f"batch_size {after.batch_size * after.processes}": after.batch_size != before.batch_size,
         "precision bf16": after.dtype != before.dtype,
         f"resolution {after.resolution}": after.resolution != before.resolution,
     }

@@ -22,6 +22,7 @@ from ..models.memory import recomputed_in_backward
 from ..models.wording import put_words
 from ..training.data import Example, encode_examples
 from ..training.optimizer_kinds import check_optimizer
+from ..training.workers import ALONE, Workers
 from .personalization_config import PersonalizationConfig, check_guidance, check_masked_prior, uses_texts
 from .personalization_learner import FixedPrompts, PersonalizationLearner
 from .scores import PromptName
@@ -40,11 +41,20 @@ from .subjects import (
 class Personalization:
     """The method on a model, subjects and a target prompt; its input is checked when it is made.
 
-    Raises PalpError, before any training, that names the argument and the remedy.
+    workers: this process among those that share out its batches. Raises PalpError, before any training, that names the
+    argument and the remedy.
     """
 
-    def __init__(self, backbone: Backbone, subjects: list[Subject], target_prompt: str, config: PersonalizationConfig):
-        self.backbone = backbone
+    def __init__(
+        self,
+        backbone: Backbone,
+        subjects: list[Subject],
+        target_prompt: str,
+        config: PersonalizationConfig,
+        workers: Workers = ALONE,
+    ):
+        workers.check_batch(config.batch_size)
+        self.backbone, self.workers = backbone, workers
         self.subjects = {subject.placeholder: subject for subject in subjects}
         self.target_prompt = target_prompt
         self.config = config

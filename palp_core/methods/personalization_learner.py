@@ -13,7 +13,7 @@ from ..models.lora import LoraAdapters
 from ..models.noise import per_sample
 from ..training.data import Batch, Example, Photo, draw_batch, random_index, stack_batch, told_once
 from ..training.loop import Step
-from ..training.objective import denoising_loss, draw_noise, outside_loss
+from ..training.objective import denoising_loss, draw_noise, noise_like, outside_loss
 from ..training.optimizers import Optimizer, mean_of
 from .alignment import NoisySample, alignment_loss, renoise
 from .overlay import overlays
@@ -53,7 +53,7 @@ class PersonalizationLearner:
         self, method: Personalization, lora: LoraAdapters, examples: dict[str, list[Example]], fixed: FixedPrompts
     ):
         self.method, self.lora, self.examples, self.fixed = method, lora, examples, fixed
-        self.backbone, self.config = method.backbone, method.config
+        self.backbone, self.config, self.workers = method.backbone, method.config, method.workers
         self.done = 0
         # The data's random numbers are apart from the alignment's, so that methods compare on the same samples.
         self.random = torch.Generator().manual_seed(self.config.seed)
@@ -67,7 +67,7 @@ class PersonalizationLearner:
         groups = [{"params": lora.parameters(), "lr": self.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
         if self.learns_words:
             groups += self._word_groups()
-        self.optimizer = Optimizer(groups, self.backbone, self.config)
+        self.optimizer = Optimizer(groups, self.backbone, self.config, self.workers)
 
     def _word_groups(self) -> list[dict]:
         """CLIP's vectors, and those of T5, whose table is spread wider than CLIP's, at a rate in proportion."""
@@ -99,7 +99,7 @@ class PersonalizationLearner:
         alignment = self.config.alignment
         learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)
         placeholder, photos, batch = self.draw_photos()
-        sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random)
+        sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random, self.workers)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
         encoded = {prompt: self.encode(prompt) for prompt in dict.fromkeys(photo.prompt for photo in photos)}
         photo = [encoded[photo.prompt].with_size(photo.size) for photo in photos]
@@ -148,7 +148,7 @@ class PersonalizationLearner:
         """Delta of the configured score, (B, C, H, W)."""
         alignment, noise = self.config.alignment, sample.noise
         if alignment.noise == "fresh":
-            noise = torch.randn(noise.shape, generator=self.alignment_random).to(noise)
+            noise = noise_like(noise, self.alignment_random, self.workers)
         views = Views(
             self.backbone.denoise,
             self.lora.disabled,
@@ -168,9 +168,12 @@ class PersonalizationLearner:
         return self.method.encode(prompt, self.words)
 
     def draw_photos(self) -> tuple[str, list[Photo], Batch]:
-        """Draw a subject, what is said of its images, once for all or for each, and a batch of them of one size."""
+        """Draw a subject, what is said of its images, once for all or for each, and a batch of them of one size.
+
+        Of several processes, each has its share of the batch.
+        """
         placeholder = list(self.examples)[random_index(len(self.examples), self.random)]
-        examples = draw_batch(self.examples[placeholder], self.config.batch_size, self.random)
+        examples = self.workers.share(draw_batch(self.examples[placeholder], self.config.batch_size, self.random))
         y_P = self.method.subjects[placeholder].photo_prompts
         photos = [Photo(y_P[example.number], example.size) for example in examples]
         return placeholder, told_once(photos), stack_batch(examples, self.backbone.device)

@@ -26,6 +26,7 @@ from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizer_kinds import check_optimizer
 from ..training.optimizers import Optimizer, mean_of
+from ..training.workers import ALONE, Workers
 from .concept import MOST_VECTORS, Concept, longest_norms, relative_distance, shorten, start_vectors
 from .overlay import overlays
 from .previews import painted, square_latents
@@ -94,11 +95,13 @@ class LearnedWord(NamedTuple):
 class TextualInversion:
     """The method on a model and a concept; its input is checked when it is made.
 
-    Raises PalpError, before any training, that names the argument and the remedy.
+    workers: this process among those that share out its batches. Raises PalpError, before any training, that names the
+    argument and the remedy.
     """
 
-    def __init__(self, backbone: Backbone, concept: Concept, config: TextualInversionConfig):
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone, concept: Concept, config: TextualInversionConfig, workers: Workers = ALONE):
+        workers.check_batch(config.batch_size)
+        self.backbone, self.workers = backbone, workers
         self.concept = concept
         self.config = config
         self.resolution = config.resolution_for(backbone)
@@ -127,6 +130,7 @@ class TextualInversionLearner:
     def __init__(self, method: TextualInversion, examples: list[Example]):
         self.examples = examples
         self.backbone, self.concept, self.config = method.backbone, method.concept, method.config
+        self.workers = method.workers
         self.resolution = method.resolution
         self.done = 0
         self.random = torch.Generator().manual_seed(self.config.seed)
@@ -136,7 +140,7 @@ class TextualInversionLearner:
             shorten(self.start, self.longest)  # or the regularization would pull to what is out of reach
         self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}
         group = {"params": list(self.vectors.values()), "lr": self.config.learning_rate, "weight_decay": 0.0}
-        self.optimizer = Optimizer([group], self.backbone, self.config)
+        self.optimizer = Optimizer([group], self.backbone, self.config, self.workers)
 
     def step(self) -> Step:
         with self.optimizer.undone_on_failure(self.random):
@@ -153,9 +157,9 @@ class TextualInversionLearner:
 
     def _pass(self) -> dict[str, Tensor]:
         """Add the gradients of one batch to those of the step; returns what it measured, () each."""
-        examples = draw_batch(self.examples, self.config.batch_size, self.random)
+        examples = self.workers.share(draw_batch(self.examples, self.config.batch_size, self.random))
         x0, mask, _ = stack_batch(examples, self.backbone.device)
-        sigma, noise = draw_noise(self.backbone.levels, x0, self.random)
+        sigma, noise = draw_noise(self.backbone.levels, x0, self.random, self.workers)
         conds = self._encode(told_once(self._photos(examples)))
         denoised = self.backbone.denoise(x0 + per_sample(sigma, x0) * noise, sigma, conds)
         denoising = loss = denoising_loss(denoised, x0, self.backbone.prediction.loss_weight(sigma), mask)

@@ -35,7 +35,7 @@ SHARE_OF_WEIGHTS = 2 / 3
 class Workload:
     """What a training's memory depends on, apart from the model."""
 
-    batch_size: int
+    batch_size: int  # of one process
     #: Side of a square of the pictures' area, pixels.
     resolution: int
     gradient_checkpointing: bool
@@ -52,6 +52,8 @@ class Workload:
     optimizer: OptimizerName = "adamw"
     #: What LoRA is attached to.
     targets: Targets = "attention"
+    #: How many processes share each batch.
+    processes: int = 1
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,24 @@ import torch
 from torch import Tensor
 
 from ..models.noise import NoiseLevels, sample_mean
+from .workers import ALONE, Workers
 
 
-def draw_noise(levels: NoiseLevels, x0: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw noise levels uniform over those of the model's training, (B,), and noise like x0."""
-    sigma = levels.sample(len(x0), random)
-    noise = torch.randn(x0.shape, generator=random)
-    return sigma.to(x0), noise.to(x0)
+def draw_noise(
+    levels: NoiseLevels, x0: Tensor, random: torch.Generator, workers: Workers = ALONE
+) -> tuple[Tensor, Tensor]:
+    """Draw noise levels uniform over those of the model's training, (B,), and noise like x0.
+
+    x0: this process's share of a batch. The levels are strata of the whole batch.
+    """
+    sigma = workers.share(levels.sample(len(x0) * workers.count, random))
+    return sigma.to(x0), noise_like(x0, random, workers)
+
+
+def noise_like(x: Tensor, random: torch.Generator, workers: Workers = ALONE) -> Tensor:
+    """Draw noise for this process's share x of a batch, (B, C, ...), out of that of the whole batch."""
+    whole = torch.randn((len(x) * workers.count, *x.shape[1:]), generator=random)
+    return workers.share(whole).to(x)
 
 
 def denoising_loss(denoised: Tensor, x0: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from .config import TrainingConfig
 from .optimizer_kinds import GROUP_STATE, make_optimizer
 from .schedule import rate_factor
 from .state import group_tensors, load_group_tensors, load_optimizer_tensors, optimizer_tensors
+from .workers import ALONE, Workers
 
 
 def mean_of(passes: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -27,12 +28,13 @@ class Optimizer:
 
     groups: as torch.optim takes them, with the highest learning rates. config: says which optimizer, how the rates go,
     how many gradients are added up for a step, how they are cut, and whether an average of what is trained is kept.
-    Raises SettingError where the optimizer's package is missing.
+    workers: those that train together, over which gradients and what was measured are averaged. Raises SettingError
+    where the optimizer's package is missing.
     """
 
-    def __init__(self, groups: list[dict], backbone: Backbone, config: TrainingConfig):
+    def __init__(self, groups: list[dict], backbone: Backbone, config: TrainingConfig, workers: Workers = ALONE):
         self.optimizer = make_optimizer(config.optimizer, groups)
-        self.config = config
+        self.config, self.workers = config, workers
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = [p.detach().clone() for p in self._trained()] if config.ema_decay else []
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.compute_dtype == torch.float16)
@@ -51,9 +53,12 @@ class Optimizer:
         factor = rate_factor(number - 1, config.steps, config.warmup_steps, config.lr_scheduler)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        trained = [p for p in self._trained() if p.grad is not None]
+        means = torch.stack([value.detach().float() for value in measured.values()])
+        self.workers.average([*(p.grad for p in trained), means])
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_([p for p in self._trained() if p.grad is not None], config.max_grad_norm)
-        *numbers, length = torch.stack([*(value.detach().float() for value in measured.values()), norm]).tolist()
+        norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
+        *numbers, length = torch.cat([means, norm[None]]).tolist()
         if not all(map(math.isfinite, numbers)) or not (self.scaler.is_enabled() or math.isfinite(length)):
             raise DivergedError(number)
         self.scaler.step(self.optimizer)  # leaves out a step whose half-precision gradients overflowed

@@ -27,6 +27,7 @@ NODES = {
     "iterations start_percent end_percent threshold reference reference_prompt resolution seed base_model mask",
     "PALP_RecordAttention": "model clip prompt",
     "PALP_AttentionHeatmap": "recording image word opacity against",
+    "PALP_Report": "images prompt class_word reference_photos clip_vision clip dino",
 }
 SCORES = {"delta": ["push", "interval"], "palp": ["alpha", "beta"]}
 
