@@ -54,11 +54,11 @@ class Optimizer:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         trained = [p for p in self._trained() if p.grad is not None]
-        means = torch.stack([value.detach().float() for value in measured.values()])
-        self.workers.average([*(p.grad for p in trained), means])
+        means = [value.detach().float() for value in measured.values()]
+        self.workers.average([*(p.grad for p in trained), *means])
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
-        *numbers, length = torch.cat([means, norm[None]]).tolist()
+        *numbers, length = torch.stack([*means, norm]).tolist()
         if not all(map(math.isfinite, numbers)) or not (self.scaler.is_enabled() or math.isfinite(length)):
             raise DivergedError(number)
         self.scaler.step(self.optimizer)  # leaves out a step whose half-precision gradients overflowed
