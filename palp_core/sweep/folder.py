@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import platform
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ def log_begin(folder: Path, run: str) -> int:
     """Note who begins to work on a cell; returns how often that was begun, but not ended, in the same run."""
     entries = _entries(folder / LOG)
     begun = [entry for entry in entries if entry.get("run") == run]
-    log(folder, {"run": run, "host": socket.gethostname(), "process": os.getpid()})
+    log(folder, {"run": run, "host": platform.node(), "process": os.getpid()})
     return len(begun)
 
 
