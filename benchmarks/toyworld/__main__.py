@@ -8,6 +8,7 @@ import tyro
 
 from . import __doc__ as description
 from .commands import Chart, Compare, Guide, Table
+from .drift import Drift
 from .heatmaps import Heatmaps
 from .layers import Layers
 from .looks import Looks
@@ -17,6 +18,7 @@ from .scores import Scores
 
 COMMANDS = {
     "run": Run,
+    "drift": Drift,
     "guide": Guide,
     "heatmaps": Heatmaps,
     "layers": Layers,
