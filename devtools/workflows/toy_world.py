@@ -48,8 +48,8 @@ HEIGHT, ROW = 1010, 350
 def try_palp() -> Workflow:
     """Lay out two trainings beside each other, and what base model and both draw."""
     nodes = {
-        "note": note(NOTE, size=(340, 320)),
-        "world": node("PALP_DemoWorld", (0, 370), SCENE, size=(340, 270)),
+        "note": note(NOTE, size=(340, 260)),
+        "world": node("PALP_DemoWorld", (0, 310), SCENE, size=(340, 270)),
         "photo": node("PreviewImage", (0, 720), size=(340, 290), title="Your cat"),
         "plain": _training("Plain training", "demo_plain", 400, 0.0),
         "palp": _training("PALP", "demo_palp", 820, ALIGNMENT.weight),
