@@ -147,7 +147,10 @@ class Previews:
             return 0
         self._draw(painter, untouched=True)
         affordable = int(share / (time.monotonic() - now)) - 1
-        return math.ceil(self.steps / min(PICTURES, affordable)) if affordable > 0 else 0
+        if affordable > 0:
+            return math.ceil(self.steps / min(PICTURES, affordable))
+        self.pictures.clear()  # the base model's alone shows nothing of the training
+        return 0
 
     def _draw(self, painter: Painter, untouched: bool = False) -> Tensor:
         picture = painter.preview(self.config.preview_guidance, untouched)
