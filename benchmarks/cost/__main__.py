@@ -1,12 +1,12 @@
-"""Runs a cost benchmark: `python -m benchmarks.cost step|guidance|word [options]`."""
+"""Runs a cost benchmark: `python -m benchmarks.cost step|guidance|word|cluster [options]`."""
 
 from __future__ import annotations
 
 import sys
 
-from . import guidance, step, word
+from . import cluster, guidance, step, word
 
-COMMANDS = {"step": step.main, "guidance": guidance.main, "word": word.main}
+COMMANDS = {"step": step.main, "guidance": guidance.main, "word": word.main, "cluster": cluster.main}
 
 
 def main() -> None:

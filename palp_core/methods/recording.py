@@ -24,19 +24,27 @@ SECONDS_BETWEEN_STATES = 120.0
 
 
 class Recording:
-    """The steps of a training, from its first, and the folder that keeps them. Raises FileError as `earlier` does."""
+    """The steps of a training, from its first, and the folder that keeps them. Raises FileError as `earlier` does.
+
+    pause: seconds between two states that are kept; None for the usual.
+    """
 
     def __init__(
-        self, folder: RunFolder, method: Personalization | TextualInversion, previews: PreviewConfig | None = None
+        self,
+        folder: RunFolder,
+        method: Personalization | TextualInversion,
+        previews: PreviewConfig | None = None,
+        pause: float | None = None,
     ):
         self.folder, self.method = folder, method
+        self._pause = SECONDS_BETWEEN_STATES if pause is None else pause
         #: What to go on from; None at the beginning.
         self.state, rows = folder.earlier()
         self.history = [Step(**row) for row in rows]
         #: What of the photos is learned, (H, W, 3) in 0..1; None before the first step.
         self.overlay: Tensor | None = folder.overlay()
         self.previews = Previews(previews or PreviewConfig(), method.config.steps, folder, done=len(rows))
-        self._next = time.monotonic() + SECONDS_BETWEEN_STATES
+        self._next = time.monotonic() + self._pause
 
     def note(self, step: Step, learner: Learner) -> Tensor | None:
         """Add a step that was taken, and keep the state when it is time; returns a picture if one was drawn."""
@@ -48,7 +56,7 @@ class Recording:
             self._keep_snapshot(learner)
         if picture is not None or time.monotonic() >= self._next:
             self.keep(learner.state())
-            self._next = time.monotonic() + SECONDS_BETWEEN_STATES
+            self._next = time.monotonic() + self._pause
         return picture
 
     def _show_subject(self, learner: Learner) -> None:

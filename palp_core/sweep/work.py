@@ -6,7 +6,6 @@ What is in the folder already is taken: a finished training, a state to go on fr
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,7 +140,7 @@ class CellWorker:
 
         def found(anew: bool) -> Recording:
             run_folder = personalization_folder(method, folder, "training", anew, [folder])
-            return Recording(run_folder, method, PreviewConfig(preview_every=0))
+            return Recording(run_folder, method, PreviewConfig(preview_every=0), self.work.state_seconds)
 
         try:
             recording = found(anew=False)
@@ -155,8 +154,6 @@ class CellWorker:
     def _take_steps(self, cell: Cell, run: Training, recording: Recording) -> None:
         """Take the steps that are left. Pictures are drawn before the state of their step can be kept."""
         at, last = set(self._steps(cell)), cell.method.steps
-        pause = self.work.state_seconds if self.work.state_seconds < SECONDS_BETWEEN_STATES else math.inf
-        due = time.monotonic() + pause
         with closing(run.steps(recording.state)) as steps:
             for step in steps:
                 done = step.index + 1
@@ -164,9 +161,6 @@ class CellWorker:
                     self._draw(cell, run.learner, done)
                 recording.note(step, run.learner)
                 self.note(f"{cell.title}: step {done} of {last}")
-                if time.monotonic() >= due and done < last:
-                    recording.keep(run.learner.state())
-                    due = time.monotonic() + pause
                 self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
