@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -11,20 +13,23 @@ from .rows import BySteps
 from .statistics import curve
 
 
-def curves(found: dict[str, BySteps], ranges: tuple[float, ...]) -> Tensor:
+def curves(found: dict[str, BySteps], ranges: tuple[float, ...], costs: Mapping[str, float] | None = None) -> Tensor:
     """Plot both against the steps, and against each other, with standard errors; (H, W, 3) in 0..1.
 
-    ranges: subject alignments to dot a line at.
+    ranges: subject alignments to dot a line at. costs: of each method's step, plain steps; with them, both are plotted
+    against what was computed.
     """
     figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained")
     axes = figure.subplots(1, 3)
     for method, steps in found.items():
         text, subject = (curve(steps, name) for name in ("text_alignment", "subject_alignment"))
         for panel, (numbers, means, errors) in zip(axes, (text, subject), strict=False):
-            panel.errorbar(numbers, means, errors, marker="o", capsize=2, label=method)
+            spent = [number * costs[method] for number in numbers] if costs else numbers
+            panel.errorbar(spent, means, errors, marker="o", capsize=2, label=method)
         axes[2].plot(subject[1], text[1], marker="o", label=method)
-    axes[0].set(xlabel="steps", ylabel="text alignment")
-    axes[1].set(xlabel="steps", ylabel="subject alignment")
+    spent = "computed, plain steps" if costs else "steps"
+    axes[0].set(xlabel=spent, ylabel="text alignment")
+    axes[1].set(xlabel=spent, ylabel="subject alignment")
     axes[2].set(xlabel="subject alignment", ylabel="text alignment")
     for panel in axes:
         panel.grid(alpha=0.25)

@@ -54,6 +54,21 @@ def share_found(rows: list[dict], element: str) -> str:
     return mean_of_rows(naming, shares, digits=0) if shares else "–"
 
 
+def step_costs(rows: Iterable[dict], methods: list[str], baseline: str = "ti_db") -> dict[str, float]:
+    """Return what a step of each method takes, in steps of the baseline, by the processor seconds of its rows.
+
+    Raises ValueError where one of them, or the baseline, has none.
+    """
+    spent: dict[str, list[tuple[float, int]]] = {}
+    for row in rows:
+        if row.get("seconds"):
+            spent.setdefault(row["method"], []).append((row["seconds"], row["step"]))
+    seconds = {name: sum(s for s, _ in found) / sum(n for _, n in found) for name, found in spent.items()}
+    if unknown := [name for name in (baseline, *methods) if name not in seconds]:
+        raise ValueError(f"no row of {', '.join(dict.fromkeys(unknown))} says how many seconds it took.")
+    return {name: seconds[name] / seconds[baseline] for name in methods}
+
+
 def table(found: dict[str, BySteps]) -> Iterator[str]:
     """Write the lines of a table in Markdown: each method at each of its steps."""
     heads = ["method", "step", "seconds", *AXES.values(), *(f"{name}, %" for name in ELEMENTS.values()), "n"]

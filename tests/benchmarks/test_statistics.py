@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.toyworld.statistics import standard_error
+from benchmarks.toyworld.statistics import standard_error, step_costs
 
 
 def test_comparison_chooses_its_steps_on_other_pairs(capsys, tmp_path, run, row, write_rows):
@@ -78,3 +78,11 @@ def test_errors_count_individuals_and_prompts_not_repetitions(row):
     chosen = [[some[n] for n in of_one_prompt] for some in (rows, by_individual)]
     assert standard_error(*chosen) == pytest.approx(expected)
     assert standard_error(rows[:9], by_prompt[:9]) is None
+
+
+def test_costs_are_in_plain_steps(row):
+    took = {"ti_db": 0.5, "delta": 1.5}
+    rows = [{**row(m, step, "a", 1, 1), "seconds": took[m] * step} for m in took for step in (10, 20)]
+    assert step_costs([*rows, row("palp", 10, "a", 1, 1)], ["delta", "ti_db"]) == {"delta": 3, "ti_db": 1}
+    with pytest.raises(ValueError, match="no row of palp says"):
+        step_costs(rows, ["palp"])
