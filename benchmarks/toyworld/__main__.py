@@ -7,6 +7,7 @@ import sys
 import tyro
 
 from . import __doc__ as description
+from .balance import Balance
 from .commands import Chart, Compare, Guide, Table
 from .drift import Drift
 from .heatmaps import Heatmaps
@@ -18,6 +19,7 @@ from .scores import Scores
 
 COMMANDS = {
     "run": Run,
+    "balance": Balance,
     "drift": Drift,
     "guide": Guide,
     "heatmaps": Heatmaps,
