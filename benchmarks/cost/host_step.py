@@ -23,7 +23,7 @@ from devtools.random_models import pictures
 from devtools.sized_models import sized_model, sized_parts
 from palp_core.models.families import FAMILIES
 
-from .setup import keep, setting, synchronize
+from .setup import setting, synchronize
 
 PROMPT = "a sketch of [V] in Paris"
 RANK = 32
@@ -67,7 +67,8 @@ class HostSteps:
     def kinds(self) -> dict[str, Callable[[], Cost]]:
         """Name what can be measured."""
         found: dict[str, Callable[[], Cost]] = {}
-        for name in self.alignments():
+        alone = ["LoRA alone"] if FAMILIES[self.family].subject_words == "learned" else []
+        for name in [*self.alignments(), *alone]:
             for suffix, checkpointing in (("", False), (" checkpointed", True)):
                 found[name + suffix] = lambda name=name, c=checkpointing: self.ours(name, c)
         for suffix, checkpointing in (("", False), (" checkpointed", True)):
@@ -90,6 +91,9 @@ class HostSteps:
         from palp_pack.palp_core import Personalization, PersonalizationConfig, Subject
         from palp_pack.palp_core.training.loop import Training
 
+        rates = {}
+        if name == "LoRA alone":
+            name, rates = "plain", {"embedding_learning_rate": 0.0}
         config = PersonalizationConfig(
             steps=self.steps + 1,
             batch_size=self.batch_size,
@@ -97,6 +101,7 @@ class HostSteps:
             rank=RANK,
             alignment=self.alignments()[name],
             gradient_checkpointing=checkpointing,
+            **rates,
         )
         photo = pictures((self.resolution, self.resolution))
         backbone = ComfyBackbone(self.model, self.clip, self.vae)
@@ -169,22 +174,22 @@ def _loaded_again(family: str, device: str, disable_dynamic: bool = True):
     return sized_model(family, device)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure every kind of step in turns, print the table, and keep the figures."""
+def measured(args: argparse.Namespace, family: str) -> dict[str, object]:
+    """Measure every kind of step in turns, print the table, and return the figures."""
     import_host(find_comfyui())
     import_pack()
-    kinds = HostSteps(args.family, args.device, args.resolution, args.batch_size, args.steps).kinds()
+    kinds = HostSteps(family, args.device, args.resolution, args.batch_size, args.steps).kinds()
     costs: dict[str, list[Cost]] = {name: [] for name in kinds}
     for _ in range(args.rounds):
         for name, measure in kinds.items():
             costs[name].append(_attempt(name, measure))
     seconds = {name: statistics.median(c.seconds for c in found) for name, found in costs.items()}
     gigabytes = {name: max(c.gigabytes for c in found) for name, found in costs.items()}
-    print(setting(args))
+    print(f"ComfyUI's network, {setting(args)}")
     print(f"{'':26}{'seconds':>10}{'ratio':>8}{'peak GB':>10}")
     for name, value in seconds.items():
         print(f"{name:26}{value:10.3f}{value / seconds['plain']:8.2f}{gigabytes[name]:10.2f}")
-    keep({"setting": setting(args), "seconds": seconds, "gigabytes": gigabytes}, args)
+    return {"setting": setting(args), "seconds": seconds, "gigabytes": gigabytes}
 
 
 def _attempt(name: str, measure: Callable[[], Cost]) -> Cost:

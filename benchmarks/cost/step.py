@@ -3,25 +3,32 @@
     python -m benchmarks.cost step [--device cuda --family sdxl] [--json PATH]
     python -m benchmarks.cost step --family z_image      on ComfyUI's network, beside its own Train LoRA
 
-Weights are random: cost does not depend on them. The kinds of step take turns in one process on the same model.
-On a CPU the model has Stable Diffusion's architecture at a fraction of its width; on CUDA it has full size.
+Weights are random: cost does not depend on them. The kinds of step take turns in one process on the same model. On a
+CPU the model has Stable Diffusion's architecture at a fraction of its width; on CUDA it has full size. Beside them
+stand diffusers' DreamBooth LoRA recipe on that model, and where ComfyUI is found, its Train LoRA on its own network.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable, Generator
+from functools import partial
 
 import torch
 
+from devtools.comfy_server import find_comfyui
 from devtools.random_models import pictures
 from palp_core import AlignmentConfig, Palp, Personalization, PersonalizationConfig, Subject, Training
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 
+from . import host_step
+from .dreambooth import dreambooth
 from .setup import FAMILIES, cost_arguments, keep, parsed, random_backbone, setting, timed
 
 KINDS = {
     "plain": AlignmentConfig(weight=0),
+    "lora_alone": AlignmentConfig(weight=0),
     "delta": AlignmentConfig(),
     "palp": AlignmentConfig(score=Palp()),
     "palp_beta1": AlignmentConfig(score=Palp(alpha=7.5, beta=1)),
@@ -58,15 +65,13 @@ class Memory:
 
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Take the mean seconds of a round's steps, which need not be alike, and a step's peak bytes; by kind."""
-    found = {kind: {"seconds": [], "bytes": []} for kind in KINDS}
     modules = (backbone.denoiser, *backbone.text.modules())
     weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    makers = {**{kind: partial(ours, backbone, args, kind) for kind in KINDS}, **recipes(backbone, args)}
+    found = {kind: {"seconds": [], "bytes": []} for kind in makers}
     for _ in range(args.rounds):
-        for kind, alignment in KINDS.items():
-            run = Training(
-                Personalization(backbone, subjects(args), "a sketch of [V] in Paris", config(args, alignment))
-            )
-            steps = run.steps()
+        for kind, make in makers.items():
+            steps = make()
             next(steps)  # warms up
             taken = [timed(steps, backbone.device) for _ in range(args.steps)]
             found[kind]["seconds"].append(statistics.fmean(taken))
@@ -77,14 +82,22 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
     return found
 
 
-def subjects(args: argparse.Namespace) -> list[Subject]:
-    return [Subject(pictures((args.resolution, args.resolution)), "cat")]
+def ours(backbone: DiffusersBackbone, args: argparse.Namespace, kind: str) -> Generator[object, None, None]:
+    """Take the steps of our training; of LoRA alone, no word is learned."""
+    sizes = {"steps": args.steps + 2, "batch_size": args.batch_size, "resolution": args.resolution}
+    rates = {"embedding_learning_rate": 0.0} if kind == "lora_alone" else {}
+    config = PersonalizationConfig(**sizes, **rates, alignment=KINDS[kind])
+    subject = Subject(pictures((args.resolution, args.resolution)), "cat")
+    return Training(Personalization(backbone, [subject], "a sketch of [V] in Paris", config)).steps()
 
 
-def config(args: argparse.Namespace, alignment: AlignmentConfig) -> PersonalizationConfig:
-    return PersonalizationConfig(
-        steps=args.steps + 2, batch_size=args.batch_size, resolution=args.resolution, alignment=alignment
-    )
+def recipes(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, Callable[[], Generator]]:
+    """Name the forms of diffusers' recipe."""
+    rank = PersonalizationConfig.rank
+    return {
+        "dreambooth": partial(dreambooth, backbone, args, rank, cached=False),
+        "dreambooth_cached": partial(dreambooth, backbone, args, rank, cached=True),
+    }
 
 
 def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, float]:
@@ -101,20 +114,23 @@ def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, float]:
 def main() -> None:
     parser = cost_arguments(__doc__, batch_size=PersonalizationConfig.batch_size, rounds=3)
     parser.add_argument("--steps", type=int, default=4, help="Times this many steps of each kind in each round.")
+    parser.add_argument(
+        "--host", action=argparse.BooleanOptionalAction, default=True, help="Measures ComfyUI's Train LoRA, too."
+    )
     args = parsed(parser)
     if args.family not in FAMILIES:  # one of ComfyUI's transformers
-        from . import host_step
-
-        host_step.run(args)
+        keep(host_step.measured(args, args.family), args)
         return
     found = summary(measure(random_backbone(args), args))
     found["setting"] = setting(args)
     print(found["setting"])
-    print(f"{'':12}{'seconds':>10}{'ratio':>8}{'peak MiB':>10}{'ratio':>8}")
-    for kind in KINDS:
+    print(f"{'':18}{'seconds':>10}{'ratio':>8}{'peak MiB':>10}{'ratio':>8}")
+    for kind in [name.removesuffix("_seconds") for name in found if name.endswith("_seconds")]:
         seconds, peak = found[f"{kind}_seconds"], found[f"{kind}_bytes"] / 2**20
         ratios = found[f"{kind}_step_ratio"], found[f"{kind}_memory_ratio"]
-        print(f"{kind:12}{seconds:10.3f}{ratios[0]:8.2f}{peak:10.0f}{ratios[1]:8.2f}")
+        print(f"{kind:18}{seconds:10.3f}{ratios[0]:8.2f}{peak:10.0f}{ratios[1]:8.2f}")
+    if args.host and find_comfyui():
+        found["host"] = host_step.measured(args, FAMILIES[args.family])
     keep(found, args)
 
 
