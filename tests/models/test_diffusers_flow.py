@@ -248,23 +248,24 @@ def test_a_prompts_words_are_seen_in_the_attention(backbone):
 # --- the file in the pipeline ---
 
 
+@pytest.mark.parametrize("targets", ["attention", "attention+ff"])
 @each_family
-def test_diffusers_own_loader_reproduces_the_trained_model(backbone):
-    run = personalization(backbone, steps=1, alignment=AlignmentConfig(weight=0))
+def test_diffusers_own_loader_reproduces_the_trained_model(backbone, targets):
+    run = personalization(backbone, steps=1, alignment=AlignmentConfig(weight=0), targets=targets)
     list(run.steps())
     lora = {key: 3 * value if "lora_up" in key else value for key, value in run.result.lora.items()}
     x, sigma, cond = latents_like(backbone, 1), torch.tensor([1.0]), backbone.encode_prompt(PHOTO, {})
     pipeline = backbone.pipeline
     with torch.no_grad():
         untouched = backbone.denoise(x, sigma, [cond])
-        with attached_lora(backbone, 4, seed=0) as adapters:
+        with attached_lora(backbone, 4, 0, targets) as adapters:
             adapters.load_state_dict(lora)
             trained = backbone.denoise(x, sigma, [cond])
         factors = {"lora_up.weight": 2, "alpha": 0.5}  # which cancel out
         given = {key: value * factors.get(key.partition(".")[2], 1) for key, value in lora.items()}
         load_lora(pipeline, architecture_of(pipeline), given)
         loaded = backbone.denoise(x, sigma, [cond])
-    parts = sum(len(names) for names in backbone.projections().values())
+    parts = sum(len(names) for names in backbone.projections(targets).values())
     attached = [name for name, _ in pipeline.transformer.named_modules() if name.endswith("lora_A")]
     pipeline.unload_lora_weights()
     effect = (trained - untouched).norm()

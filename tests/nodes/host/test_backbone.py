@@ -165,7 +165,8 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
     import comfy.model_management
     import comfy.sd
     from palp_pack.nodes.host.backbone import ComfyBackbone
-    from palp_pack.palp_core import save_run
+    from palp_pack.nodes.host.lora import apply_lora_file
+    from palp_pack.palp_core import load_lora_file, save_run
     from palp_pack.palp_core.models.lora import attached_lora
     from safetensors.torch import load_file
 
@@ -185,12 +186,16 @@ def test_the_hosts_loader_reproduces_the_trained_model_from_the_file(make, famil
                 layer.lora_A["palp"].weight.data = run.result.lora[f"{name}.lora_down.weight"].to(x)
                 layer.lora_B["palp"].weight.data = run.result.lora[f"{name}.lora_up.weight"].to(x)
             trained = backbone.denoise(x, sigma, [cond])
-        patched, _ = comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)
-        reloaded = ComfyBackbone(patched, clip, vae)
-        comfy.model_management.load_models_gpu([reloaded.patcher])
-        loaded = reloaded.denoise(x, sigma, [cond])
-    effect = (trained - untouched).norm()
-    assert effect > 1e-3 and (loaded - trained).norm() < 0.01 * effect  # the file is fp16
+        stock, _ = comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)
+        ours, _, left_out = apply_lora_file(model, clip, load_lora_file(path), 1.0)
+        assert left_out == []
+        effect = (trained - untouched).norm()
+        assert effect > 1e-3
+        for patched in (stock, ours):
+            reloaded = ComfyBackbone(patched, clip, vae)
+            comfy.model_management.load_models_gpu([reloaded.patcher])
+            loaded = reloaded.denoise(x, sigma, [cond])
+            assert (loaded - trained).norm() < 0.01 * effect  # the file is fp16
 
 
 def test_a_word_reads_the_same_from_our_clip_as_from_the_hosts_embeddings_folder(make, tmp_path):
