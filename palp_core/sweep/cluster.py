@@ -7,12 +7,18 @@ gone can take several tries to notice, so that Ray's are not counted; a cell tha
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingError
 from .engine import C, Done, Executor, MakeWorker, Stopped, attempt, never
+
+#: What Ray gives as the address of a cluster.
+HOST_AND_PORT = re.compile(r"(?P<host>[^/]+):(?P<port>\d+)")
+SECONDS_TO_ANSWER = 10
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,18 @@ def _connected(address: str) -> Any:
     except ImportError as error:
         raise SettingError('--ray needs Ray, which is not installed: pip install "palp[cluster]".') from error
     try:
+        if named := HOST_AND_PORT.fullmatch(address):
+            asyncio.run(_reach(named["host"], int(named["port"])))
         ray.init(address=address, ignore_reinit_error=True)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SettingError(f"no Ray cluster answers at --ray {address}: {error}") from error
+    except (OSError, ValueError, RuntimeError, asyncio.TimeoutError) as error:  # ConnectionError is an OSError
+        raise SettingError(f"no Ray cluster answers at --ray {address}: {error or 'it takes too long.'}") from error
     return ray
+
+
+async def _reach(host: str, port: int) -> None:
+    """Raise OSError or TimeoutError where nothing answers, of which Ray itself says nothing for minutes."""
+    _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), SECONDS_TO_ANSWER)
+    writer.close()
 
 
 def _actors(ray: Any, make_worker: MakeWorker, cluster: Cluster, cells: int) -> list:

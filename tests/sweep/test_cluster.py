@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,10 +19,9 @@ from ray.cluster_utils import Cluster  # noqa: E402
 EAGER = ("--state-seconds", 0)
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
     """Three machines with room for one worker each."""
-    monkeypatch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
     machine = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
     for _ in range(2):
@@ -67,6 +67,19 @@ def kill_a_worker_and_a_machine(cluster: Cluster, out: Path) -> None:
 
 def table(out: Path) -> str:
     return (out / "table.csv").read_text()
+
+
+def test_what_is_asked_of_a_cluster_and_not_there_is_told(cluster, sweep, jobs, tmp_path, monkeypatch):
+    def told(*arguments: object) -> str:
+        return str(sweep(jobs, tmp_path / "out", *arguments))
+
+    assert told("--ray", cluster.address, "--num-cpus", 2).startswith("palp: no machine of the Ray cluster has 2 CPU")
+    assert "has 0.5 CPU and 1 GPU for" in told("--ray", cluster.address, "--num-cpus", 0.5, "--num-gpus", 1)
+    assert "num_cpus is 0.0; it must be above 0" in told("--ray", cluster.address, "--num-cpus", 0)
+    assert told("--ray", "127.0.0.1:1").startswith("palp: no Ray cluster answers at --ray 127.0.0.1:1: ")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert told("--ray", "auto") == 'palp: --ray needs Ray, which is not installed: pip install "palp[cluster]".'
+    assert not begun(tmp_path / "out")
 
 
 def test_the_table_is_the_same_and_nothing_is_computed_twice_but_what_a_kill_costs(cluster, sweep, jobs, tmp_path):
