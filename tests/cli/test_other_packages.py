@@ -14,30 +14,34 @@ from devtools.random_models import pictures, tiny_pipeline
 from palp_core.models.quantizers import PACKAGES
 
 BROKEN = 'raise RuntimeError("CUDA Setup failed despite GPU being available.")\n'
-FAKES = {"bitsandbytes": ("0.43.0", BROKEN), "torchao": ("0.10.0", '__version__ = "0.10.0"\n')}
+FAKES = {
+    "bitsandbytes": ("0.43.0", BROKEN),
+    "torchao": ("0.10.0", '__version__ = "0.10.0"\n'),
+    "gptqmodel": ("1.0.0", ""),
+}
 
 
-@pytest.fixture(params=[*FAKES, "gptqmodel"])
-def others(request, tmp_path) -> str:
-    """A folder for PYTHONPATH that holds such a package."""
-    name = request.param
-    version, source = FAKES.get(name, ("1.0.0", ""))
-    folder, about = tmp_path / "others" / name, tmp_path / "others" / f"{name}-{version}.dist-info"
-    folder.mkdir(parents=True)
-    about.mkdir()
-    (folder / "__init__.py").write_text(source)
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    return str(folder.parent)
+@pytest.fixture
+def others(tmp_path) -> str:
+    """A folder for PYTHONPATH that holds such packages; one process meets all of them."""
+    parent = tmp_path / "others"
+    for name, (version, source) in FAKES.items():
+        folder, about = parent / name, parent / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        about.mkdir()
+        (folder / "__init__.py").write_text(source)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return str(parent)
 
 
 def python(others: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Run Python with that package, in the repository's folder."""
+    """Run Python with these packages, in the repository's folder."""
     environment = {**os.environ, "PYTHONPATH": others}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_line_trains_beside_a_broken_package(others, tmp_path):
+def test_the_command_line_trains_beside_broken_packages(others, tmp_path):
     tiny_pipeline("sd1", tmp_path / "made").save_pretrained(tmp_path / "model", safe_serialization=True)
     photo, out = tmp_path / "cat.png", tmp_path / "loras"
     Image.fromarray((pictures((64, 64))[0] * 255).byte().numpy()).save(photo)
@@ -66,7 +70,7 @@ print(len(asyncio.run(listed())), "nodes")
 
 
 @pytest.mark.host
-def test_all_nodes_are_there_beside_a_broken_package(others):
+def test_all_nodes_are_there_beside_broken_packages(others):
     if (comfyui_path := find_comfyui()) is None:
         pytest.skip(SKIP_REASON)
     source = NODES.format(comfyui=str(comfyui_path), init=str(REPO / "__init__.py"), repo=str(REPO))
