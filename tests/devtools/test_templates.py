@@ -6,8 +6,11 @@ import json
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from devtools.example_painting import PAINTING, PHOTO, painting
 
 FOLDER = Path(__file__).parents[2] / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -46,3 +49,10 @@ def test_each_template_has_a_square_card_that_loads_fast(name):
     with Image.open(file) as card:
         assert card.width == card.height >= 512
     assert file.stat().st_size < 120_000
+
+
+def test_the_example_painting_is_what_its_command_paints():
+    with Image.open(PHOTO) as photo, Image.open(PAINTING) as shipped:
+        apart = np.asarray(painting(photo), dtype=float) - np.asarray(shipped, dtype=float)
+        plain = np.asarray(photo.convert("RGB").resize(shipped.size), dtype=float) - np.asarray(shipped, dtype=float)
+    assert np.abs(apart).mean() < 6 < np.abs(plain).mean()  # of 255; the file is a JPEG
