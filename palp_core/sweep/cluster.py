@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from signal import SIGINT, SIGTERM, getsignal, signal
+from threading import current_thread, main_thread
 from typing import Any
 
 from ..errors import SettingError
@@ -82,10 +85,23 @@ def _connected(address: str) -> Any:
     try:
         if named := HOST_AND_PORT.fullmatch(address):
             asyncio.run(_reach(named["host"], int(named["port"])))
-        ray.init(address=address, ignore_reinit_error=True)
+        with _kept_handlers():
+            ray.init(address=address, ignore_reinit_error=True)
     except (OSError, ValueError, RuntimeError, asyncio.TimeoutError) as error:  # ConnectionError is an OSError
         raise SettingError(f"no Ray cluster answers at --ray {address}: {error or 'it takes too long.'}") from error
     return ray
+
+
+@contextmanager
+def _kept_handlers() -> Iterator[None]:
+    """Inside, Ray may take the signals by which a program is ended, whose handlers are back in the end."""
+    handlers = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        if current_thread() is main_thread():  # no other one may
+            for number, handler in handlers.items():
+                signal(number, handler)
 
 
 async def _reach(host: str, port: int) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from palp_core.sweep import cluster as on_machines
+
 ray = pytest.importorskip("ray")  # has no wheels for every Python
 from ray.cluster_utils import Cluster  # noqa: E402
 
@@ -80,6 +82,18 @@ def test_what_is_asked_of_a_cluster_and_not_there_is_told(cluster, sweep, jobs, 
     monkeypatch.setitem(sys.modules, "ray", None)
     assert told("--ray", "auto") == 'palp: --ray needs Ray, which is not installed: pip install "palp[cluster]".'
     assert not begun(tmp_path / "out")
+
+
+def test_a_signal_ends_the_command_as_without_a_cluster(cluster, sweep, jobs, tmp_path, monkeypatch):
+    actors = on_machines._actors
+
+    def signaled(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)  # Ray is connected by now, and would end the program
+        return actors(*arguments)
+
+    monkeypatch.setattr(on_machines, "_actors", signaled)
+    assert sweep(jobs, tmp_path / "out", "--ray", cluster.address) == 143
+    assert len(table(tmp_path / "out").splitlines()) == 1
 
 
 def test_the_table_is_the_same_and_nothing_is_computed_twice_but_what_a_kill_costs(cluster, sweep, jobs, tmp_path):
