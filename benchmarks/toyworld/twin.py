@@ -14,6 +14,9 @@ from palp_core.toyworld import MODEL_FOLDER
 from palp_core.toyworld.evaluators import load_evaluators
 from palp_core.toyworld.world import World
 
+#: The twin that docs/results.md tells of. It draws at this scale of guidance, as Stable Diffusion does.
+TWIN, TWIN_GUIDANCE = Path(__file__).with_name("unet_eps.safetensors"), 7.0
+
 
 @cache
 def weights_digest(file: Path) -> str:
