@@ -25,7 +25,9 @@ def curves(evaluation: Evaluation) -> bytes:
         for number, method in enumerate(evaluation.methods):
             _plot(panel, evaluation, method, axis, f"C{number}")
         _on_any_page(panel, AXES[axis][0])
-    panel.legend(frameon=False, labelcolor=INK)
+    lines = {n: line for panel in figure.axes for line, n in zip(*panel.get_legend_handles_labels(), strict=True)}
+    named = {"ncols": len(lines), "frameon": False, "labelcolor": INK}
+    figure.legend(list(lines.values()), list(lines), loc="outside lower center", **named)
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return stream.getvalue()
