@@ -36,10 +36,10 @@ class Compared:
         return "\n".join([*lines, *(f"Not measured: {', '.join(names)}. {why}" for why, names in reasons.items())])
 
     def titles(self, count: int) -> list[str]:
-        """Write a title for each of the pictures: its number, and its own figures."""
+        """Write a title for each of the pictures, which has room for its number and its own figures."""
         own = {axis: values for axis, values in self.figures.items() if axis != "diversity"}
         return [
-            ", ".join([str(number + 1), *(f"{AXES[axis][0]} {of[number]:.3f}" for axis, of in own.items())])
+            ", ".join([str(number + 1), *(f"{AXES[axis][0]} {of[number]:.2f}" for axis, of in own.items())])
             for number in range(count)
         ]
 

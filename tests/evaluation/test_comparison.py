@@ -33,7 +33,7 @@ def test_figures_are_cosines_of_pictures_to_text_and_photos_and_of_each_other():
         torch.testing.assert_close(compared.figures[axis], torch.tensor(values).to(compared.figures[axis]))
     assert not compared.not_measured
     assert compared.told().splitlines()[0].startswith("CLIP-T 0.854 (0.707 to 1.000): text alignment")
-    assert compared.titles(2)[1] == "2, CLIP-T 0.707, CLIP-I 0.354, DINO 0.354"
+    assert compared.titles(2)[1] == "2, CLIP-T 0.71, CLIP-I 0.35, DINO 0.35"
 
 
 def test_what_is_missing_is_said_with_what_to_connect():
