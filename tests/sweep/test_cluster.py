@@ -23,7 +23,13 @@ EAGER = ("--state-seconds", 0)
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Three machines with room for one worker each."""
+    """Three machines with room for one worker each, none of which has to wait for all other programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield from machines()
+
+
+def machines():
     machine = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
     for _ in range(2):
