@@ -109,7 +109,7 @@ def test_the_table_is_the_same_and_nothing_is_computed_twice_but_what_a_kill_cos
     on_cluster = ("--ray", cluster.address, *EAGER)
     assert sweep(jobs, there, *on_cluster) is None
     assert table(there) == table(here)
-    assert len(processes(there)) == 24 and len(set(processes(there))) == 3
+    assert len(processes(there)) == 24 and 1 < len(set(processes(there))) <= 3
 
     ending = threading.Thread(target=kill_a_worker_and_a_machine, args=(cluster, killed), daemon=True)
     ending.start()
