@@ -49,6 +49,7 @@ LATER = (
     "flip",
     "masked_prior",
     "targets",
+    "null_prior",
 )
 PREVIEWS = tuple(settings_of(PreviewConfig))
 

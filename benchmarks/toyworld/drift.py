@@ -46,6 +46,8 @@ class Drift:
     individuals: int = 2
     steps: int = 200
     seed: int = 0
+    #: How strongly the empty prompt's prediction is held to the base model's; none for not at all.
+    null_prior: float | None = None
     #: Pictures on which predictions are compared.
     pictures: int = 8
 
@@ -64,8 +66,9 @@ class Drift:
         """Name the trainings of a method."""
         prompts = PROMPTS[self.pairs]
         for at, (class_word, number) in enumerate(INDIVIDUALS[self.pairs][: self.individuals]):
+            shared = {"samples": self.pictures, "steps": (self.steps,), "null_prior": self.null_prior}
             who = (self.pairs, class_word, number, self.seed, (prompts[at % len(prompts)],))
-            yield TrainingCell(name, *who, METHODS[name], ToyTraining(), samples=self.pictures, steps=(self.steps,))
+            yield TrainingCell(name, *who, METHODS[name], ToyTraining(), **shared)
 
 
 def lines(moved: Tensor, scale: float) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
+from palp_core.methods.alignment import AlignmentConfig
 from palp_core.sweep.cluster import Cluster, on_ray
 from palp_core.sweep.engine import Worker, in_process
 from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining, load_world
@@ -53,6 +54,8 @@ class Run:
     unet: Path | None = None
     #: Scale of guidance at which pictures are drawn; none for the world's own. The paper's alpha and beta follow it.
     guidance: float | None = None
+    #: How strongly the empty prompt's prediction is held to the base model's; none for not at all.
+    null_prior: float | None = None
     #: Pictures of each prompt; none for the usual.
     pictures: int | None = None
     #: Steps at which a LoRA is judged, ascending; none for the model's own.
@@ -65,7 +68,8 @@ class Run:
     def run(self) -> None:
         for name in self.methods:
             self._check_settings(name)
-        require_label(self.label, changed=bool(self._changes()) or self.training != ToyTraining())
+        others = self.training != ToyTraining() or self.null_prior is not None
+        require_label(self.label, changed=bool(self._changes()) or others)
         if self.unet and (self.model != "unet" or self.results is None):
             raise ValueError(
                 "--unet takes another model's weights: give --results, a file of their own, and no --model."
@@ -86,6 +90,8 @@ class Run:
             raise ValueError(f"{name} has no {' or '.join(sorted(without))}.")
         if self.training != ToyTraining() and not is_curve(method):
             raise ValueError(f"{name} takes no settings of training but its own.")
+        if self.null_prior is not None and not isinstance(method, AlignmentConfig):
+            raise ValueError(f"{name} takes no --null-prior: it is no training of ours.")
         if self.word_steps and not isinstance(method, Word):
             raise ValueError(f"{name} takes no --word-steps: it is no word alone.")
 
@@ -107,6 +113,7 @@ class Run:
             "steps": self.steps or training.STEPS_OF[self.model],
             "unet": weights_digest(self.unet) if self.unet else None,
             "guidance_scale": self.guidance,
+            "null_prior": self.null_prior,
         }
 
     def _prompts(self, individual: int, method: Trained) -> list[tuple[Prompt, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.concept import Concept
@@ -50,6 +50,8 @@ class TrainingCell:
     unet: str | None = None
     #: At which pictures are drawn; none for the world's own.
     guidance_scale: float | None = None
+    #: How strongly the empty prompt's prediction is held to the base model's; none for not at all.
+    null_prior: float | None = None
 
     @property
     def description(self) -> dict:
@@ -58,7 +60,7 @@ class TrainingCell:
             described["transformer"] = transformer_digest()
         if isinstance(self.method, AlignmentConfig):
             described["method"] = described_alignment(self.method)
-        left_out = [name for name in ("unet", "guidance_scale") if described[name] is None]
+        left_out = [name for name in ("unet", "guidance_scale", "null_prior") if described[name] is None]
         return _without(described, *left_out, *([] if is_curve(self.method) else ["steps"]))
 
     @property
@@ -134,6 +136,7 @@ def lora_training(world: World, cell: TrainingCell, individual: Individual) -> T
     rival = cell.method if isinstance(cell.method, Rival) else None
     alignment = AlignmentConfig(weight=0.0) if rival else cell.method
     run = personalization(world, individual, prompt, cell.steps[-1], cell.seed, alignment, cell.training)
+    run.method.config = replace(run.method.config, null_prior=cell.null_prior or 0.0)
     return rival_training(run.method, rival) if rival else run
 
 

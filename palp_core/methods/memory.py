@@ -69,7 +69,8 @@ def workload(method: Method) -> Workload:
     shared = config.batch_size // processes, method.resolution, config.gradient_checkpointing, backbone.compute_dtype
     if isinstance(method, TextualInversion):
         return Workload(*shared, learns_words=True, processes=processes)
-    averages, compares = config.ema_decay > 0, config.alignment.weight > 0 or config.masked_prior > 0
+    averages = config.ema_decay > 0
+    compares = config.alignment.weight > 0 or config.masked_prior > 0 or config.null_prior > 0
     loras = config.rank, averages, compares, config.optimizer, config.targets
     return Workload(*shared, method.learns_words, *loras, processes)
 

@@ -68,7 +68,7 @@ class Personalization:
         self.clean_prompt = config.clean_prompt.strip() or clean_prompt_of(target_prompt, subjects)
         #: What stands for each subject in prompts, where no word is learned.
         self.texts = trigger_texts(subjects) if uses_texts(backbone.family, config) else {}
-        check_guidance(backbone, config.alignment)
+        check_guidance(backbone, config)
         check_optimizer(config.optimizer)
         check_masked_prior(subjects, config)
         learned = {} if self.texts else self.subjects

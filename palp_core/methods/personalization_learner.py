@@ -106,6 +106,9 @@ class PersonalizationLearner:
         weight = self.backbone.prediction.loss_weight(sigma)
         measured, loss = {"sigma": sigma.mean()}, 0
         prompts = {**{name: [cond] for name, cond in self.fixed.shared.items()}, "photo": photo}
+        if self.config.null_prior:  # this loss's activations go before those of the others come
+            measured["null_prior"] = held = self.config.null_prior * self._null_loss(x, sigma, weight)
+            self.optimizer.backward(held)
         if learns_photo:
             denoised = self.backbone.denoise(x, sigma, photo)
             measured["denoising_loss"] = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
@@ -136,6 +139,13 @@ class PersonalizationLearner:
     def _class_photo(self, photos: list[Photo]) -> list[Conditioning]:
         """c_P of each, or of all."""
         return [self.fixed.class_photo[photo.prompt].with_size(photo.size) for photo in photos]
+
+    def _null_loss(self, x: Tensor, sigma: Tensor, weight: Tensor) -> Tensor:
+        """How far what noisy photos are taken for under the empty prompt is from the base model's; ()."""
+        null = [self.fixed.null]
+        with torch.no_grad(), self.lora.disabled():
+            base = self.backbone.denoise(x, sigma, null)
+        return denoising_loss(self.backbone.denoise(x, sigma, null), base, weight)
 
     @torch.no_grad()
     def _base_photo(self, x: Tensor, sigma: Tensor, photos: list[Photo]) -> Tensor:
