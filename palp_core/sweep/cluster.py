@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from signal import SIGINT, SIGTERM, getsignal, signal
@@ -84,7 +85,8 @@ def _connected(address: str) -> Any:
         raise SettingError('--ray needs Ray, which is not installed: pip install "palp[cluster]".') from error
     try:
         if named := HOST_AND_PORT.fullmatch(address):
-            asyncio.run(_reach(named["host"], int(named["port"])))
+            with ThreadPoolExecutor(1) as pool:  # in this thread an event loop may be running, as in a notebook
+                pool.submit(asyncio.run, _reach(named["host"], int(named["port"]))).result()
         with _kept_handlers():
             ray.init(address=address, ignore_reinit_error=True)
     except (OSError, ValueError, RuntimeError, asyncio.TimeoutError) as error:  # ConnectionError is an OSError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -88,6 +89,14 @@ def test_what_is_asked_of_a_cluster_and_not_there_is_told(cluster, sweep, jobs, 
     monkeypatch.setitem(sys.modules, "ray", None)
     assert told("--ray", "auto") == 'palp: --ray needs Ray, which is not installed: pip install "palp[cluster]".'
     assert not begun(tmp_path / "out")
+
+
+def test_where_nothing_answers_it_is_told_inside_an_event_loop_too(sweep, jobs, tmp_path):
+    async def notebook() -> str:
+        return str(sweep(jobs, tmp_path / "out", "--ray", "127.0.0.1:1"))
+
+    told = asyncio.run(notebook())
+    assert told.startswith("palp: no Ray cluster answers at --ray 127.0.0.1:1") and "event loop" not in told
 
 
 def test_a_signal_ends_the_command_as_without_a_cluster(cluster, sweep, jobs, tmp_path, monkeypatch):
