@@ -25,6 +25,7 @@ CLIP = {
 }
 DINO = {
     **SHARED,
+    "image_size": 518,  # older hosts know its places for this size alone
     "model_type": "dinov2",
     "num_attention_heads": 2,
     "use_swiglu_ffn": False,
