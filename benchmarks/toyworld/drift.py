@@ -23,10 +23,10 @@ from palp_core.training.loop import closing
 
 from .methods import METHODS, Method, is_curve
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, target
-from .rivals import Rival
+from .run import settings_of
 from .scores import LEVELS
 from .statistics import mean_of_independent
-from .training import TrainingCell, lora_training
+from .training import TrainingCell, learner_of, lora_training
 
 #: What moves, by the prompt: empty, with the class word, and with what was learned.
 PROMPT_NAMES = ("null", "clean", "target")
@@ -46,8 +46,8 @@ class Drift:
     individuals: int = 2
     steps: int = 200
     seed: int = 0
-    #: How strongly the empty prompt's prediction is held to the base model's; none for not at all.
-    null_prior: float | None = None
+    #: Other settings of the trainings, such as null_prior=1.
+    set: tuple[str, ...] = ()
     #: Pictures on which predictions are compared.
     pictures: int = 8
 
@@ -66,7 +66,7 @@ class Drift:
         """Name the trainings of a method."""
         prompts = PROMPTS[self.pairs]
         for at, (class_word, number) in enumerate(INDIVIDUALS[self.pairs][: self.individuals]):
-            shared = {"samples": self.pictures, "steps": (self.steps,), "null_prior": self.null_prior}
+            shared = {"samples": self.pictures, "steps": (self.steps,), "settings": settings_of(self.set)}
             who = (self.pairs, class_word, number, self.seed, (prompts[at % len(prompts)],))
             yield TrainingCell(name, *who, METHODS[name], ToyTraining(), **shared)
 
@@ -88,8 +88,7 @@ def drift(world: World, cell: TrainingCell) -> Tensor:
     with closing(run.steps()) as steps:
         for _ in islice(steps, cell.steps[-1]):  # not to the end, at which the model is put back
             pass
-        learner = run.learner.learner if isinstance(cell.method, Rival) else run.learner
-        return distances(world, learner, pictures)
+        return distances(world, learner_of(run), pictures)
 
 
 def base_pictures(world: World, cell: TrainingCell) -> Tensor:

@@ -24,11 +24,18 @@ class Word:
     photos: int = 4  # the paper's 3 to 5
 
 
+@dataclass(frozen=True)
+class DirectedWord(Word):
+    """The direction of a word alone, as in Directional Textual Inversion; its length stays."""
+
+    learning_rate: float = 1e-2  # the authors'
+
+
 #: What is trained; None for nothing.
 Trained = AlignmentConfig | Rival | Word | None
 
 PAPERS_ALPHA = PAPERS_ALIGNMENT.score.alpha
-TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm", "ti_8_free_norm"]
+TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm", "ti_8_free_norm", "ti_direction"]
 TrainedLora = Literal["ti_db", "delta", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"]
 TrainedByRival = Literal["output_preservation", "blank_preservation", "dco", "t_lora"]
 Method = Literal["base", TrainedWord, TrainedLora, TrainedByRival]
@@ -38,6 +45,7 @@ METHODS: dict[Method, Trained] = {
     "ti_8_vectors": Word(vectors=8),
     "ti_free_norm": Word(hold_norm=False),
     "ti_8_free_norm": Word(vectors=8, hold_norm=False),
+    "ti_direction": DirectedWord(),
     "ti_db": AlignmentConfig(weight=0.0),
     "delta": ALIGNMENT,
     "palp": PAPERS_ALIGNMENT,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from palp_core.errors import SettingError
 from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.personalization_config import PersonalizationConfig
 from palp_core.sweep.cluster import Cluster, on_ray
 from palp_core.sweep.engine import Worker, in_process
 from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining, load_world
@@ -54,8 +58,8 @@ class Run:
     unet: Path | None = None
     #: Scale of guidance at which pictures are drawn; none for the world's own. The paper's alpha and beta follow it.
     guidance: float | None = None
-    #: How strongly the empty prompt's prediction is held to the base model's; none for not at all.
-    null_prior: float | None = None
+    #: Other settings of PALP's own trainings, such as null_prior=1 or lr_scheduler=cosine; docs/settings.md lists them.
+    set: tuple[str, ...] = ()
     #: Pictures of each prompt; none for the usual.
     pictures: int | None = None
     #: Steps at which a LoRA is judged, ascending; none for the model's own.
@@ -68,7 +72,7 @@ class Run:
     def run(self) -> None:
         for name in self.methods:
             self._check_settings(name)
-        others = self.training != ToyTraining() or self.null_prior is not None
+        others = self.training != ToyTraining() or bool(self.set)
         require_label(self.label, changed=bool(self._changes()) or others)
         if self.unet and (self.model != "unet" or self.results is None):
             raise ValueError(
@@ -90,8 +94,8 @@ class Run:
             raise ValueError(f"{name} has no {' or '.join(sorted(without))}.")
         if self.training != ToyTraining() and not is_curve(method):
             raise ValueError(f"{name} takes no settings of training but its own.")
-        if self.null_prior is not None and not isinstance(method, AlignmentConfig):
-            raise ValueError(f"{name} takes no --null-prior: it is no training of ours.")
+        if self.set and not isinstance(method, AlignmentConfig):
+            raise ValueError(f"{name} takes no --set: it is no training of ours.")
         if self.word_steps and not isinstance(method, Word):
             raise ValueError(f"{name} takes no --word-steps: it is no word alone.")
 
@@ -113,7 +117,7 @@ class Run:
             "steps": self.steps or training.STEPS_OF[self.model],
             "unet": weights_digest(self.unet) if self.unet else None,
             "guidance_scale": self.guidance,
-            "null_prior": self.null_prior,
+            "settings": settings_of(self.set),
         }
 
     def _prompts(self, individual: int, method: Trained) -> list[tuple[Prompt, ...]]:
@@ -138,6 +142,22 @@ class Run:
 def given(command: object, *names: str) -> dict[str, float]:
     """Return the settings of a command that were given, of these."""
     return {name: getattr(command, name) for name in names if getattr(command, name) is not None}
+
+
+def settings_of(changes: Sequence[str]) -> dict[str, Any] | None:
+    """Read settings of a training from NAME=VALUE. Raises ValueError for what is none, or has a value out of range."""
+    settings = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    try:
+        PersonalizationConfig(**settings)
+    except (TypeError, SettingError) as error:
+        raise ValueError(f"--set {' '.join(changes)}: {error}") from error
+    return settings or None
 
 
 def require_label(label: str, changed: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.concept import Concept
-from palp_core.methods.personalization_learner import Weights
+from palp_core.methods.personalization_learner import PersonalizationLearner, Weights
 from palp_core.methods.subjects import TRIGGERS
 from palp_core.methods.textual_inversion import LearnedWord, TextualInversion, TextualInversionConfig
 from palp_core.models.backbone import LearnedWords
@@ -19,9 +20,9 @@ from palp_core.toyworld.world import RESOLUTION, DemoModel, ToyTraining, World, 
 from palp_core.training.loop import Step, Training
 
 from .attention import attention_share
-from .methods import Trained, Word, described_alignment, is_curve
+from .methods import DirectedWord, Trained, Word, described_alignment, is_curve
 from .pairs import PHOTO, Pairs, Prompt, target
-from .rivals import Rival, rival_training
+from .rivals import Rival, directional_training, rival_training
 from .rows import transformer_digest
 
 #: The transformer learns faster.
@@ -50,8 +51,8 @@ class TrainingCell:
     unet: str | None = None
     #: At which pictures are drawn; none for the world's own.
     guidance_scale: float | None = None
-    #: How strongly the empty prompt's prediction is held to the base model's; none for not at all.
-    null_prior: float | None = None
+    #: Other settings of the training by name; none for the usual.
+    settings: Mapping[str, Any] | None = None
 
     @property
     def description(self) -> dict:
@@ -60,7 +61,7 @@ class TrainingCell:
             described["transformer"] = transformer_digest()
         if isinstance(self.method, AlignmentConfig):
             described["method"] = described_alignment(self.method)
-        left_out = [name for name in ("unet", "guidance_scale", "null_prior") if described[name] is None]
+        left_out = [name for name in ("unet", "guidance_scale", "settings") if described[name] is None]
         return _without(described, *left_out, *([] if is_curve(self.method) else ["steps"]))
 
     @property
@@ -118,7 +119,14 @@ def trained(world: World, cell: TrainingCell, individual: Individual) -> Iterato
         run = lora_training(world, cell, individual)
         for step, seconds in timed(run):
             if step.index + 1 in cell.steps:
-                yield step.index + 1, run.learner.result().words, seconds
+                learner = learner_of(run)
+                with learner.optimizer.averaged():
+                    yield step.index + 1, learner.result().words, seconds
+
+
+def learner_of(run: Training[Weights]) -> PersonalizationLearner:
+    """Return what learns in a training, ours or a rival's."""
+    return getattr(run.learner, "learner", run.learner)
 
 
 def timed(run: Training) -> Iterator[tuple[Step, float]]:
@@ -136,7 +144,7 @@ def lora_training(world: World, cell: TrainingCell, individual: Individual) -> T
     rival = cell.method if isinstance(cell.method, Rival) else None
     alignment = AlignmentConfig(weight=0.0) if rival else cell.method
     run = personalization(world, individual, prompt, cell.steps[-1], cell.seed, alignment, cell.training)
-    run.method.config = replace(run.method.config, null_prior=cell.null_prior or 0.0)
+    run.method.config = replace(run.method.config, **(cell.settings or {}))
     return rival_training(run.method, rival) if rival else run
 
 
@@ -156,4 +164,5 @@ def textual_inversion(world: World, cell: TrainingCell, individual: Individual) 
         hold_norm=word.hold_norm,
         learning_rate=word.learning_rate,
     )
-    return Training(TextualInversion(world.backbone, concept, config))
+    method = TextualInversion(world.backbone, concept, config)
+    return directional_training(method) if isinstance(word, DirectedWord) else Training(method)

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from benchmarks.toyworld.methods import METHODS
 from benchmarks.toyworld.rivals import Dco, Preservation, TLora, rival_training
+from benchmarks.toyworld.rivals.direction import OnSphere
 from benchmarks.toyworld.rivals.t_lora import components
 from benchmarks.toyworld.rivals.training import Sample
 from benchmarks.toyworld.rows import read_rows
@@ -142,3 +143,25 @@ def test_the_papers_scales_follow_the_guidance_of_the_model():
     cells = Run(methods=("palp", "sds", "delta"), seeds=(0,), prompts=1, individuals=1, guidance=7.0).cells()
     palp, sds, delta = (cell.method for cell in cells)
     assert (palp.score.alpha, palp.score.beta, sds.score.alpha) == (14, 7, 14) and delta == METHODS["delta"]
+
+
+def test_the_direction_of_a_word_is_learned_and_its_length_stays():
+    """Each row turns by the rate along the sphere, down the gradient, and towards where it started with the prior."""
+    random = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 5, generator=random) * 3
+    word, pulled = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optimizer = OnSphere([{"params": [word], "lr": 0.01}], kappa=0.0)
+    word.grad = torch.randn(2, 5, generator=random)
+    optimizer.step()
+    lengths = [rows.detach().norm(dim=-1) for rows in (start, word)]
+    assert torch.allclose(*lengths)
+    directions = [rows.detach() / n[:, None] for rows, n in zip((start, word), lengths, strict=True)]
+    assert torch.allclose((directions[0] * directions[1]).sum(-1).acos().tan(), torch.tensor(0.01), rtol=0.01)
+    downhill = -word.grad + (word.grad * directions[0]).sum(-1, keepdim=True) * directions[0]
+    assert torch.cosine_similarity(directions[1] - directions[0], downhill, dim=-1).min() > 0.999
+
+    optimizer = OnSphere([{"params": [pulled], "lr": 0.01}], kappa=1.0)
+    pulled.data = word.detach().clone()
+    pulled.grad = torch.zeros_like(pulled)
+    optimizer.step()
+    assert torch.allclose(pulled.detach(), start, atol=1e-3)

@@ -13,8 +13,9 @@ Rows tell the seconds of training, so that methods compare at equal compute. A p
 """
 
 from .dco import Dco
+from .direction import directional_training
 from .preservation import Preservation
 from .t_lora import TLora
 from .training import Rival, rival_training
 
-__all__ = ["Dco", "Preservation", "Rival", "TLora", "rival_training"]
+__all__ = ["Dco", "Preservation", "Rival", "TLora", "directional_training", "rival_training"]
