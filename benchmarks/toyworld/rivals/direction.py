@@ -1,4 +1,4 @@
-"""Directional Textual Inversion (arXiv 2512.13672; github.com/kunheek/dti, optim.py): a word learns its direction alone.
+"""Directional Textual Inversion (arXiv 2512.13672; github.com/kunheek/dti, optim.py): a word learns a direction alone.
 
 With m the word's length, which stays, v its direction and mu where it started, each step goes along the sphere:
 
