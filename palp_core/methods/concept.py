@@ -83,11 +83,7 @@ def start_vectors(backbone: Backbone, concept: Concept, count: int, seed: int) -
         check_rows(concept.initial_embedding.name, vectors)
         return vectors
     word = concept.initial_word.strip()
-    random = torch.Generator().manual_seed(seed)
-    return {
-        encoder: _spread(check_single(word, rows), count, random)
-        for encoder, rows in backbone.word_vectors(word).items()
-    }
+    return spread({e: check_single(word, rows) for e, rows in backbone.word_vectors(word).items()}, count, seed)
 
 
 def check_rows(name: str, vectors: WordVectors) -> None:
@@ -109,6 +105,12 @@ def check_single(word: str, rows: Tensor) -> Tensor:
             "word. Use a common single word, such as cat, toy, man or painting."
         )
     return rows
+
+
+def spread(word: WordVectors, count: int, seed: int) -> dict[str, Tensor]:
+    """Make so many vectors of one: itself, and neighbours of it. Encoder -> (1, C) to encoder -> (count, C)."""
+    random = torch.Generator().manual_seed(seed)
+    return {encoder: _spread(row, count, random) for encoder, row in word.items()}
 
 
 def _spread(row: Tensor, count: int, random: torch.Generator) -> Tensor:

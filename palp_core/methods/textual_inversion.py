@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from ..models.backbone import Backbone, Conditioning
+from ..models.backbone import Backbone, Conditioning, LearnedWords
 from ..models.memory import recomputed_in_backward
 from ..models.noise import per_sample
 from ..settings import setting
@@ -188,12 +188,23 @@ class TextualInversionLearner:
     @torch.no_grad()
     def preview(self, guidance_scale: float, untouched: bool = False) -> Tensor:
         """Draw the word in its first caption or sentence as `Painter` says; untouched, with where it started."""
-        shape = square_latents(self.backbone, self.concept.images[0], self.examples[0], self.resolution)
         text = (self.concept.captions or self.concept.templates or TEMPLATES[self.concept.kind])[0]
         words = {WORD: self.start if untouched else self.vectors}
+        return self._drawn(text.replace(SLOT, WORD), words, guidance_scale, self.config.seed)
+
+    @torch.no_grad()
+    def draw(self, prompt: str, placeholder: str, guidance_scale: float, seed: int, steps: int) -> Tensor:
+        """Draw a prompt that names the word by a placeholder, (H, W, 3) in 0..1. steps: of sampling.
+
+        guidance_scale: 0 for the family's own.
+        """
+        return self._drawn(prompt, {placeholder: self.vectors}, guidance_scale, seed, steps)
+
+    def _drawn(self, text: str, words: LearnedWords, scale: float, seed: int, steps: int | None = None) -> Tensor:
+        shape = square_latents(self.backbone, self.concept.images[0], self.examples[0], self.resolution)
         with self.optimizer.averaged():
-            null, prompt = (self.backbone.encode_prompt(t, words) for t in ("", text.replace(SLOT, WORD)))
-        return painted(self.backbone, null, prompt, shape, guidance_scale, self.config.seed)
+            null, prompt = (self.backbone.encode_prompt(t, words) for t in ("", text))
+        return painted(self.backbone, null, prompt, shape, scale, seed, steps)
 
     def overlays(self) -> dict[str, Tensor]:
         """Show what of each image is learned, as `Painter` says."""

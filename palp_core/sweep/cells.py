@@ -14,13 +14,13 @@ from ..errors import PromptError
 from ..evaluation.references import text_of
 from ..files.images import write_image
 from ..files.photos import find_photos
-from ..methods.personalization_config import PersonalizationConfig
 from ..models.wording import put_words
 from ..toyworld import MODEL_FOLDER
 from ..toyworld.evaluators import FILE as DEMO_JUDGES
 from ..toyworld.pictures import photos as drawn_photos
 from ..toyworld.scenes import new_individual
 from ..toyworld.world import read_target
+from ..training.config import TrainingConfig
 from ..version import __version__
 from .plan import Method, Plan, SubjectJob
 
@@ -49,7 +49,7 @@ class Cell:
     key: str
 
     @property
-    def config(self) -> PersonalizationConfig:
+    def config(self) -> TrainingConfig:
         """Return the settings of its training."""
         return replace(self.method.config, seed=self.seed)
 

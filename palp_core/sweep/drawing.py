@@ -10,9 +10,15 @@ from torch import Tensor
 
 from ..methods.personalization_learner import PersonalizationLearner
 from ..methods.previews import painted, square_latents
-from ..methods.subjects import with_class_words
+from ..methods.subjects import Subject, with_class_words
+from ..methods.textual_inversion import TextualInversionLearner
+from ..settings import default_of
 from .cells import Cell
 from .plan import Pictures
+
+Learner = PersonalizationLearner | TextualInversionLearner
+#: What prompts of a sweep call the subject.
+PLACEHOLDER = default_of(Subject, "placeholder")
 
 
 def pictures_of(cell: Cell, step: int, prompt: str, pictures: Pictures, out: Path) -> list[Path]:
@@ -33,12 +39,21 @@ def missing_pictures(cell: Cell, step: int, pictures: Pictures, out: Path) -> li
     return [(prompt, number, file) for prompt, number, file in files if not file.is_file()]
 
 
-@torch.no_grad()
-def draw(learner: PersonalizationLearner, prompt: str, seed: int, pictures: Pictures, untouched: bool) -> Tensor:
+def draw(learner: Learner, prompt: str, seed: int, pictures: Pictures, untouched: bool) -> Tensor:
     """Draw one picture, (H, W, 3) in 0..1, as large as photos are learned.
 
     untouched: with the base model, to which the subject is its class word.
     """
+    if isinstance(learner, PersonalizationLearner):
+        return _personalized(learner, prompt, seed, pictures, untouched)
+    return learner.draw(prompt, PLACEHOLDER, pictures.guidance_scale, seed, pictures.sampling_steps)
+
+
+@torch.no_grad()
+def _personalized(
+    learner: PersonalizationLearner, prompt: str, seed: int, pictures: Pictures, untouched: bool
+) -> Tensor:
+    """Draw with LoRA and word, or with the base model."""
     method, backbone = learner.method, learner.backbone
     placeholder, examples = next(iter(learner.examples.items()))
     shape = square_latents(backbone, method.subjects[placeholder].images[0], examples[0], method.resolution)

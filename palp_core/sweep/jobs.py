@@ -26,8 +26,12 @@ from ..methods.scores import SCORES
 from .plan import (
     DEMO_MODELS,
     DEMO_PICTURES,
+    KIND,
+    LORA_AND_WORD,
     SCORE,
     WEIGHT,
+    WORD_CONFIGS,
+    Kind,
     Method,
     Pictures,
     Plan,
@@ -36,6 +40,7 @@ from .plan import (
     config_of,
     demo_settings,
     setting_names,
+    word_setting_names,
 )
 from .sections import Section, hints_of
 
@@ -96,32 +101,47 @@ def _subject(section: Section, name: str, model: Path | str, prompts: tuple[str,
 
 def _methods(root: Section, model: Path | str) -> Iterator[Method]:
     """Each with the shared settings and its own; `base` has the shared ones alone, and trains nothing."""
-    shared = root.section("settings")
-    known = demo_settings(DEMO_MODELS[str(model)]) if str(model) in DEMO_MODELS else {}
+    shared, demo = root.section("settings"), DEMO_MODELS.get(str(model))
+    _settings(shared, _all_setting_names(), (SCORE,))
     for name, section in root.sections("methods"):
         if name == BASE:
             section.allow(())
+        kind = section.value(KIND, Kind, LORA_AND_WORD)
+        known = demo_settings(demo, kind) if demo else {}
+        if kind in WORD_CONFIGS:
+            homes = word_setting_names(kind)
+            values = {**known, **_shared_settings(shared, homes), **_settings(section, homes, (KIND,))}
+            with section.at():
+                yield Method(name, WORD_CONFIGS[kind](**values))
+            continue
         score = section.value(SCORE, str, shared.value(SCORE, str, AlignmentConfig().score.name))
         if score not in SCORES:
             raise section.error(SCORE, f"is {quoted(score)}; it must be one of {', '.join(SCORES)}")
-        values = {**known, **_shared_settings(shared, score), **_settings(section, setting_names(score)), SCORE: score}
+        homes = setting_names(score)
+        values = {**known, **_shared_settings(shared, homes), **_settings(section, homes, (KIND, SCORE)), SCORE: score}
         with section.at():
             yield Method(name, config_of(values | ({WEIGHT: 0.0} if name == BASE else {})), trains=name != BASE)
 
 
-def _settings(section: Section, homes: Mapping[str, type]) -> dict[str, Any]:
-    """The settings that a section names, each of the type that its home says."""
-    section.allow((SCORE, *homes))
-    names = {WEIGHT: "weight"}
-    kinds = {name: hints_of(homes[name])[names.get(name, name)] for name in homes}
-    return {name: section.value(name, kinds[name]) for name in section if name != SCORE}
+def _settings(section: Section, homes: Mapping[str, type], beside: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that a section names, each of the type that its home says. beside: other keys that it may have."""
+    section.allow((*beside, *homes))
+    return {name: section.value(name, _type_of(name, homes[name])) for name in section if name in homes}
 
 
-def _shared_settings(shared: Section, score: str) -> dict[str, Any]:
-    """Those of all methods; of another score's own settings the method has none."""
-    everything = {name: home for kind in SCORES for name, home in setting_names(kind).items()}
-    found = _settings(shared, {**everything, **setting_names(score)})
-    return {name: value for name, value in found.items() if name in setting_names(score)}
+def _type_of(name: str, home: type) -> Any:
+    return hints_of(home)["weight" if name == WEIGHT else name]
+
+
+def _all_setting_names() -> dict[str, type]:
+    """Those that any method may have."""
+    words = {name: home for kind in WORD_CONFIGS for name, home in word_setting_names(kind).items()}
+    return {**words, **{name: home for score in SCORES for name, home in setting_names(score).items()}}
+
+
+def _shared_settings(shared: Section, homes: Mapping[str, type]) -> dict[str, Any]:
+    """Those of all methods; of settings of another kind, or of another score, the method has none."""
+    return {name: shared.value(name, _type_of(name, homes[name])) for name in shared if name in homes}
 
 
 def _seeds(root: Section) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import SettingError
 from ..methods.alignment import AlignmentConfig
@@ -13,15 +13,22 @@ from ..methods.personalization_config import PersonalizationConfig
 from ..methods.result import described_config
 from ..methods.scores import SCORES
 from ..methods.subjects import check_class_word, check_target_prompt
+from ..methods.textual_inversion import TextualInversionConfig
 from ..models.backbone import Precision
 from ..settings import check_settings, setting, settings_of
 from ..toyworld import DemoModel
 from ..toyworld.world import GUIDANCE_SCALE, RESOLUTION, SAMPLING_STEPS, TRAINING_OF
+from ..training.config import TrainingConfig
 
 #: What a plan calls the demo world's models, which come with the package.
 DEMO_MODELS: dict[str, DemoModel] = {"demo": "unet", "demo-transformer": "transformer"}
 #: Of the alignment, what has another name among the settings of a method.
 WEIGHT, SCORE = "alignment_weight", "score"
+#: What a method may be, by what is learned: LoRA and a word, or a word alone.
+Kind = Literal["personalization", "textual_inversion"]
+KIND, LORA_AND_WORD = "kind", "personalization"
+#: Of those that learn a word alone.
+WORD_CONFIGS: dict[Kind, type[TrainingConfig]] = {"textual_inversion": TextualInversionConfig}
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,19 @@ class Method:
     """A way to train with its settings, all but the seed."""
 
     name: str
-    config: PersonalizationConfig
+    config: TrainingConfig
     #: Whether anything is trained; if not, it is the base model, to which the subject is its class word.
     trains: bool = True
 
     @property
+    def kind(self) -> Kind:
+        """Say what is learned, by the settings."""
+        return next((kind for kind, config in WORD_CONFIGS.items() if type(self.config) is config), LORA_AND_WORD)
+
+    @property
     def reads_prompt(self) -> bool:
         """Whether what is learned depends on the target prompt; if not, one training serves all prompts."""
-        return self.trains and self.config.alignment.weight > 0
+        return self.trains and self.kind == LORA_AND_WORD and self.config.alignment.weight > 0
 
     @property
     def steps(self) -> int:
@@ -102,7 +114,10 @@ class Method:
     @property
     def described(self) -> dict[str, Any]:
         """Describe all of it that has an effect."""
-        return described_config(self.config) if self.trains else {"resolution": self.config.resolution}
+        if not self.trains:
+            return {"resolution": self.config.resolution}
+        kind = {} if self.kind == LORA_AND_WORD else {KIND: self.kind}
+        return {**kind, **described_config(self.config)}
 
 
 @dataclass(frozen=True)
@@ -127,15 +142,25 @@ class Plan:
         return DEMO_MODELS.get(str(self.model))
 
 
-def demo_settings(model: DemoModel) -> dict[str, Any]:
+def demo_settings(model: DemoModel, kind: Kind = LORA_AND_WORD) -> dict[str, Any]:
     """Return the settings that suit a model of the demo world."""
     training = TRAINING_OF[model]
+    shared = {"batch_size": training.batch_size, "resolution": RESOLUTION}
+    if kind in WORD_CONFIGS:
+        return {**shared, "learning_rate": DEMO_WORD_RATES[kind]}
     rates = dict.fromkeys(("learning_rate", "embedding_learning_rate"), training.learning_rate)
-    return {**rates, "batch_size": training.batch_size, "rank": training.rank, "resolution": RESOLUTION}
+    return {**rates, **shared, "rank": training.rank}
 
 
+#: Adam's step for a word of the demo world, where it alone is learned. Chosen on an individual of its tuning pairs.
+DEMO_WORD_RATES: dict[Kind, float] = {"textual_inversion": 5e-3}
 #: How the demo world's pictures are drawn.
 DEMO_PICTURES = {"guidance_scale": GUIDANCE_SCALE, "sampling_steps": SAMPLING_STEPS}
+
+
+def word_setting_names(kind: Kind) -> dict[str, type]:
+    """Name the settings that a method of this kind may have, which learns a word alone -> the dataclass of each."""
+    return {name: WORD_CONFIGS[kind] for name in settings_of(WORD_CONFIGS[kind]) if name != "seed"}
 
 
 def setting_names(score: str) -> dict[str, type]:

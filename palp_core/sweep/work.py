@@ -18,24 +18,18 @@ from ..evaluation.measuring import Judges, evaluate
 from ..evaluation.references import Reference
 from ..files.images import write_image
 from ..files.photos import find_photos
-from ..files.subject_photos import read_photos
-from ..methods.personalization import Personalization
-from ..methods.personalization_learner import PersonalizationLearner
 from ..methods.previews import PreviewConfig
 from ..methods.recording import SECONDS_BETWEEN_STATES, Recording
-from ..methods.result import personalization_folder, save_run
-from ..methods.subjects import Subject
 from ..models.diffusers.backbone import DiffusersBackbone, load_backbone
 from ..models.diffusers.loading import chosen_device
 from ..training.loop import Training, closing
 from .cells import Cell
-from .drawing import draw, missing_pictures, pictures_of
+from .drawing import Learner, draw, missing_pictures, pictures_of
 from .engine import Row, Stopped, never
 from .folder import describe, keep_rows, log, log_begin
+from .learning import NAME, Learned, method_of, run_folder, save
 from .plan import Plan
 
-#: What is learned is in NAME_00001.safetensors.
-NAME = "palp"
 #: How often the process that works on a cell may be lost in a run.
 MOST_LOST = 4
 
@@ -92,27 +86,13 @@ class CellWorker:
     def _missing(self, cell: Cell, step: int) -> list[tuple[str, int, Path]]:
         return missing_pictures(cell, step, self.work.plan.pictures, self.work.out)
 
-    def _method(self, cell: Cell) -> Personalization:
-        subject, tell = cell.subject, logging.getLogger(__name__).info
-        photos = read_photos(subject.photos, subject.masks, subject.captions, tell)
-        learned = Subject(
-            photos.images,
-            subject.class_word,
-            personalization_prompt=subject.personalization_prompt,
-            masks=photos.masks,
-            trigger=subject.trigger,
-            invert_masks=subject.invert_masks,
-            captions=photos.captions,
-        )
-        return Personalization(self.backbone, [learned], cell.prompts[0], cell.config)
-
     def _draw_base(self, cell: Cell) -> None:
-        with self._method(cell).learning() as learner:
+        with method_of(cell, self.backbone).learning() as learner:
             self._draw(cell, learner, 0)
 
     def _train(self, cell: Cell, folder: Path) -> None:
         """Go on from the folder's state to the last step, draw on the way, and save the file."""
-        method = self._method(cell)
+        method = method_of(cell, self.backbone)
         run, recording = Training(method), self._recording(cell, method, folder)
         done, found = len(recording.history), recording.folder
         log(folder, {"from_step": done})
@@ -126,21 +106,21 @@ class CellWorker:
             recording.keep_ended(run, error)
             raise
         if found.result(cell.method.steps, [folder]) is None:
-            recording.finish(save_run(run, folder, NAME))
+            recording.finish(save(run, folder))
         if self.work.keep_states:
             recording.keep_ended(run)
         else:
             found.forget()
 
-    def _recording(self, cell: Cell, method: Personalization, folder: Path) -> Recording:
+    def _recording(self, cell: Cell, method: Learned, folder: Path) -> Recording:
         """Find its run folder, with a state to go on from, or with none.
 
         A state that cannot be read, or that is past a step of which pictures are missing, is of no use.
         """
 
         def found(anew: bool) -> Recording:
-            run_folder = personalization_folder(method, folder, "training", anew, [folder])
-            return Recording(run_folder, method, PreviewConfig(preview_every=0), self.work.state_seconds)
+            found = run_folder(method, folder, anew)
+            return Recording(found, method, PreviewConfig(preview_every=0), self.work.state_seconds)
 
         try:
             recording = found(anew=False)
@@ -167,7 +147,7 @@ class CellWorker:
         if self.stop():
             raise Stopped
 
-    def _draw(self, cell: Cell, learner: PersonalizationLearner, step: int) -> None:
+    def _draw(self, cell: Cell, learner: Learner, step: int) -> None:
         """Draw what is missing of a step, each picture from noise of its own."""
         for prompt, number, file in self._missing(cell, step):
             self.note(f"{cell.title}: picture {number + 1} after {step} steps")
