@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from palp_core.methods.alignment import AlignmentConfig
+from palp_core.methods.layered_words.neti import NetiConfig
+from palp_core.methods.layered_words.p_plus import PPlusConfig
 from palp_core.methods.memory import MemoryConfig
 from palp_core.methods.personalization import PersonalizationConfig
 from palp_core.methods.pick_and_draw.guidance import PickAndDrawConfig
@@ -57,6 +59,10 @@ TEXTUAL_INVERSION = """\
 them.
 """
 
+LAYERED_WORDS = """\
+It serves comparisons: only `palp sweep` has it, as a method of `kind: {}`.
+"""
+
 PICK_AND_DRAW = """\
 **Pick-and-Draw Guidance** has all of them. It also has a `resolution` for its reference; 0 is the model's own.
 """
@@ -71,6 +77,8 @@ def settings_page() -> str:
         section("Pictures while it trains: PreviewConfig", PREVIEWS, PreviewConfig),
         section("What it fits into: MemoryConfig", MEMORY, MemoryConfig),
         section("Textual Inversion: TextualInversionConfig", TEXTUAL_INVERSION, TextualInversionConfig),
+        section("P+: PPlusConfig", LAYERED_WORDS.format("p_plus"), PPlusConfig),
+        section("NeTI: NetiConfig", LAYERED_WORDS.format("neti"), NetiConfig),
         section("Pick-and-Draw Guidance: PickAndDrawConfig", PICK_AND_DRAW, PickAndDrawConfig),
     ]
     return "\n".join([HEAD, *sections])

@@ -71,7 +71,7 @@ def _projection(source: Source, key: str) -> str:
 
 def _check_projection(source: Source, layouts: Mapping[str, Layout], name: str, rank: int | None) -> None:
     for key in (name + DOWN, name + UP, name + ALPHA):
-        _check_floating(source, layouts, key)
+        check_floating(source, layouts, key)
     down, up = layouts[name + DOWN].shape, layouts[name + UP].shape
     whole = len(down) >= 2 and len(up) >= 2 and down[2:] == up[2:] and down[2:] in POINTWISE
     fitting = whole and down[0] == up[1] and 0 not in (*down, *up)
@@ -95,7 +95,7 @@ def check_word(source: Source, word: str, parts: Mapping[str, str], layouts: Map
     """Raise FileError unless a word has 1 to 64 vectors for each encoder. parts: encoder -> key of its tensor."""
     which = f"the word {printable(word)}"
     for key in parts.values():
-        _check_floating(source, layouts, key, f"for {which} ")
+        check_floating(source, layouts, key, f"for {which} ")
         shape = layouts[key].shape
         count = 1 if len(shape) == 1 else shape[0] if len(shape) == 2 else 0
         if not 1 <= count <= MOST_VECTORS or shape[-1] == 0:
@@ -104,7 +104,7 @@ def check_word(source: Source, word: str, parts: Mapping[str, str], layouts: Map
         raise source.refusal(f"holds different numbers of vectors for the parts of {which}")
 
 
-def _check_floating(source: Source, layouts: Mapping[str, Layout], key: str, which: str = "") -> None:
+def check_floating(source: Source, layouts: Mapping[str, Layout], key: str, which: str = "") -> None:
     if key not in layouts:
         raise source.refusal(f"is not whole: it lacks {printable(key)}")
     if layouts[key].dtype not in FLOATS:

@@ -12,6 +12,8 @@ from ..models.families import Family
 LORA_KEY = "palp"
 #: Under which a word's file describes itself, as JSON.
 WORD_KEY = "palp_embedding"
+#: Under which a file of P+ or NeTI does, a word that is another one in each layer.
+LAYERED_KEY = "palp_layered_word"
 
 
 def to_json(value: object) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
-from .checks import ALPHA, Layout, Source, check_lora, check_word
+from .checks import ALPHA, Layout, Source, check_floating, check_lora, check_word
 from .description import read_json
 from .names import printable
 from .reading import CHECKSUM, TensorFile, opened
@@ -87,7 +87,10 @@ class RunState:
 
 
 def _check_layouts(file: TensorFile) -> None:
-    """Raise FileError unless the tensors are those of a LoRA or words, their optimizer and their random numbers."""
+    """Raise FileError unless the tensors are those of a LoRA or words, their optimizer and their random numbers.
+
+    A word that is another one in each layer of the network has tensors of any shape.
+    """
     source, rest = file.source, dict(file.layouts)
     for name, kind, shape in (("steps", torch.int64, ()), ("random", torch.uint8, None)):
         found = rest.pop(name, None)
@@ -100,7 +103,10 @@ def _check_layouts(file: TensorFile) -> None:
             raise source.refusal(f"is damaged: {printable(key)} is not one number")
     averages = [rest.pop(key).shape for key in list(rest) if key.startswith("average.")]
     words = {key: layout for key, layout in rest.items() if key.startswith("word.")}
-    lora = {key: layout for key, layout in rest.items() if key not in words}
+    layered = [key for key in rest if key.startswith("layered.")]
+    lora = {key: layout for key, layout in rest.items() if key not in words and key not in layered}
+    for key in layered:
+        check_floating(source, rest, key)
     for key in words:
         check_word(source, key, {key: key}, words)
     if lora:

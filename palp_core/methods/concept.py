@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import get_args
 
@@ -13,9 +14,9 @@ from ..errors import SettingError, printable, quoted
 from ..files.embedding_file import Embedding, fitting_vectors
 from ..models.backbone import Backbone, WordVectors
 from ..models.prompts import check_prompt
-from ..training.data import check_images_and_masks
-from .subjects import named_without_article
-from .templates import SLOT, Kind
+from ..training.data import Example, Photo, check_images_and_masks, random_index
+from .subjects import mean_vectors, named_without_article
+from .templates import SLOT, TEMPLATES, WORD, Kind
 
 MOST_VECTORS = 16
 #: Deviation between several vectors that start from one word, as a share of its norm: alike, they would learn alike.
@@ -41,6 +42,8 @@ class Concept:
     captions: tuple[str, ...] = ()
     #: A word learned before, to start from in place of the initial word; it brings its number of vectors.
     initial_embedding: Embedding | None = None
+    #: Whether the initial word may be several tokens, of whose embeddings it is then the mean.
+    averaged: bool = False
     #: Whether the masks that are given are black where the concept is; an image's alpha never is.
     invert_masks: InitVar[bool] = False
     #: What is to be said of it to whoever made it, in sentences, which are logged.
@@ -71,6 +74,26 @@ class Concept:
                         f"{name}: {quoted(text)} has no {SLOT}. Write {SLOT} where the learned word stands."
                     )
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """List what it is learned with, {} for the word: a caption for each image, else templates."""
+        return self.captions or self.templates or TEMPLATES[self.kind]
+
+    def draw_sentences(self, examples: Sequence[Example], random: torch.Generator) -> list[Photo]:
+        """Say of each sample its caption, else one template of all, drawn for all of them; and its size."""
+        texts = self.captions
+        if not texts:
+            texts = [self.sentences[random_index(len(self.sentences), random)]] * len(self.images)
+        return [Photo(texts[example.number], example.size) for example in examples]
+
+
+@torch.no_grad()
+def check_sentences(backbone: Backbone, concept: Concept, word: WordVectors) -> None:
+    """Raise PromptError for a sentence that is too long to a text encoder with this word in it."""
+    own = concept.captions or concept.templates
+    for text in own or [max(concept.sentences, key=len)]:
+        backbone.encode_prompt(text.replace(SLOT, WORD), {WORD: word})
+
 
 def start_vectors(backbone: Backbone, concept: Concept, count: int, seed: int) -> dict[str, Tensor]:
     """Where the word starts: encoder -> (N, C).
@@ -82,8 +105,10 @@ def start_vectors(backbone: Backbone, concept: Concept, count: int, seed: int) -
         vectors = fitting_vectors(concept.initial_embedding, backbone)
         check_rows(concept.initial_embedding.name, vectors)
         return vectors
-    word = concept.initial_word.strip()
-    return spread({e: check_single(word, rows) for e, rows in backbone.word_vectors(word).items()}, count, seed)
+    word, random = concept.initial_word.strip(), torch.Generator().manual_seed(seed)
+    tokens = backbone.word_vectors(word)
+    single = mean_vectors(tokens) if concept.averaged else {e: check_single(word, rows) for e, rows in tokens.items()}
+    return {encoder: _spread(row, count, random) for encoder, row in single.items()}
 
 
 def check_rows(name: str, vectors: WordVectors) -> None:
@@ -105,12 +130,6 @@ def check_single(word: str, rows: Tensor) -> Tensor:
             "word. Use a common single word, such as cat, toy, man or painting."
         )
     return rows
-
-
-def spread(word: WordVectors, count: int, seed: int) -> dict[str, Tensor]:
-    """Make so many vectors of one: itself, and neighbours of it. Encoder -> (1, C) to encoder -> (count, C)."""
-    random = torch.Generator().manual_seed(seed)
-    return {encoder: _spread(row, count, random) for encoder, row in word.items()}
 
 
 def _spread(row: Tensor, count: int, random: torch.Generator) -> Tensor:

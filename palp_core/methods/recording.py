@@ -15,6 +15,7 @@ from ..files.images import write_image
 from ..files.run_folder import RunFolder
 from ..training.contact_sheet import contact_sheet
 from ..training.loop import Learner, Step, Training
+from .layered_words.learner import LayeredWord
 from .personalization import Personalization
 from .previews import PreviewConfig, Previews, step_names
 from .result import save_snapshot
@@ -32,7 +33,7 @@ class Recording:
     def __init__(
         self,
         folder: RunFolder,
-        method: Personalization | TextualInversion,
+        method: Personalization | TextualInversion | LayeredWord,
         previews: PreviewConfig | None = None,
         pause: float | None = None,
     ):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
 from torch import Tensor
@@ -23,15 +24,17 @@ from ..files.lora_file import (
     save_lora_file,
     write_lora_file,
 )
+from ..files.metadata import LAYERED_KEY, to_json
 from ..files.names import check_file_name
 from ..files.run_folder import RunFolder, find_run
-from ..files.safetensors_file import save_somewhere
+from ..files.safetensors_file import save_new, save_somewhere
 from ..models.backbone import Backbone
 from ..models.prompts import embedding_prompt
 from ..models.wording import put_words
 from ..training.config import TrainingConfig
 from ..training.loop import Training
 from ..version import __version__
+from .layered_words.learner import LayeredWord, LearnedLayers
 from .personalization import Personalization
 from .personalization_learner import Weights
 from .textual_inversion import LearnedWord, TextualInversion
@@ -68,6 +71,17 @@ def save_word(run: Training[LearnedWord], folder: str | Path, name: str, overwri
     final = _with_steps(run, name)
     metadata = partial(word_metadata, _word_info(run), run.method.backbone.family, run.method.resolution)
     return save_embedding(run.result.vectors, metadata, folder, final, overwrite and final == name)
+
+
+def save_layered_word(run: Training[LearnedLayers], folder: str | Path, name: str) -> Path:
+    """Write what P+ or NeTI has learned to folder/NAME_00001.safetensors; returns the path.
+
+    The number is the first that is free. No other program reads the file: its metadata says what it holds.
+    """
+    method = run.method
+    info = {**_method_info(run), "method": method.kind.title, "layers": list(method.layers)}
+    files = (Path(folder) / f"{_with_steps(run, name)}_{number:05}.safetensors" for number in count(1))
+    return save_new(files, lambda _file: (run.result.tensors, {LAYERED_KEY: to_json(info)}))
 
 
 def _with_steps(run: Training, name: str) -> str:
@@ -111,6 +125,11 @@ def _embedding_names(name: str, placeholders: list[str]) -> dict[str, str]:
 
 def _word_info(run: Training[LearnedWord]) -> dict:
     """What the file says of its word."""
+    return {**_method_info(run), "vectors": len(next(iter(run.result.vectors.values())))}
+
+
+def _method_info(run: Training[LearnedWord | LearnedLayers]) -> dict:
+    """What a word's file says of how it was learned."""
     method, concept = run.method, run.method.concept
     return {
         "version": __version__,
@@ -119,14 +138,13 @@ def _word_info(run: Training[LearnedWord]) -> dict:
         "initial_word": None if concept.initial_embedding else concept.initial_word.strip(),
         "initial_embedding": concept.initial_embedding.name if concept.initial_embedding else None,
         "kind": concept.kind,
-        "vectors": len(next(iter(run.result.vectors.values()))),
         "images": len(concept.images),
         "steps": run.result.steps,
         "settings": _settings(method),
     }
 
 
-def _settings(method: Personalization | TextualInversion) -> dict:
+def _settings(method: Personalization | TextualInversion | LayeredWord) -> dict:
     """The settings as they were used: with the resolution that 0 stands for, and the score's name."""
     return {**described_config(method.config), "resolution": method.resolution}
 
@@ -139,7 +157,7 @@ def described_config(config: TrainingConfig) -> dict:
     return found
 
 
-def word_folder(method: TextualInversion, parent: Path, name: str, anew: bool) -> RunFolder:
+def word_folder(method: TextualInversion | LayeredWord, parent: Path, name: str, anew: bool) -> RunFolder:
     """Find the folder of a word's training by its identity, as `find_run` does."""
     return find_run(parent, name, word_identity(method, name), described_run(method), method.config.steps, anew)
 
@@ -173,8 +191,8 @@ def _masks(masks: Iterable[Tensor | None]) -> list[Tensor | str]:
     return ["no mask" if mask is None else mask for mask in masks]
 
 
-def word_identity(method: TextualInversion, name: str) -> str:
-    """Return name, model, pictures, sentences and settings of a textual inversion in a few letters.
+def word_identity(method: TextualInversion | LayeredWord, name: str) -> str:
+    """Return name, model, pictures, sentences and settings of a word's training in a few letters.
 
     A word is its name: under another one it is another word.
     """
@@ -204,10 +222,10 @@ def _bytes(tensor: Tensor) -> bytes:
     return repr(tuple(tensor.shape)).encode() + tensor.detach().cpu().float().numpy().tobytes()
 
 
-def described_run(method: Personalization | TextualInversion) -> dict:
+def described_run(method: Personalization | TextualInversion | LayeredWord) -> dict:
     """Say what is trained, for whoever opens the folder of a training."""
     shared = {"version": __version__, "family": method.backbone.family.name, "settings": _settings(method)}
-    if isinstance(method, TextualInversion):
+    if not isinstance(method, Personalization):
         return {**shared, "initial_word": method.concept.initial_word, "photos": len(method.concept.images)}
     subjects = {s.placeholder: {"class_word": s.class_word, "photos": len(s.images)} for s in method.subjects.values()}
     return {**shared, "target_prompt": method.target_prompt, "clean_prompt": method.clean_prompt, "subjects": subjects}

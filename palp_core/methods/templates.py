@@ -7,6 +7,7 @@ from typing import Literal
 Kind = Literal["object", "style"]
 
 SLOT = "{}"  # where the word stands in templates and captions
+WORD = "[W]"  # what stands in a sentence for the word when it is encoded
 
 #: The neutral templates of the paper (supplementary material), each once.
 TEMPLATES: dict[Kind, tuple[str, ...]] = {

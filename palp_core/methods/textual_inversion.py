@@ -21,18 +21,24 @@ from ..models.memory import recomputed_in_backward
 from ..models.noise import per_sample
 from ..settings import setting
 from ..training.config import TrainingConfig
-from ..training.data import Example, Photo, draw_batch, encode_examples, random_index, stack_batch, told_once
+from ..training.data import Example, Photo, draw_batch, encode_examples, stack_batch, told_once
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizer_kinds import check_optimizer
 from ..training.optimizers import Optimizer, mean_of
 from ..training.workers import ALONE, Workers
-from .concept import MOST_VECTORS, Concept, longest_norms, relative_distance, shorten, start_vectors
+from .concept import (
+    MOST_VECTORS,
+    Concept,
+    check_sentences,
+    longest_norms,
+    relative_distance,
+    shorten,
+    start_vectors,
+)
 from .overlay import overlays
 from .previews import painted, square_latents
-from .templates import SLOT, TEMPLATES
-
-WORD = "[W]"  # what stands in a sentence for the word when it is encoded
+from .templates import SLOT, WORD
 
 
 @dataclass(frozen=True)
@@ -109,9 +115,7 @@ class TextualInversion:
         self.memory_note = ""
         check_optimizer(config.optimizer)
         self.initial = start_vectors(backbone, concept, config.vectors, config.seed)
-        with torch.no_grad():
-            for text in concept.captions or concept.templates or [max(TEMPLATES[concept.kind], key=len)]:
-                backbone.encode_prompt(text.replace(SLOT, WORD), {WORD: self.initial})  # raises where it is too long
+        check_sentences(backbone, concept, self.initial)
 
     @contextmanager
     def learning(self) -> Iterator[TextualInversionLearner]:
@@ -160,7 +164,7 @@ class TextualInversionLearner:
         examples = self.workers.share(draw_batch(self.examples, self.config.batch_size, self.random))
         x0, mask, _ = stack_batch(examples, self.backbone.device)
         sigma, noise = draw_noise(self.backbone.levels, x0, self.random, self.workers)
-        conds = self._encode(told_once(self._photos(examples)))
+        conds = self._encode(told_once(self.concept.draw_sentences(examples, self.random)))
         denoised = self.backbone.denoise(x0 + per_sample(sigma, x0) * noise, sigma, conds)
         denoising = loss = denoising_loss(denoised, x0, self.backbone.prediction.loss_weight(sigma), mask)
         measured = {"sigma": sigma.mean(), "denoising_loss": denoising}
@@ -169,14 +173,6 @@ class TextualInversionLearner:
             loss = loss + measured["regularization"]
         self.optimizer.backward(loss)
         return measured
-
-    def _photos(self, examples: list[Example]) -> list[Photo]:
-        """What is said of each sample: its caption, else one template for all, and its size."""
-        texts = self.concept.captions
-        if not texts:
-            templates = self.concept.templates or TEMPLATES[self.concept.kind]
-            texts = [templates[random_index(len(templates), self.random)]] * len(self.concept.images)
-        return [Photo(texts[example.number], example.size) for example in examples]
 
     def _encode(self, photos: list[Photo]) -> list[Conditioning]:
         """One for each; of all that have the same text, the encoders read it once."""
@@ -188,7 +184,7 @@ class TextualInversionLearner:
     @torch.no_grad()
     def preview(self, guidance_scale: float, untouched: bool = False) -> Tensor:
         """Draw the word in its first caption or sentence as `Painter` says; untouched, with where it started."""
-        text = (self.concept.captions or self.concept.templates or TEMPLATES[self.concept.kind])[0]
+        text = self.concept.sentences[0]
         words = {WORD: self.start if untouched else self.vectors}
         return self._drawn(text.replace(SLOT, WORD), words, guidance_scale, self.config.seed)
 

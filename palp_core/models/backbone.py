@@ -45,6 +45,10 @@ class Conditioning:
         """
         return self if size is None else Conditioning({**self.tensors, "size": size})
 
+    def at(self, sigma: Tensor) -> Conditioning:
+        """Return what is said at a noise level, (1,): at all the same."""
+        return self
+
     def detach(self) -> Conditioning:
         return Conditioning({name: tensor.detach() for name, tensor in self.tensors.items()})
 

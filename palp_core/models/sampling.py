@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,13 @@ from .noise import NoiseLevels
 
 #: x (B, C, H, W), sigma (B,) -> x from which the sampler goes on.
 Guidance = Callable[[Tensor, Tensor], Tensor]
+
+
+class Said(Protocol):
+    """A prompt, encoded once, as a `Conditioning`, or anew for each noise level."""
+
+    def at(self, sigma: Tensor) -> Conditioning:
+        """Return what is said at a noise level, (1,); a batch of one."""
 
 
 def sampling_levels(levels: NoiseLevels, steps: int) -> list[float]:
@@ -33,7 +41,7 @@ def sample(
     noise: Tensor,
     levels: list[float],
     null: Conditioning,
-    cond: Conditioning,
+    cond: Said,
     scale: float,
     guidance: Guidance | None = None,
 ) -> Tensor:
@@ -48,7 +56,7 @@ def sample(
         sigma = x.new_full((len(x),), level)
         if guidance is not None:
             x = guidance(x, sigma)
-        denoised = x - level * guided_noise(backbone.denoise, x, sigma, null, cond, scale)
+        denoised = x - level * guided_noise(backbone.denoise, x, sigma, null, cond.at(sigma[:1]), scale)
         estimate = denoised
         if before is not None and following > 0:
             earlier, log_ratio = before

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..methods.layered_words.learner import LayeredWordLearner
 from ..methods.personalization_learner import PersonalizationLearner
 from ..methods.previews import painted, square_latents
 from ..methods.subjects import Subject, with_class_words
@@ -16,7 +17,7 @@ from ..settings import default_of
 from .cells import Cell
 from .plan import Pictures
 
-Learner = PersonalizationLearner | TextualInversionLearner
+Learner = PersonalizationLearner | TextualInversionLearner | LayeredWordLearner
 #: What prompts of a sweep call the subject.
 PLACEHOLDER = default_of(Subject, "placeholder")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ..files.embedding_file import Embedding
 from ..files.run_folder import RunFolder
 from ..files.subject_photos import read_photos
-from ..methods.concept import Concept, spread
+from ..methods.concept import Concept
+from ..methods.layered_words.learner import LayeredWord
 from ..methods.personalization import Personalization
-from ..methods.result import personalization_folder, save_run, save_word, word_folder
-from ..methods.subjects import Subject, mean_vectors
+from ..methods.result import personalization_folder, save_layered_word, save_run, save_word, word_folder
+from ..methods.subjects import Subject
 from ..methods.templates import SLOT
 from ..methods.textual_inversion import TextualInversion
 from ..models.backbone import Backbone
@@ -23,7 +23,7 @@ from .plan import LORA_AND_WORD
 NAME = "palp"
 FIRST = f"{NAME}_00001"
 
-Learned = Personalization | TextualInversion
+Learned = Personalization | TextualInversion | LayeredWord
 
 
 def method_of(cell: Cell, backbone: Backbone) -> Learned:
@@ -31,7 +31,10 @@ def method_of(cell: Cell, backbone: Backbone) -> Learned:
     subject = _subject(cell)
     if cell.method.kind == LORA_AND_WORD:
         return Personalization(backbone, [subject], cell.prompts[0], cell.config)
-    return TextualInversion(backbone, _concept(cell, subject, backbone), cell.config)
+    concept = _concept(cell, subject)
+    if cell.method.kind == "textual_inversion":
+        return TextualInversion(backbone, concept, cell.config)
+    return LayeredWord(backbone, concept, cell.config)
 
 
 def _subject(cell: Cell) -> Subject:
@@ -48,7 +51,7 @@ def _subject(cell: Cell) -> Subject:
     )
 
 
-def _concept(cell: Cell, subject: Subject, backbone: Backbone) -> Concept:
+def _concept(cell: Cell, subject: Subject) -> Concept:
     """The subject as a word alone learns it: from its captions, its neutral prompt, or else the neutral templates."""
     own = cell.subject.personalization_prompt
     templates, captions = (
@@ -56,18 +59,7 @@ def _concept(cell: Cell, subject: Subject, backbone: Backbone) -> Concept:
         for texts in ([own] if own else [], subject.captions)
     )
     word = subject.class_word.strip()
-    tokens = backbone.word_vectors(word)
-    start = None
-    if any(len(rows) > 1 for rows in tokens.values()):  # a stuffed animal is no single word to start from
-        start = Embedding(word, spread(mean_vectors(tokens), cell.config.vectors, cell.seed))
-    return Concept(
-        subject.images,
-        "" if start else word,
-        masks=subject.masks,
-        templates=templates,
-        captions=captions,
-        initial_embedding=start,
-    )
+    return Concept(subject.images, word, masks=subject.masks, templates=templates, captions=captions, averaged=True)
 
 
 def run_folder(method: Learned, parent: Path, anew: bool) -> RunFolder:
@@ -81,4 +73,6 @@ def save(run: Training, folder: Path) -> Path:
     """Write what a training has learned to NAME_00001.safetensors in the cell's folder; returns the file."""
     if isinstance(run.method, Personalization):
         return save_run(run, folder, NAME)
-    return save_word(run, folder, FIRST)
+    if isinstance(run.method, TextualInversion):
+        return save_word(run, folder, FIRST)
+    return save_layered_word(run, folder, NAME)

@@ -1,8 +1,9 @@
 """The comparison of PALP (arXiv 2401.06105, sec. 5) as a plan: methods of its table 2, ablations of its figure 6.
 
-Of table 2 there are PALP and TI+DB (textual inversion with DreamBooth's loss on a LoRA); P+ and NeTI are no methods of
-this package. Prompts are of two kinds: scenes with several elements, as the paper's, and those of DreamBench (arXiv
-2208.12242), which name one thing each. The settings are the paper's: 500 steps, batch 32, learning rate 5e-5, rank 32.
+Table 2 compares P+ (arXiv 2303.09522), NeTI (arXiv 2305.15391), TI+DB (textual inversion with DreamBooth's loss on a
+LoRA) and PALP. Prompts are of two kinds: scenes with several elements, as the paper's, and those of DreamBench (arXiv
+2208.12242), which name one thing each. The settings are the paper's: 500 steps, batch 32, learning rate 5e-5, rank 32;
+those of P+ and NeTI are of their own papers.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ _PAPERS = {"score": "palp", "alpha": 15.0, "beta": 7.5, "alignment_weight": 0.15
 _OF_ALPHA = {"alpha": 15.0, "alignment_weight": 0.15}
 METHODS: dict[str, dict[str, Any]] = {
     "base": {},
+    "p_plus": {"kind": "p_plus", "steps": 500, "learning_rate": 5e-3, "batch_size": 4, "gradient_accumulation": 2},
+    "neti": {"kind": "neti", "steps": 1000, "learning_rate": 8e-3, "batch_size": 2, "gradient_accumulation": 4},
     "ti_db": {"alignment_weight": 0.0},
     "palp": _PAPERS,
     "delta": {"score": "delta"},

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from ..errors import SettingError
 from ..methods.alignment import AlignmentConfig
+from ..methods.layered_words.neti import NetiConfig
+from ..methods.layered_words.p_plus import PPlusConfig
 from ..methods.personalization_config import PersonalizationConfig
 from ..methods.result import described_config
 from ..methods.scores import SCORES
@@ -25,10 +27,14 @@ DEMO_MODELS: dict[str, DemoModel] = {"demo": "unet", "demo-transformer": "transf
 #: Of the alignment, what has another name among the settings of a method.
 WEIGHT, SCORE = "alignment_weight", "score"
 #: What a method may be, by what is learned: LoRA and a word, or a word alone.
-Kind = Literal["personalization", "textual_inversion"]
+Kind = Literal["personalization", "textual_inversion", "p_plus", "neti"]
 KIND, LORA_AND_WORD = "kind", "personalization"
 #: Of those that learn a word alone.
-WORD_CONFIGS: dict[Kind, type[TrainingConfig]] = {"textual_inversion": TextualInversionConfig}
+WORD_CONFIGS: dict[Kind, type[TrainingConfig]] = {
+    "textual_inversion": TextualInversionConfig,
+    "p_plus": PPlusConfig,
+    "neti": NetiConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def demo_settings(model: DemoModel, kind: Kind = LORA_AND_WORD) -> dict[str, Any
 
 
 #: Adam's step for a word of the demo world, where it alone is learned. Chosen on an individual of its tuning pairs.
-DEMO_WORD_RATES: dict[Kind, float] = {"textual_inversion": 5e-3}
+DEMO_WORD_RATES: dict[Kind, float] = {"textual_inversion": 5e-3, "p_plus": 5e-3, "neti": 8e-3}
 #: How the demo world's pictures are drawn.
 DEMO_PICTURES = {"guidance_scale": GUIDANCE_SCALE, "sampling_steps": SAMPLING_STEPS}
 

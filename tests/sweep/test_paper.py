@@ -9,9 +9,15 @@ import pytest
 from devtools.random_judges import save_tiny_clip, save_tiny_dino
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core.files.images import write_image
+from palp_core.methods.layered_words.neti import NetiConfig
+from palp_core.methods.layered_words.p_plus import PPlusConfig
 from palp_core.sweep.cells import cells_of
 from palp_core.sweep.jobs import read_jobs
 from palp_core.sweep.paper import METHODS, prompts
+
+#: What a training has only little of, in all that says it.
+FEW = {"steps": 2, "batch_size": 1, "gradient_accumulation": 1}
+OWN = ("settings", "methods.p_plus", "methods.neti")
 
 
 @pytest.fixture
@@ -33,16 +39,20 @@ def test_it_is_the_papers(given, tmp_path, paper):
     plan = read_jobs(tmp_path / "out/jobs.yaml")
     assert [method.name for method in plan.methods] == list(METHODS)
     by_name = {method.name: method.config for method in plan.methods}
+    p_plus, neti = by_name.pop("p_plus"), by_name.pop("neti")
+    assert isinstance(p_plus, PPlusConfig) and (p_plus.steps, p_plus.learning_rate) == (500, 5e-3)
+    assert isinstance(neti, NetiConfig) and (neti.steps, neti.learning_rate) == (1000, 8e-3)
+    assert [config.batch_size * config.gradient_accumulation for config in (p_plus, neti)] == [8, 8]
     assert {config.steps for config in by_name.values()} == {500}
     assert {config.batch_size * config.gradient_accumulation for config in by_name.values()} == {32}
     assert (by_name["palp"].alignment.score.alpha, by_name["palp"].alignment.score.beta) == (15, 7.5)
     assert by_name["fresh_noise"].alignment.noise == "fresh" and not by_name["no_rescale"].alignment.rescale
     assert len(prompts("live")) == len(set(prompts("live"))) == 35 == len(set(prompts("")))
-    assert len(cells_of(plan, tmp_path / "out")) == 2 * (6 * 35 + 2)
+    assert len(cells_of(plan, tmp_path / "out")) == 2 * (6 * 35 + 4)
 
 
 def test_one_command_goes_from_photos_and_a_checkpoint_to_the_table(given, tmp_path, paper, capsys):
-    few = ["settings.steps=2", "settings.batch_size=1", "settings.gradient_accumulation=1", "settings.rank=2"]
+    few = [f"{where}.{name}={FEW[name]}" for where in OWN for name in FEW] + ["settings.rank=2"]
     few += ["settings.resolution=64", "pictures={count: 1, at: [1], sampling_steps: 2}"]
     one = ["subjects.dog6.prompts=a sketch of [V] in Paris", "subjects.clock.prompts=a photo of a red [V]"]
     assert paper(tmp_path / "out", *given, "--set", *few, *one) is None

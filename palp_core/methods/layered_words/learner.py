@@ -1,0 +1,153 @@
+"""What P+ and NeTI have in common: a word for each layer learns by the model's own denoising loss, and is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models.backbone import Backbone, Conditioning
+from ...models.layer_contexts import Reading, layered, read_by_layer, text_layers
+from ...models.memory import recomputed_in_backward
+from ...models.noise import per_sample
+from ...models.sampling import sample, sampling_levels
+from ...training.data import Example, draw_batch, encode_examples, stack_batch
+from ...training.loop import Step
+from ...training.objective import denoising_loss, draw_noise
+from ...training.optimizer_kinds import check_optimizer
+from ...training.optimizers import Optimizer, mean_of
+from ..concept import Concept, check_sentences, start_vectors
+from ..overlay import overlays
+from ..previews import square_latents
+from ..templates import SLOT, WORD
+from .neti import NetiConfig, NetiWord
+from .p_plus import PPlusConfig, PPlusWord
+
+#: What each learns, by its settings.
+WORDS = {PPlusConfig: PPlusWord, NetiConfig: NetiWord}
+
+
+class LearnedLayers(NamedTuple):
+    """What a training has learned, on the CPU, float32."""
+
+    tensors: dict[str, Tensor]
+    steps: int  # optimisation steps behind them
+
+
+class LayeredWord:
+    """P+ or NeTI on a UNet and a concept; its input is checked when it is made.
+
+    Raises PalpError, before any training, that names the argument and the remedy, such as for a transformer.
+    """
+
+    def __init__(self, backbone: Backbone, concept: Concept, config: PPlusConfig | NetiConfig):
+        self.backbone, self.concept, self.config = backbone, concept, config
+        self.resolution = config.resolution_for(backbone)
+        self.kind = WORDS[type(config)]
+        self.layers = text_layers(backbone.denoiser, self.kind.title)
+        check_optimizer(config.optimizer)
+        self.initial = start_vectors(backbone, concept, 1, config.seed)
+        check_sentences(backbone, concept, self.initial)
+
+    @contextmanager
+    def learning(self) -> Iterator[LayeredWordLearner]:
+        """Make the model ready and give the learner; at the end the model is as it was found."""
+        backbone, images, masks = self.backbone, self.concept.images, self.concept.masks
+        examples = encode_examples(backbone, "the concept", images, masks, self.resolution, self.config.flip)
+        recomputed = backbone.checkpointed_modules() if self.config.gradient_checkpointing else []
+        with (
+            backbone.training(learn_words=True),
+            recomputed_in_backward(recomputed),
+            read_by_layer(list(self.layers.values())),
+        ):
+            yield LayeredWordLearner(self, examples)
+
+
+class LayeredWordLearner:
+    """The word while it learns: what changes from step to step."""
+
+    def __init__(self, method: LayeredWord, examples: list[Example]):
+        self.examples = examples
+        self.backbone, self.concept, self.config = method.backbone, method.concept, method.config
+        self.resolution, self.layers = method.resolution, len(method.layers)
+        self.done = 0
+        self.random = torch.Generator().manual_seed(self.config.seed)
+        word = method.kind(self.backbone, method.initial, self.layers, self.config)
+        self.word = word.to(self.backbone.device)
+        group = {"params": [*word.parameters()], "lr": self.config.learning_rate, "weight_decay": word.weight_decay}
+        self.optimizer = Optimizer([group], self.backbone, self.config)
+
+    def step(self) -> Step:
+        with self.optimizer.undone_on_failure(self.random):
+            return self._step()
+
+    @torch.enable_grad()
+    def _step(self) -> Step:
+        measured = mean_of([self._pass() for _ in range(self.config.gradient_accumulation)])
+        numbers = self.optimizer.step(self.done + 1, measured)
+        self.done += 1
+        return Step(self.done - 1, numbers.pop("sigma"), numbers)
+
+    def _pass(self) -> dict[str, Tensor]:
+        """Add the gradients of one batch to those of the step; returns what it measured, () each."""
+        examples = draw_batch(self.examples, self.config.batch_size, self.random)
+        x0, mask, _ = stack_batch(examples, self.backbone.device)
+        sigma, noise = draw_noise(self.backbone.levels, x0, self.random)
+        photos = self.concept.draw_sentences(examples, self.random)
+        told = self.word.encode([photo.prompt.replace(SLOT, WORD) for photo in photos], sigma, self.random)
+        conds = [cond.with_size(photo.size) for cond, photo in zip(told, photos, strict=True)]
+        denoised = self.backbone.denoise(x0 + per_sample(sigma, x0) * noise, sigma, conds)
+        loss = denoising_loss(denoised, x0, self.backbone.prediction.loss_weight(sigma), mask)
+        self.optimizer.backward(loss)
+        return {"sigma": sigma.mean(), "denoising_loss": loss}
+
+    @torch.no_grad()
+    def draw(self, prompt: str, placeholder: str, guidance_scale: float, seed: int, steps: int) -> Tensor:
+        """Draw a prompt that names the word by a placeholder, (H, W, 3) in 0..1. steps: of sampling.
+
+        guidance_scale: 0 for the family's own.
+        """
+        backbone, scale = self.backbone, guidance_scale or self.backbone.family.guidance_scale
+        empty = backbone.encode_prompt("", {})
+        null = layered([Reading(empty, empty)] * self.layers)
+        shape = square_latents(backbone, self.concept.images[0], self.examples[0], self.resolution)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        levels = sampling_levels(backbone.levels, steps)
+        with self.optimizer.averaged():
+            told = Told(self.word, prompt.replace(placeholder, WORD))
+            return backbone.decode_latents(sample(backbone, noise, levels, null, told, scale))[0]
+
+    def overlays(self) -> dict[str, Tensor]:
+        """Show what of each image is learned, by titles."""
+        return overlays("", self.concept.images, self.examples)
+
+    def state(self) -> dict[str, Tensor]:
+        word = {f"layered.{name}": tensor.detach().clone() for name, tensor in self.word.named_parameters()}
+        progress = {"random": self.random.get_state(), "steps": torch.tensor(self.done)}
+        return {**word, **self.optimizer.state(), **progress}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.word.named_parameters():
+            tensor.copy_(state[f"layered.{name}"])
+        self.optimizer.load_state(state)
+        self.random.set_state(state["random"])
+        self.done = int(state["steps"])
+
+    def result(self) -> LearnedLayers:
+        with self.optimizer.averaged():
+            learned = self.word.state_dict().items()
+            return LearnedLayers({name: t.detach().to("cpu", copy=True) for name, t in learned}, self.done)
+
+
+class Told(NamedTuple):
+    """A prompt with the word, of which the network is told something else at each noise level."""
+
+    word: PPlusWord | NetiWord
+    text: str
+
+    def at(self, sigma: Tensor) -> Conditioning:
+        return self.word.encode([self.text], sigma)[0]
