@@ -16,6 +16,7 @@ from .looks import Looks
 from .model import Model, Range
 from .run import Run
 from .scores import Scores
+from .two_subjects import Two
 
 COMMANDS = {
     "run": Run,
@@ -26,6 +27,7 @@ COMMANDS = {
     "layers": Layers,
     "looks": Looks,
     "scores": Scores,
+    "two": Two,
     "table": Table,
     "compare": Compare,
     "figure": Chart,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from safetensors.torch import load_file
 
@@ -24,8 +25,8 @@ def weights_digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def twin_world(file: Path) -> World:
-    """Load the world with these weights of the UNet, which then predicts noise.
+def twin_world(file: Path, prediction: Literal["epsilon", "v_prediction"] = "epsilon") -> World:
+    """Load the world with these weights of the UNet, which predict noise or v.
 
     Raises ValueError for a file that holds other tensors than the UNet's.
     """
@@ -35,7 +36,7 @@ def twin_world(file: Path) -> World:
     except RuntimeError as error:
         raise ValueError(f"{file} does not hold the weights of the embedded UNet.") from error
     scheduler = pipeline.scheduler
-    pipeline.scheduler = type(scheduler).from_config({**scheduler.config, "prediction_type": "epsilon"})
+    pipeline.scheduler = type(scheduler).from_config({**scheduler.config, "prediction_type": prediction})
     backbone = DiffusersBackbone(pipeline)
     backbone.pipeline.to(backbone.device)
     return World(backbone, load_evaluators())
