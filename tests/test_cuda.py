@@ -16,6 +16,9 @@ from palp_core import (
     TextualInversion,
     TextualInversionConfig,
 )
+from palp_core.methods.layered_words.learner import LayeredWord
+from palp_core.methods.layered_words.neti import NetiConfig
+from palp_core.methods.layered_words.p_plus import PPlusConfig
 from palp_core.methods.memory import MemoryConfig, fit_memory
 from palp_core.methods.pick_and_draw.guidance import PickAndDraw, PickAndDrawConfig
 from palp_core.models.attention import prompted
@@ -43,6 +46,21 @@ def learned(family: str, folder, device: str, precision: str) -> torch.Tensor:
 def test_training_on_the_gpu_learns_what_the_cpu_learns(tmp_path, family, precision, nearness):
     cpu, gpu = (learned(family, tmp_path, device, p) for device, p in (("cpu", "fp32"), ("cuda", precision)))
     assert torch.nn.functional.cosine_similarity(cpu, gpu, dim=0) > nearness
+
+
+@pytest.mark.parametrize("config", [PPlusConfig(batch_size=2), NetiConfig(gradient_accumulation=1)])
+def test_words_of_layers_learn_on_the_gpu_what_they_learn_on_the_cpu(tmp_path, config):
+    def learned(device: str, precision: str) -> torch.Tensor:
+        backbone = DiffusersBackbone(tiny_pipeline("sdxl", tmp_path), device, precision)
+        few = replace(config, steps=5, resolution=64, learning_rate=1e-3)
+        run = Training(LayeredWord(backbone, Concept(pictures((64, 64)), "c"), few))
+        drawn = [run.learner.draw("a sketch of [V]", "[V]", 2.0, 0, 2) for _ in run.steps()]
+        assert all(picture.isfinite().all() for picture in drawn)
+        return torch.cat([tensor.flatten() for _, tensor in sorted(run.result.tensors.items())])
+
+    cpu, fp32, bf16 = (learned(*where) for where in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16")))
+    assert torch.nn.functional.cosine_similarity(cpu, fp32, dim=0) > 0.999
+    assert torch.nn.functional.cosine_similarity(cpu, bf16, dim=0) > 0.99
 
 
 def test_a_card_tells_what_is_free_whatever_this_process_holds(tmp_path):

@@ -153,12 +153,13 @@ def demo_settings(model: DemoModel, kind: Kind = LORA_AND_WORD) -> dict[str, Any
     training = TRAINING_OF[model]
     shared = {"batch_size": training.batch_size, "resolution": RESOLUTION}
     if kind in WORD_CONFIGS:
-        return {**shared, "learning_rate": DEMO_WORD_RATES[kind]}
+        return {**shared, "gradient_accumulation": 1, "learning_rate": DEMO_WORD_RATES[kind]}
     rates = dict.fromkeys(("learning_rate", "embedding_learning_rate"), training.learning_rate)
     return {**rates, **shared, "rank": training.rank}
 
 
-#: Adam's step for a word of the demo world, where it alone is learned. Chosen on an individual of its tuning pairs.
+#: Adam's step for a word of the demo world, where it alone is learned. Textual Inversion's is the benchmark's, and by
+#: the others' an individual of its tuning pairs is learned as well.
 DEMO_WORD_RATES: dict[Kind, float] = {"textual_inversion": 5e-3, "p_plus": 5e-3, "neti": 8e-3}
 #: How the demo world's pictures are drawn.
 DEMO_PICTURES = {"guidance_scale": GUIDANCE_SCALE, "sampling_steps": SAMPLING_STEPS}

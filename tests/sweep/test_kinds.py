@@ -33,7 +33,7 @@ prompts: ["a sketch of a [V] on the beach", "a neon sign of a [V]"]
 methods:
   ti: {kind: textual_inversion, vectors: 2}
   p_plus: {kind: p_plus}
-  neti: {kind: neti, gradient_accumulation: 1}
+  neti: {kind: neti}
 settings: {steps: 2, batch_size: 1, rank: 2, alignment_weight: 0}
 pictures: {count: 1, sampling_steps: 2}
 """
