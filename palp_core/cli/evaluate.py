@@ -28,7 +28,7 @@ class Evaluate:
     #: Takes the subject's photos from this folder, or from a folder for each subject in it.
     photos: Path | None = None
     #: Says what the subject is; CLIP reads it in the place of [V] or embedding:NAME. For several subjects,
-    #: class_words.csv among their folders has the columns subject and class_word.
+    #: class_words.csv among their folders has the columns subject and class_word; DreamBench's own list serves, too.
     class_word: str = ""
     #: Says what pictures in the folder itself were drawn for, where no prompt.txt does.
     prompt: str = ""

@@ -34,8 +34,8 @@ class Sweep:
     paper: bool = False
     #: Trains this model, a diffusers folder or a .safetensors checkpoint, in the paper's comparison.
     model: Path | None = None
-    #: Finds each subject's photos in a folder of this one, in the paper's comparison; class_words.csv in it says what
-    #: each is.
+    #: Finds each subject's photos in a folder of this one, in the paper's comparison; class_words.csv in it, or
+    #: DreamBench's own prompts_and_classes.txt, says what each is.
     photos: Path | None = None
     #: Measures with CLIP from this folder in the paper's comparison.
     clip: Path | None = None

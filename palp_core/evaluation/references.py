@@ -12,9 +12,8 @@ from ..files.photos import find_photos
 from ..models.prompt_weights import plain_text
 from ..models.prompts import EMBEDDING, PLACEHOLDER
 from ..models.wording import replaced, without_article
-from .rows import read_table
+from .class_words import CLASS_WORDS, read_class_words
 
-CLASS_WORDS = "class_words.csv"
 NAMED = re.compile(f"{PLACEHOLDER.pattern}|{EMBEDDING.pattern}")
 
 
@@ -33,22 +32,16 @@ class Reference:
 def find_references(folder: Path | None, subjects: Iterable[str], class_word: str) -> dict[str, Reference]:
     """Find each subject's photos: in FOLDER/SUBJECT, or in FOLDER itself where there is but one subject.
 
-    class_word: of subjects that FOLDER/class_words.csv does not name, with the columns subject and class_word. Raises
-    FileError where photos are missing.
+    class_word: of subjects that nothing in the folder tells (class_words.py). Raises FileError where photos are missing.
     """
     subjects = list(dict.fromkeys(subjects))
     if folder is None:
         return {subject: Reference((), class_word) for subject in subjects}
     if not folder.is_dir():
         raise FileError(f"there is no folder of photos {folder}.")
-    words = _class_words(folder / CLASS_WORDS)
+    words = {told.subject: told.class_word for told in read_class_words(folder)}
     found = {subject: find_photos([_folder_of(folder, subject, len(subjects) == 1)]) for subject in subjects}
     return {name: Reference(of.images, words.get(name, class_word), of.notes) for name, of in found.items()}
-
-
-def _class_words(table: Path) -> dict[str, str]:
-    rows = read_table(table, ("subject", "class_word")) if table.is_file() else []
-    return {row.values["subject"]: row.values["class_word"] for row in rows}
 
 
 def _folder_of(folder: Path, subject: str, alone: bool) -> Path:

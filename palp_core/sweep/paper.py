@@ -1,9 +1,10 @@
 """The comparison of PALP (arXiv 2401.06105, sec. 5) as a plan: methods of its table 2, ablations of its figure 6.
 
 Table 2 compares P+ (arXiv 2303.09522), NeTI (arXiv 2305.15391), TI+DB (textual inversion with DreamBooth's loss on a
-LoRA) and PALP. Prompts are of two kinds: scenes with several elements, as the paper's, and those of DreamBench (arXiv
-2208.12242), which name one thing each. The settings are the paper's: 500 steps, batch 32, learning rate 5e-5, rank 32;
-those of P+ and NeTI are of their own papers.
+LoRA) and PALP. Prompts are of two kinds: scenes with several elements, as the paper's, which we wrote, and those of
+DreamBench (arXiv 2208.12242; github.com/google/dreambooth, CC BY 4.0), which name one thing each; they begin with "a
+photo of" here. The settings are the paper's: 500 steps, batch 32, learning rate 5e-5, rank 32; those of P+ and NeTI are
+of their own papers.
 """
 
 from __future__ import annotations
@@ -12,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
-from ..evaluation.references import CLASS_WORDS
-from ..evaluation.rows import read_table
+from ..evaluation.class_words import CLASS_WORDS, DREAMBENCH, LIVE, read_class_words
 
-#: What class_words.csv may say of a subject in its column `kind`; others are things.
-LIVE = "live"
 #: Of the paper's kind: a style or medium, what the subject does or wears, a place, a time or weather.
 SCENES = (
     "a sketch of [V] in Paris on a rainy evening",
@@ -30,6 +28,7 @@ SCENES = (
     "a pixel art picture of [V] in a castle with a golden crown by candlelight",
     "a pencil drawing of [V] in a library with an open book on a winter morning",
 )
+#: DreamBench's, from here on: of all, of things, of animals, and what all are in the end.
 _PLACES = (
     "in the jungle",
     "in the snow",
@@ -100,22 +99,17 @@ def paper_jobs(model: Path, photos: Path, clip: Path | None, dino: Path | None) 
     """Write the comparison as what a file of jobs holds.
 
     photos: holds a folder for each subject, and class_words.csv with the columns subject, class_word and, for animals,
-    `live` in a column kind, as DreamBench has them. Raises FileError where that is missing.
+    `live` in a column kind; or is DreamBench's dataset. Raises FileError where nothing says what the subjects are.
     """
-    table = photos / CLASS_WORDS
-    if not table.is_file():
+    known = read_class_words(photos)
+    if not known:
         raise FileError(
-            f"there is no {table}. It says what each folder in {photos} shows, in the columns subject and class_word, "
-            f"and {LIVE} in a column kind for an animal."
+            f"{photos / CLASS_WORDS} is missing, or empty. It says what each folder in {photos} shows, in the columns "
+            f"subject and class_word, and {LIVE} in a column kind for an animal. DreamBench's {DREAMBENCH} serves, too."
         )
-    rows = [row.values for row in read_table(table, ("subject", "class_word"), ("kind",))]
     subjects = {
-        row["subject"]: {
-            "photos": str((photos / row["subject"]).resolve()),
-            "class_word": row["class_word"],
-            "prompts": prompts(row["kind"]),
-        }
-        for row in rows
+        name: {"photos": str((photos / name).resolve()), "class_word": class_word, "prompts": prompts(kind)}
+        for name, class_word, kind in known
     }
     judges = {name: str(path.resolve()) for name, path in (("clip", clip), ("dino", dino)) if path}
     shared = {"settings": SETTINGS, "seeds": [0], "pictures": PICTURES}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..evaluation.class_words import CLASS_WORDS
 from ..evaluation.layout import TABLE as PICTURES
 from ..evaluation.metrics import standard_error
-from ..evaluation.references import CLASS_WORDS
 from ..evaluation.results import AXES, Figure
 from ..evaluation.table import written
 from ..files.writing import write

@@ -19,6 +19,19 @@ from palp_core.sweep.paper import METHODS, prompts
 FEW = {"steps": 2, "batch_size": 1, "gradient_accumulation": 1}
 OWN = ("settings", "methods.p_plus", "methods.neti")
 
+#: Its list, as it ships: subjects without a folder, and prompts below.
+DREAMBENCH = """Classes
+
+subject_name,class
+clock,clock
+dog6,dog
+wolf_plushie,stuffed animal
+
+Prompts
+
+Object Prompts
+"""
+
 
 @pytest.fixture
 def given(tmp_path) -> list:
@@ -63,7 +76,25 @@ def test_one_command_goes_from_photos_and_a_checkpoint_to_the_table(given, tmp_p
     assert "no_rescale" in capsys.readouterr().out
 
 
+def test_dreambench_is_read_as_it_is_downloaded(given, tmp_path, paper):
+    told, listed = tmp_path / "photos/class_words.csv", tmp_path / "photos/prompts_and_classes.txt"
+    assert paper(tmp_path / "own", *given, "--dry-run") is None
+    told.unlink()
+    listed.write_text(DREAMBENCH)
+    assert paper(tmp_path / "its", *given, "--dry-run") is None
+    own, its = (read_jobs(tmp_path / name / "jobs.yaml").subjects for name in ("own", "its"))
+    assert its == own
+
+    def refused(text: str) -> str:
+        listed.write_text(text)
+        return str(paper(tmp_path / "out", *given))
+
+    assert "line 4 of" in (message := refused(DREAMBENCH.replace("clock,clock", "clock"))) and "'clock'" in message
+    assert "has no line subject_name,class" in refused("dog6,dog")
+    assert "none of the subjects" in refused("subject_name,class\ncat2,cat\n")
+
+
 def test_what_is_missing_is_said(given, tmp_path, paper):
     (tmp_path / "photos/class_words.csv").unlink()
-    assert "class_words.csv. It says what each folder" in paper(tmp_path / "out", *given)
+    assert "class_words.csv is missing, or empty. It says what" in paper(tmp_path / "out", *given)
     assert paper(tmp_path / "out", "--paper") == "palp: --paper takes --model and --photos, and no file of jobs."
