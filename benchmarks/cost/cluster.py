@@ -20,6 +20,7 @@ from palp_core.sweep import plan as plans
 from palp_core.sweep.cells import Cell
 from palp_core.sweep.cluster import Cluster, on_ray
 from palp_core.sweep.folder import describe, keep_rows
+from palp_core.sweep.place import Folder
 from palp_core.sweep.run import Sweep
 
 ROW = {
@@ -76,13 +77,13 @@ def driver(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out, plan = Path(folder), many_cells(count)
         begun = time.monotonic()
-        sweep = Sweep.of(plan, out)
+        sweep = Sweep.of(plan, Folder(out))
         named = time.monotonic()
         for cell in sweep.cells:
             describe(cell, cell.folder(out))
             keep_rows(cell.folder(out), cell.key, empty(cell))
         kept = time.monotonic()
-        again = Sweep.of(plan, out)
+        again = Sweep.of(plan, Folder(out))
         found = time.monotonic()
         again.write()
         return {
@@ -114,7 +115,7 @@ def on_machines(args: argparse.Namespace) -> dict:
     for _ in range(args.machines - 1):
         machines.add_node(**machine)
     with tempfile.TemporaryDirectory() as folder:
-        cells = Sweep.of(many_cells(args.cells), Path(folder)).missing
+        cells = Sweep.of(many_cells(args.cells), Folder(Path(folder))).missing
     try:
         done, _ = timed_run(cells, empty_worker, machines.address, args.machines)
         few = dict(list(cells.items())[: args.machines])

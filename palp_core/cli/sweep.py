@@ -13,7 +13,6 @@ import tyro
 from tqdm import tqdm
 
 from ..errors import SettingError
-from ..files.safetensors_file import first_writable_folder
 from ..methods.recording import SECONDS_BETWEEN_STATES
 from .output import show
 from .session import ENDED_BY_SIGTERM, stopped_by_signals
@@ -41,12 +40,12 @@ class Sweep:
     clip: Path | None = None
     #: Measures with DINOv2 from this folder in the paper's comparison.
     dino: Path | None = None
-    #: Writes the table and a folder for each cell into this folder.
-    out: Path = Path("sweep")
+    #: Writes the table and a folder for each cell into this folder, or to this address, such as s3://bucket/sweep.
+    out: str = "sweep"
     #: Puts values in the place of those in the file: settings.steps=100 pictures.count=2.
     set: tuple[str, ...] = ()
     #: Computes on a Ray cluster: auto for the one that this machine belongs to, local for one of this machine alone, or
-    #: HOST:PORT. All its machines must see the model, the photos and --out under the same paths.
+    #: HOST:PORT. All its machines must see the model, the photos and --out under the same paths or address.
     ray: str | None = None
     #: Gives each worker on the cluster so many CPUs.
     num_cpus: float = 1.0
@@ -66,20 +65,27 @@ class Sweep:
     json: bool = False
 
     def run(self) -> None:
-        from ..sweep import run
-        from ..sweep.jobs import read_jobs
-        from ..sweep.table import rows_of, summary
+        from ..sweep.place import opened
 
         jobs = self._jobs()
-        out = first_writable_folder([self.out]).resolve()
-        plan = read_jobs(self._papers(out) if self.paper else jobs, self.set)
-        sweep = run.Sweep.of(plan, out)
+        with opened(self.out) as place:
+            self._run(jobs, place)
+
+    def _run(self, jobs: Path | None, place) -> None:
+        from ..sweep import run
+        from ..sweep.jobs import read_jobs
+        from ..sweep.place import is_address
+        from ..sweep.table import rows_of, summary
+
+        plan = read_jobs(self._papers(place.path) if self.paper else jobs, self.set)
+        sweep = run.Sweep.of(plan, place)
         if self.dry_run:
             for cell in sweep.cells:
                 print(f"{'there' if cell.key in sweep.there else 'missing'}  {cell.training}  {cell.title}")
             return
         asked = self._compute(sweep)
-        where = f"{out / 'table.csv'} has the rows. `palp evaluate {self.out}` makes a page of the pictures."
+        folder = "A_COPY_OF_IT" if is_address(place.out) else self.out
+        where = f"table.csv in {place.out} has the rows. `palp evaluate {folder}` makes a page of the pictures."
         rows = {"rows": rows_of(sweep.cells, sweep.there), "failed": sweep.failed}
         show(f"{summary(sweep.cells, sweep.there)}\n{where}", rows, self.json)
         _end(sweep, asked)
@@ -123,7 +129,7 @@ class Sweep:
 
         if self.state_seconds < 0:
             raise SettingError(f"state_seconds is {self.state_seconds}; it must be 0 or more.")
-        work = Work(sweep.plan, sweep.out, self.device, self.state_seconds, self.keep_states)
+        work = Work(sweep.plan, sweep.place.out, self.device, self.state_seconds, self.keep_states)
         if self.ray is None:
             return in_process(partial(CellWorker, work, stop, note))
         cluster = Cluster(self.ray, self.num_cpus, self.num_gpus, self.workers)

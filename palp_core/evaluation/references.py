@@ -32,7 +32,8 @@ class Reference:
 def find_references(folder: Path | None, subjects: Iterable[str], class_word: str) -> dict[str, Reference]:
     """Find each subject's photos: in FOLDER/SUBJECT, or in FOLDER itself where there is but one subject.
 
-    class_word: of subjects that nothing in the folder tells (class_words.py). Raises FileError where photos are missing.
+    class_word: of subjects of whom the folder does not say it (class_words.py). Raises FileError where photos are
+    missing.
     """
     subjects = list(dict.fromkeys(subjects))
     if folder is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -63,6 +63,11 @@ class Cell:
         """Name its folder in that of the sweep."""
         return out / CELLS / self.training
 
+    def within(self, out: Path) -> Cell:
+        """Take its photos from this folder of a sweep, where the demo world has drawn them."""
+        photos = photos_of(self.subject_name, self.subject, out)
+        return replace(self, subject=replace(self.subject, photos=photos, individual=None))
+
 
 def cells_of(plan: Plan, out: Path) -> list[Cell]:
     """List the cells of a plan, in its order. The demo world's photos are drawn into `out`.
@@ -71,11 +76,16 @@ def cells_of(plan: Plan, out: Path) -> list[Cell]:
     """
     plan = replace(plan, subjects={name: _photographed(name, job, out) for name, job in plan.subjects.items()})
     _check_texts(plan)
-    return list(_cells(plan, *digests(plan)))
+    photos = {name: _photos_digest(job, photos_of(name, job, out)) for name, job in plan.subjects.items()}
+    return list(_cells(plan, photos, *digests(plan)))
 
 
-def _cells(plan: Plan, model: str, judges: str) -> Iterator[Cell]:
-    photos = {name: _photos_digest(job) for name, job in plan.subjects.items()}
+def photos_of(name: str, subject: SubjectJob, out: Path) -> tuple[Path, ...]:
+    """Name a subject's photos, files or a folder; those of the demo world are in the folder of the sweep."""
+    return subject.photos if subject.individual is None else (out / PHOTOS / name,)
+
+
+def _cells(plan: Plan, photos: Mapping[str, str], model: str, judges: str) -> Iterator[Cell]:
     for name, method, seed in product(plan.subjects, plan.methods, plan.seeds):
         subject = plan.subjects[name]
         prompts = subject.prompts or plan.prompts
@@ -116,9 +126,9 @@ def _add_files(digest, files: Iterable[Path], root: Path) -> None:
                 digest.update(part)
 
 
-def _photos_digest(subject: SubjectJob) -> str:
+def _photos_digest(subject: SubjectJob, photos: tuple[Path, ...]) -> str:
     """Hash photos, masks and captions, each with its place."""
-    found = find_photos(subject.photos)
+    found = find_photos(photos)
     masks = [file for path in subject.masks for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     beside = found.captions if subject.captions else ()
     digest = sha256(json.dumps([len(found.images), len(masks)]).encode())
@@ -128,15 +138,14 @@ def _photos_digest(subject: SubjectJob) -> str:
 
 
 def _photographed(name: str, subject: SubjectJob, out: Path) -> SubjectJob:
-    """With the photos of an individual of the demo world, as files."""
+    """Draw the photos of an individual of the demo world as files, and say what they are in its words."""
     if subject.individual is None:
         return subject
-    folder = out / PHOTOS / name
+    (folder,) = photos_of(name, subject, out)
     folder.mkdir(parents=True, exist_ok=True)
     for number, photo in enumerate(drawn_photos(new_individual(subject.individual, subject.class_word)), start=1):
         write_image(photo, folder / f"{number}.png")
-    neutral = subject.personalization_prompt or "a photo of a [V]"
-    return replace(subject, photos=(folder,), individual=None, personalization_prompt=neutral)
+    return replace(subject, personalization_prompt=subject.personalization_prompt or "a photo of a [V]")
 
 
 def _check_texts(plan: Plan) -> None:

@@ -19,21 +19,22 @@ CELL, LOG = "cell.json", "work.jsonl"
 
 def describe(cell: Cell, folder: Path) -> None:
     """Say what a cell is, for whoever opens its folder."""
+    photos = [str(path) for path in cell.within(Path()).subject.photos]
     told = {"method": cell.method.name, "subject": cell.subject_name, "class_word": cell.subject.class_word}
-    told |= {"photos": [str(path) for path in cell.subject.photos], "prompts": cell.prompts, "seed": cell.seed}
+    told |= {"photos": photos, "prompts": cell.prompts, "seed": cell.seed}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / CELL, json.dumps({**told, "settings": cell.method.described}, indent=1, ensure_ascii=False) + "\n")
 
 
 def keep_rows(folder: Path, key: str, rows: list[Row]) -> None:
     """Keep the rows of a cell, whole or not at all: from now on it is there. Raises OSError."""
-    _write(_file(folder, key), json.dumps(rows, ensure_ascii=False) + "\n")
+    _write(rows_file(folder, key), json.dumps(rows, ensure_ascii=False) + "\n")
 
 
 def kept_rows(folder: Path, key: str) -> list[Row] | None:
     """Return the rows of a cell; None where it is not there, or damaged."""
     try:
-        rows = json.loads(_file(folder, key).read_text(encoding="utf-8"))
+        rows = json.loads(rows_file(folder, key).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return rows if isinstance(rows, list) else None
@@ -62,7 +63,8 @@ def log(folder: Path, entry: dict) -> None:
         opened.write(json.dumps(entry) + "\n")
 
 
-def _file(folder: Path, key: str) -> Path:
+def rows_file(folder: Path, key: str) -> Path:
+    """Name the file of a cell's rows."""
     return folder / f"rows_{key}.json"
 
 

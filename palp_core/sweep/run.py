@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .cells import Cell, cells_of
 from .engine import Bar, Executor, Row, Stopped, compute, say
-from .folder import kept_rows
+from .folder import kept_rows, rows_file
+from .place import Place
 from .plan import Plan
 from .table import filling, write_class_words, write_table
 
@@ -22,7 +22,7 @@ class Sweep:
     """The cells of a plan, and what is there of them."""
 
     plan: Plan
-    out: Path
+    place: Place
     cells: Sequence[Cell]
     #: Key of a cell -> its rows.
     there: dict[str, list[Row]]
@@ -31,12 +31,14 @@ class Sweep:
     stopped: bool = False
 
     @classmethod
-    def of(cls, plan: Plan, out: Path) -> Sweep:
+    def of(cls, plan: Plan, place: Place) -> Sweep:
         """Make the cells of a plan, and look which of them are there. Raises PalpError as `cells_of` does."""
+        out = place.path
         cells = cells_of(plan, out)
         write_class_words(plan, out)
+        place.fetch([rows_file(cell.folder(out), cell.key) for cell in cells])
         found = {cell.key: kept_rows(cell.folder(out), cell.key) for cell in cells}
-        return cls(plan, out, cells, {key: rows for key, rows in found.items() if rows is not None})
+        return cls(plan, place, cells, {key: rows for key, rows in found.items() if rows is not None})
 
     @property
     def missing(self) -> dict[str, Cell]:
@@ -44,7 +46,11 @@ class Sweep:
         return {cell.key: cell for cell in self.cells if cell.key not in self.there}
 
     def run(self, executor: Executor[Cell], bar: Bar) -> None:
-        """Compute what is missing, and write the table on the way and in the end, however it ends."""
+        """Compute what is missing, and write the table at first, on the way and in the end, however it ends.
+
+        Raises FileError, and computes nothing, where it cannot be written.
+        """
+        self.write()
         missing, due = self.missing, time.monotonic() + SECONDS_BETWEEN_TABLES
 
         def keep(key: str, rows: list[Row]) -> None:
@@ -64,4 +70,5 @@ class Sweep:
 
     def write(self) -> None:
         """Write the table of what is there."""
-        write_table(self.plan, self.cells, self.there, self.out)
+        write_table(self.plan, self.cells, self.there, self.place.path)
+        self.place.push()

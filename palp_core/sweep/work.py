@@ -23,11 +23,12 @@ from ..methods.recording import SECONDS_BETWEEN_STATES, Recording
 from ..models.diffusers.backbone import DiffusersBackbone, load_backbone
 from ..models.diffusers.loading import chosen_device
 from ..training.loop import Training, closing
-from .cells import Cell
+from .cells import PHOTOS, Cell
 from .drawing import Learner, draw, missing_pictures, pictures_of
 from .engine import Row, Stopped, never
 from .folder import describe, keep_rows, log, log_begin
 from .learning import NAME, Learned, method_of, run_folder, save
+from .place import opened
 from .plan import Plan
 
 #: How often the process that works on a cell may be lost in a run.
@@ -39,8 +40,8 @@ class Work:
     """What all cells of a sweep have in common; it goes to every worker."""
 
     plan: Plan
-    #: The folder of the sweep, which all workers see.
-    out: Path
+    #: The folder of the sweep, which all workers see, or its address.
+    out: str | Path
     #: Where to compute; None is CUDA if there is one.
     device: str | None = None
     #: A state is kept after so many seconds, to go on from.
@@ -63,11 +64,23 @@ class CellWorker:
         self.backbone, self.judges = _loaded(work)
 
     def __call__(self, cell: Cell) -> list[Row]:
-        """Compute a cell and keep its rows in its folder. Raises Stopped, and what training and drawing raise."""
-        folder = cell.folder(self.work.out)
-        describe(cell, folder)
+        """Compute a cell and keep its rows in its folder. Raises Stopped, and what training and drawing raise.
+
+        Where the sweep is at an address, that folder is brought here before, and FileError raised where it cannot be
+        written back.
+        """
+        with opened(self.work.out) as self.place:
+            folder = cell.folder(self.place.path)
+            self.place.pull(folder)
+            if cell.subject.individual is not None:
+                self.place.pull(self.place.path / PHOTOS / cell.subject_name)
+            describe(cell, folder)
+            return self._computed(cell.within(self.place.path), folder)
+
+    def _computed(self, cell: Cell, folder: Path) -> list[Row]:
         if (lost := log_begin(folder, self.work.run)) >= MOST_LOST:
             raise PalpError(f"its process was ended {lost} times while it worked, as for want of memory.")
+        self.place.push()
         begun = time.monotonic()
         missing = any(self._missing(cell, step) for step in self._steps(cell))
         if not cell.method.trains and missing:
@@ -76,15 +89,16 @@ class CellWorker:
             self._train(cell, folder)
         drawn = time.monotonic()
         rows = self._judged(cell)
-        keep_rows(folder, cell.key, rows)
         log(folder, {"seconds": round(drawn - begun, 2), "judging_seconds": round(time.monotonic() - drawn, 2)})
+        self.place.push()  # before the rows, by which the cell counts as there
+        keep_rows(folder, cell.key, rows)
         return rows
 
     def _steps(self, cell: Cell) -> tuple[int, ...]:
         return self.work.plan.pictures.steps(cell.method.steps)
 
     def _missing(self, cell: Cell, step: int) -> list[tuple[str, int, Path]]:
-        return missing_pictures(cell, step, self.work.plan.pictures, self.work.out)
+        return missing_pictures(cell, step, self.work.plan.pictures, self.place.path)
 
     def _draw_base(self, cell: Cell) -> None:
         with method_of(cell, self.backbone).learning() as learner:
@@ -140,6 +154,7 @@ class CellWorker:
                 if done in at:
                     self._draw(cell, run.learner, done)
                 recording.note(step, run.learner)
+                self.place.push()
                 self.note(f"{cell.title}: step {done} of {last}")
                 self._stop_if_asked()
 
@@ -155,11 +170,12 @@ class CellWorker:
             picture = draw(learner, prompt, seed, self.work.plan.pictures, untouched=not cell.method.trains)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_image(picture, file)
+            self.place.push()
             self._stop_if_asked()
 
     def _judged(self, cell: Cell) -> list[Row]:
         """Measure the pictures of each step and prompt."""
-        pictures, out = self.work.plan.pictures, self.work.out
+        pictures, out = self.work.plan.pictures, self.place.path
         shown = [
             Shown(file, file.name, prompt, "", "", step)
             for step in self._steps(cell)

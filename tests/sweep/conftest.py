@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from palp_core.cli import main as cli
+from palp_core.methods.personalization_learner import PersonalizationLearner
 
 #: Two individuals, six seeds, the base model and plain training.
 CELLS = """
@@ -59,3 +60,22 @@ def sweep(command):
 def paper(command):
     """Compute the paper's comparison."""
     return lambda out, *arguments: command("--out", out, "--device", "cpu", *arguments)
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Let something happen once in the place of this step of all that are taken; returns the steps as they come."""
+
+    def at_step(number: int, event) -> list[int]:
+        step, taken = PersonalizationLearner.step, []
+
+        def or_event(learner):
+            taken.append(learner.done)
+            if len(taken) == number:
+                event()
+            return step(learner)
+
+        monkeypatch.setattr(PersonalizationLearner, "step", or_event)
+        return taken
+
+    return at_step

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,12 @@ EAGER = ("--state-seconds", 0)
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(tmp_path_factory):
     """Three machines with room for one worker each, none of which has to wait for all other programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # names of sockets have to be short
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("scratch")))
         yield from machines()
 
 
@@ -125,7 +128,7 @@ def test_the_table_is_the_same_and_nothing_is_computed_twice_but_what_a_kill_cos
 
     ending = threading.Thread(target=kill_a_worker_and_a_machine, args=(cluster, killed), daemon=True)
     ending.start()
-    assert sweep(jobs, killed, *on_cluster) is None
+    assert sweep(jobs, f"file://{killed}", *on_cluster) is None  # each worker has its own folder
     ending.join(timeout=60)
     assert not ending.is_alive() and table(killed) == table(here)
     assert 24 < len(processes(killed)) <= 24 + 2

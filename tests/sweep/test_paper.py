@@ -19,7 +19,7 @@ from palp_core.sweep.paper import METHODS, prompts
 FEW = {"steps": 2, "batch_size": 1, "gradient_accumulation": 1}
 OWN = ("settings", "methods.p_plus", "methods.neti")
 
-#: Its list, as it ships: subjects without a folder, and prompts below.
+#: DreamBench's list, as it ships: subjects without a folder, and prompts below.
 DREAMBENCH = """Classes
 
 subject_name,class

@@ -14,7 +14,6 @@ import pytest
 from palp_core.errors import DivergedError, PalpError
 from palp_core.evaluation.layout import read_layout
 from palp_core.evaluation.references import find_references
-from palp_core.methods.personalization_learner import PersonalizationLearner
 from palp_core.sweep.cells import cells_of
 from palp_core.sweep.folder import log_begin
 from palp_core.sweep.jobs import read_jobs
@@ -33,20 +32,6 @@ def few(jobs) -> Path:
 def rows(out: Path) -> list[dict]:
     with (out / "table.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def at_step(monkeypatch, number: int, event) -> list[int]:
-    """Let something happen once in the place of this step of all that are taken; returns the steps as they come."""
-    step, taken = PersonalizationLearner.step, []
-
-    def or_event(learner):
-        taken.append(learner.done)
-        if len(taken) == number:
-            event()
-        return step(learner)
-
-    monkeypatch.setattr(PersonalizationLearner, "step", or_event)
-    return taken
 
 
 def raising(error: BaseException):
@@ -82,11 +67,11 @@ def test_cells_are_computed_once_and_the_table_is_a_folder_to_evaluate(monkeypat
     assert "3 of 3 cells are there and are taken." in capsys.readouterr().err
 
 
-def test_more_pictures_are_drawn_from_the_states_that_were_kept(monkeypatch, tmp_path, few, sweep):
+def test_more_pictures_are_drawn_from_the_states_that_were_kept(tmp_path, few, sweep, at_step):
     out = tmp_path / "out"
     assert sweep(few, out, "--keep-states") is None
     first = {file: file.read_bytes() for file in out.rglob("001.png")}
-    taken = at_step(monkeypatch, 0, None)
+    taken = at_step(0, None)
     assert sweep(few, out, "--keep-states", "--set", "pictures.count=2") is None
     assert not taken and len(list(out.rglob("002.png"))) == 3
     assert {file: file.read_bytes() for file in out.rglob("001.png")} == first
@@ -95,9 +80,9 @@ def test_more_pictures_are_drawn_from_the_states_that_were_kept(monkeypatch, tmp
     assert {file: file.read_bytes() for file in out.rglob("001.png")} == first
 
 
-def test_a_cell_that_fails_is_told_and_the_rest_goes_on(monkeypatch, capsys, tmp_path, few, sweep):
+def test_a_cell_that_fails_is_told_and_the_rest_goes_on(capsys, tmp_path, few, sweep, at_step):
     out = tmp_path / "out"
-    at_step(monkeypatch, 2, raising(DivergedError(2)))
+    at_step(2, raising(DivergedError(2)))
     told = sweep(few, out)
     assert told == "palp: 1 of 3 cells failed; the same command tries them again."
     assert "failed: palp, tom, seed 0, a sketch of a [V] with a hat on the beach: the loss" in capsys.readouterr().err
@@ -107,10 +92,10 @@ def test_a_cell_that_fails_is_told_and_the_rest_goes_on(monkeypatch, capsys, tmp
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_by_a_signal_the_same_command_goes_on(monkeypatch, tmp_path, few, sweep, number, code):
+def test_stopped_by_a_signal_the_same_command_goes_on(tmp_path, few, sweep, at_step, number, code):
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert sweep(few, whole) is None
-    taken = at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), number))
+    taken = at_step(2, lambda: os.kill(os.getpid(), number))
     assert sweep(few, out) == code
     assert [row["method"] for row in rows(out)] == ["base"] and taken == [0, 1]
     assert sweep(few, out) is None
