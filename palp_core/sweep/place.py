@@ -13,12 +13,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol, TypeVar
 
 from ..errors import FileError, SettingError
 from ..files.safetensors_file import first_writable_folder
+from ..files.writing import Content, write
 from .cells import CELLS
 
 T = TypeVar("T")
@@ -26,6 +29,8 @@ T = TypeVar("T")
 PAUSES = (1.0, 5.0, 30.0)
 #: What another try does not mend. All else counts as a failure of the network, for which each library has its errors.
 LASTING = (PermissionError, FileNotFoundError, NotImplementedError)
+#: Where a file gets the name of another at once. Elsewhere that is refused, or, in HDFS, not done, and not told.
+REPLACING = {"file", "sftp"}
 #: What fsspec would take for a pattern.
 PATTERN = "*?["
 
@@ -97,73 +102,78 @@ class Mirror:
         self.path = Path(tempfile.mkdtemp(prefix="palp_sweep_")).resolve()
         #: Name of a file -> what of it is at the address.
         self._there: dict[str, tuple] = {}
-        self._reached = True
+        #: The folders of which all is here, so that what is not was taken away.
+        self._pulled: list[str] = []
+        #: Whether the store answered at last, and whether files of a cell are here alone.
+        self._reached, self._unsaved = True, False
 
     def fetch(self, files: Iterable[Path]) -> None:
         """Bring those of some files that are there, many at once."""
         for name, content in self._read(self._contents, [self._name(file) for file in files]).items():
-            file = self._place_here(name)
-            file.write_bytes(content)
-            self._there[name] = _mark(file)
+            self._bring(name, partial(Path.write_bytes, data=content))
 
     def pull(self, folder: Path) -> None:
         """Bring all that is there of a folder."""
         for name in self._read(self._names, self._name(folder)):
-            file = self._place_here(name)
-            self._read(self._get, name, file)
-            self._there[name] = _mark(file)
+            self._bring(name, partial(self._get, name))
+        self._pulled.append(f"{self._name(folder)}/")
+
+    def _bring(self, name: str, content: Content) -> None:
+        """Write a file here, whole or not at all: half of it would be pushed."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._read(write, file, content)
+        self._there[name] = _mark(file)
 
     def push(self) -> None:
-        """Write what is new or has changed, each file whole or not at all, and take away what was taken away here."""
+        """Write what is new or has changed, each file whole or not at all, and take away what was taken away here.
+
+        Only of a folder that was pulled: else a file that is not here may be one that TMPDIR was cleared of.
+        """
         here = {self._name(file): _mark(file) for file in self.path.rglob("*") if file.is_file() and _is_kept(file)}
         new = sorted(name for name, mark in here.items() if self._there.get(name) != mark)
+        gone = sorted(name for name in self._there.keys() - here.keys() if name.startswith(tuple(self._pulled)))
+        self._unsaved = any(name.startswith(f"{CELLS}/") for name in new)
         try:
             for name in new:
                 self._tried(self._put, name)
                 self._there[name] = here[name]
-            for name in sorted(self._there.keys() - here.keys()):
+            for name in gone:
                 self._tried(self._remove, name)
                 del self._there[name]
         except Exception as error:
-            raise FileError(f"{self.out} cannot be written to: {_said(error)}.{self._left(new)}") from error
+            self._reached = False
+            raise FileError(f"{self.out} cannot be written to: {_said(error)}.{self._left()}") from error
+        self._reached, self._unsaved = True, False
 
-    def _left(self, new: list[str]) -> str:
+    def _left(self) -> str:
         """What becomes of what could not be pushed: of a cell it stays here; all else is quickly made again."""
-        self._reached = False
-        if any(name.startswith(f"{CELLS}/") for name in new):
-            return (
-                f" What is not there is in {self.path} on {platform.node()}: copy that to it, or it is computed again."
-            )
-        self._remove_here()
-        return ""
+        if not self._unsaved:
+            return ""
+        return f" What is not there is in {self.path} on {platform.node()}: copy that to it, or it is computed again."
 
     def __enter__(self) -> Mirror:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Push, and remove the folder. Where the store could not be reached before, that was told, and is left."""
-        if self._reached:
-            self.push()
-            self._remove_here()
-
-    def _remove_here(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Push, unless it was told already that the store cannot be reached, and remove the folder, as `_left` says."""
+        try:
+            if self._reached:
+                self.push()
+        finally:
+            if not self._unsaved:
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.path).as_posix()
-
-    def _place_here(self, name: str) -> Path:
-        file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return file
 
     def _read(self, action: Callable[..., T], *arguments: Any) -> T:
         try:
             return self._tried(action, *arguments)
         except Exception as error:
             self._reached = False
-            self._remove_here()
-            raise FileError(f"{self.out} cannot be read: {_said(error)}.") from error
+            full = f" {self.path.parent} is full: set TMPDIR to another folder." if _is_full(error) else ""
+            raise FileError(f"{self.out} cannot be read: {_said(error)}.{full}") from error
 
     def _tried(self, action: Callable[..., T], *arguments: Any) -> T:
         """Do something with the store; where that fails for the moment, again, and by a new connection."""
@@ -173,6 +183,8 @@ class Mirror:
             except LASTING:
                 raise
             except Exception as error:
+                if _is_full(error):
+                    raise
                 logging.warning("%s fails for the moment: %s. Tried again in %g s.", self.out, _said(error), pause)
             time.sleep(pause)
             with suppress(FileError):
@@ -212,6 +224,8 @@ class Mirror:
         written = f"{folder}/.{token_hex(8)}.part"
         try:
             self._store.put_file(here, written)
+            if not REPLACING.intersection(_protocols(self._store)):
+                self._remove(name)
             self._store.mv(written, there)
         except BaseException:
             with suppress(Exception):
@@ -241,6 +255,15 @@ def _connected(out: str) -> tuple[Any, str, bool]:
     except Exception as error:  # of the library that connects
         raise FileError(f"{out} cannot be reached: {_said(error)}.") from error
     return store, root.rstrip("/"), type(store).mv is not AbstractFileSystem.mv
+
+
+def _protocols(store: Any) -> tuple[str, ...]:
+    return (store.protocol,) if isinstance(store.protocol, str) else tuple(store.protocol)
+
+
+def _is_full(error: Exception) -> bool:
+    """Say whether a disk is."""
+    return isinstance(error, OSError) and error.errno == ENOSPC
 
 
 def _mark(file: Path) -> tuple:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..errors import FileError
 from .cells import Cell, cells_of
 from .engine import Bar, Executor, Row, Stopped, compute, say
 from .folder import kept_rows, rows_file
@@ -48,7 +49,7 @@ class Sweep:
     def run(self, executor: Executor[Cell], bar: Bar) -> None:
         """Compute what is missing, and write the table at first, on the way and in the end, however it ends.
 
-        Raises FileError, and computes nothing, where it cannot be written.
+        Raises FileError, and computes nothing, where it cannot be written. On the way that is told, and no obstacle.
         """
         self.write()
         missing, due = self.missing, time.monotonic() + SECONDS_BETWEEN_TABLES
@@ -58,7 +59,7 @@ class Sweep:
             self.there[key] = rows
             say(bar, filling(missing[key], rows))
             if (begun := time.monotonic()) >= due:
-                self.write()
+                self._write_or_say(bar)
                 due = time.monotonic() + max(SECONDS_BETWEEN_TABLES, 10 * (time.monotonic() - begun))
 
         try:
@@ -67,6 +68,12 @@ class Sweep:
             self.stopped = True
         finally:
             self.write()
+
+    def _write_or_say(self, bar: Bar) -> None:
+        try:
+            self.write()
+        except (FileError, OSError) as error:
+            say(bar, f"the table is written later: {error}")
 
     def write(self) -> None:
         """Write the table of what is there."""

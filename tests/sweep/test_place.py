@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from palp_core.sweep import place
+from palp_core.errors import FileError
+from palp_core.sweep import place, run
 from palp_core.sweep.work import CellWorker
 
 
@@ -147,3 +149,77 @@ def test_nothing_is_written_outside_of_the_folder(memory):
     with place.opened(memory) as mirror:
         mirror.pull(mirror.path / "cells")
         assert [file.name for file in mirror.path.parent.rglob("*") if file.is_file()] == ["cell.json"]
+
+
+def stored(**files: bytes) -> None:
+    """Put files into the store, `/` written as two underscores."""
+    for name, data in files.items():
+        place_there = f"/bucket/sweep/{name.replace('__', '/')}"
+        MemoryFileSystem.store[place_there] = MemoryFile(path=place_there, data=data)
+
+
+def test_what_is_there_outlives_a_store_that_does_not_take_the_table(monkeypatch, memory, scratch):
+    stored(cells__a__rows_1=b"[]")
+    with place.opened(memory) as mirror:
+        mirror.fetch([mirror.path / "cells/a/rows_1"])
+        (mirror.path / "table.csv").write_text("table")
+        with monkeypatch.context() as patch, pytest.raises(FileError, match="cannot be written to"):
+            failing(patch, "", 10)
+            mirror.push()
+        (mirror.path / "table.csv").write_text("later")
+        for left in mirror.path.glob("cells/*/*"):  # as what keeps TMPDIR clean does
+            left.unlink()
+        mirror.push()
+    assert names(memory) == {"cells/a/rows_1", "table.csv"} and content(memory, "table.csv") == b"later"
+    assert not any(scratch.iterdir())
+
+
+@pytest.mark.parametrize("bring", ["fetch", "pull"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_half_of_a_file_is_never_pushed(monkeypatch, memory, scratch, bring, error):
+    stored(cells__a__rows_1=b"[1, 2, 3]")
+
+    def cut_off(file: Path, *_, **__) -> None:
+        with Path(file).open("wb") as opened:
+            opened.write(b"[1")
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", cut_off)
+    monkeypatch.setattr(MemoryFileSystem, "get_file", lambda _store, _there, here, **_: cut_off(here))
+    with pytest.raises((FileError, KeyboardInterrupt)) as told, place.opened(memory) as mirror:
+        mirror.fetch([mirror.path / "cells/a/rows_1"]) if bring == "fetch" else mirror.pull(mirror.path / "cells/a")
+    assert content(memory, "cells/a/rows_1") == b"[1, 2, 3]"
+    if isinstance(error, OSError):
+        assert f"No space left on device. {scratch} is full: set TMPDIR to another folder." in str(told.value)
+        assert not any(scratch.iterdir())
+
+
+def test_a_store_whose_names_are_taken_once_has_the_last_of_a_file(monkeypatch, memory):
+    def mv(store, old, new, **_):  # as of SMB and HDFS, of which the latter does not even say so
+        if new not in store.store:
+            store.store[new] = store.store.pop(old)
+
+    monkeypatch.setattr(MemoryFileSystem, "mv", mv, raising=False)
+    with place.opened(memory) as mirror:
+        for text in ("first", "second"):
+            (mirror.path / "table.csv").write_text(text)
+            mirror.push()
+    assert content(memory, "table.csv") == b"second" and names(memory) == {"table.csv"}
+
+
+def test_a_table_that_cannot_be_written_on_the_way_is_written_in_the_end(monkeypatch, capsys, few, sweep, memory):
+    monkeypatch.setattr(run, "SECONDS_BETWEEN_TABLES", 0.0)
+    put, tables = MemoryFileSystem.put_file, []
+
+    def or_fail(store, here, there, **options):
+        if there.endswith("table.csv"):
+            tables.append(there)
+            if 2 <= len(tables) <= 1 + len(place.PAUSES) + 1:
+                raise UNREACHED
+        return put(store, here, there, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", or_fail)
+    assert sweep(few, memory) is None
+    assert "the table is written later: memory://bucket/sweep cannot be written to: no route" in capsys.readouterr().err
+    assert content(memory, "table.csv").count(b"\n") == 3
+    assert len([name for name in names(memory) if "rows_" in name]) == 2
