@@ -11,15 +11,12 @@ from torch import Tensor
 from ..methods.layered_words.learner import LayeredWordLearner
 from ..methods.personalization_learner import PersonalizationLearner
 from ..methods.previews import painted, square_latents
-from ..methods.subjects import Subject, with_class_words
+from ..methods.subjects import with_class_words
 from ..methods.textual_inversion import TextualInversionLearner
-from ..settings import default_of
 from .cells import Cell
-from .plan import Pictures
+from .plan import PLACEHOLDER, Pictures
 
 Learner = PersonalizationLearner | TextualInversionLearner | LayeredWordLearner
-#: What prompts of a sweep call the subject.
-PLACEHOLDER = default_of(Subject, "placeholder")
 
 
 def pictures_of(cell: Cell, step: int, prompt: str, pictures: Pictures, out: Path) -> list[Path]:

@@ -14,14 +14,17 @@ from ..methods.layered_words.p_plus import PPlusConfig
 from ..methods.personalization_config import PersonalizationConfig
 from ..methods.result import described_config
 from ..methods.scores import SCORES
-from ..methods.subjects import check_class_word, check_target_prompt
+from ..methods.subjects import Subject, check_class_word, check_target_prompt
 from ..methods.textual_inversion import TextualInversionConfig
 from ..models.backbone import Precision
-from ..settings import check_settings, setting, settings_of
+from ..models.prompts import check_known
+from ..settings import check_settings, default_of, setting, settings_of
 from ..toyworld import DemoModel
 from ..toyworld.world import GUIDANCE_SCALE, RESOLUTION, SAMPLING_STEPS, TRAINING_OF
 from ..training.config import TrainingConfig
 
+#: What prompts call the subject.
+PLACEHOLDER = default_of(Subject, "placeholder")
 #: What a plan calls the demo world's models, which come with the package.
 DEMO_MODELS: dict[str, DemoModel] = {"demo": "unet", "demo-transformer": "transformer"}
 #: Of the alignment, what has another name among the settings of a method.
@@ -66,9 +69,10 @@ class SubjectJob:
 
 
 def check_prompts(prompts: tuple[str, ...]) -> None:
-    """Raise PromptError for one that does not name the subject, SettingError for one that is there twice."""
+    """Raise PromptError for one that names not the subject alone, SettingError for one that is there twice."""
     for prompt in prompts:
         check_target_prompt(prompt)
+        check_known("target_prompt", prompt, [PLACEHOLDER])
         if prompts.count(prompt) > 1:
             raise SettingError(f"the prompt {prompt!r} is there twice.")
 

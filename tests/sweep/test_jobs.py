@@ -90,6 +90,12 @@ def test_a_cell_is_known_by_what_it_depends_on(plan_of, tmp_path):
         ("individual: 11", "photos: missing/", FileError, r"there is no image .*missing"),
         ("class_word: cat, ", "", SettingError, r"line 3: subjects.tom.class_word is missing"),
         ("a sketch of a [V]\n", "a sketch of a cat\n", PromptError, r"line 4: subjects.r2: target_prompt"),
+        (
+            "a sketch of a [V]\n",
+            "a [V] and a [X]\n",
+            PromptError,
+            r"line 4: .*target_prompt uses \[X\], but no subject",
+        ),
         ("on the beach", "on the moon", PromptError, r"subject tom: the demo's world has no 'moon'"),
         ("seeds: [0, 1]", "seeds: [0, 0]", SettingError, r"line 18: seeds has 0, which is negative or there twice"),
         ("model: demo", "model: sd15.safetensors", SettingError, r"line 1: model is 'sd15.safetensors': there is no"),
