@@ -178,6 +178,16 @@ def test_each_layers_embedding_learns(backbone):
     assert torch.pdist(learned.flatten(1)).min() > 0
 
 
+@pytest.mark.parametrize(("config", "times"), [(CONFIGS[0], 1), (CONFIGS[1], 3)], ids=["p_plus", "neti"])
+def test_a_prompt_is_encoded_anew_where_the_word_depends_on_the_noise_level(monkeypatch, backbone, config, times):
+    run, encode, texts = Training(method(backbone, config)), backbone.encode_prompt, []
+    with closing(run.steps()) as steps:
+        next(steps)
+        monkeypatch.setattr(backbone, "encode_prompt", lambda *args: texts.append(args[0]) or encode(*args))
+        run.learner.draw("a [V] in paris", "[V]", 2.0, 5, steps=3)
+    assert texts.count(f"a {WORD} in paris") == times * len(layers_of(backbone))
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=["p_plus", "neti"])
 def test_an_error_leaves_no_hook(monkeypatch, backbone, config):
     before = hooks(backbone)

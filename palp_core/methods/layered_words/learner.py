@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...models.backbone import Backbone, Conditioning
+from ...models.backbone import Backbone
 from ...models.layer_contexts import Reading, layered, read_by_layer, text_layers
 from ...models.memory import recomputed_in_backward
 from ...models.noise import per_sample
@@ -117,7 +117,7 @@ class LayeredWordLearner:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         levels = sampling_levels(backbone.levels, steps)
         with self.optimizer.averaged():
-            told = Told(self.word, prompt.replace(placeholder, WORD))
+            told = self.word.told(prompt.replace(placeholder, WORD))
             return backbone.decode_latents(sample(backbone, noise, levels, null, told, scale))[0]
 
     def overlays(self) -> dict[str, Tensor]:
@@ -141,13 +141,3 @@ class LayeredWordLearner:
         with self.optimizer.averaged():
             learned = self.word.state_dict().items()
             return LearnedLayers({name: t.detach().to("cpu", copy=True) for name, t in learned}, self.done)
-
-
-class Told(NamedTuple):
-    """A prompt with the word, of which the network is told something else at each noise level."""
-
-    word: PPlusWord | NetiWord
-    text: str
-
-    def at(self, sigma: Tensor) -> Conditioning:
-        return self.word.encode([self.text], sigma)[0]

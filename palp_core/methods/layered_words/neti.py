@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -134,6 +135,10 @@ class NetiWord(nn.Module):
         mapped = self.mapper(levels.nearest(sigma).float() * (TIMES / len(levels)), random)  # (B, L, width)
         return [self._encoded(text, layers) for text, layers in zip(texts, mapped, strict=True)]
 
+    def told(self, text: str) -> Told:
+        """Take a text in which WORD stands, to encode it at each noise level."""
+        return Told(self, text)
+
     def _encoded(self, text: str, mapped: Tensor) -> Conditioning:
         """The text for all layers, by what the mapper says of each, (L, width)."""
         return layered([self._reading(text, row) for row in mapped])
@@ -145,3 +150,13 @@ class NetiWord(nn.Module):
         cond = self.backbone.encode_prompt(text, {WORD: word})
         tokens = self.backbone.token_positions(text, WORD, {WORD: word})
         return Reading(cond, moved(cond, tokens, bypass, BYPASS_SHARE))
+
+
+class Told(NamedTuple):
+    """A prompt with the word, of which the network is told something else at each noise level."""
+
+    word: NetiWord
+    text: str
+
+    def at(self, sigma: Tensor) -> Conditioning:
+        return self.word.encode([self.text], sigma)[0]

@@ -59,10 +59,12 @@ class PPlusWord(nn.Module):
 
     def encode(self, texts: Sequence[str], sigma: Tensor, random: torch.Generator | None = None) -> list[Conditioning]:
         """Encode for all layers the text of each sample, in which WORD stands. It is one at all noise levels."""
-        found = {text: layered([Reading(cond, cond) for cond in self._readings(text)]) for text in dict.fromkeys(texts)}
+        found = {text: self.told(text) for text in dict.fromkeys(texts)}
         return [found[text] for text in texts]
 
-    def _readings(self, text: str) -> list[Conditioning]:
+    def told(self, text: str) -> Conditioning:
+        """Encode for all layers a text in which WORD stands, once for all noise levels."""
         layers = zip(*self.vectors.values(), strict=True)
         words = [dict(zip(self.vectors, rows, strict=True)) for rows in layers]
-        return [self.backbone.encode_prompt(text, {WORD: word}) for word in words]
+        conds = [self.backbone.encode_prompt(text, {WORD: word}) for word in words]
+        return layered([Reading(cond, cond) for cond in conds])
