@@ -21,7 +21,7 @@ from ..models.families import FAMILIES, Family
 from ..models.prompts import PLACEHOLDER
 from .checks import UP, Layout, Source, check_alphas, check_lora, check_word
 from .description import MOST_PROMPT, check_model, checked_fields, damaged, read_description
-from .metadata import LORA_KEY, kohya, model_spec, to_json
+from .metadata import LAYERED_KEY, LORA_KEY, kohya, model_spec, to_json
 from .names import is_of_letters, printable
 from .reading import opened
 from .safetensors_file import Content, save_new, save_tensors
@@ -155,6 +155,11 @@ def load_lora_file(path: str | Path) -> LoraFile:
     with opened(Path(path)) as file:
         source = file.source
         found = read_description(source, file.metadata, LORA_KEY)
+        if LAYERED_KEY in file.metadata:
+            raise FileError(
+                f"{source.name} is a word of P+ or NeTI, with which a sweep draws while it learns. Its pictures are "
+                "there; nothing draws more from the file."
+            )
         if found is None:
             raise FileError(
                 f"{source.name} was not made by PALP: it says nothing of itself. Use ComfyUI's Load LoRA for it."

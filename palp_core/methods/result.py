@@ -79,7 +79,7 @@ def save_layered_word(run: Training[LearnedLayers], folder: str | Path, name: st
     The number is the first that is free. No other program reads the file: its metadata says what it holds.
     """
     method = run.method
-    info = {**_method_info(run), "method": method.kind.title, "layers": list(method.layers)}
+    info = {**_method_info(run), **_kind(method), "layers": list(method.layers)}
     files = (Path(folder) / f"{_with_steps(run, name)}_{number:05}.safetensors" for number in count(1))
     return save_new(files, lambda _file: (run.result.tensors, {LAYERED_KEY: to_json(info)}))
 
@@ -144,6 +144,11 @@ def _method_info(run: Training[LearnedWord | LearnedLayers]) -> dict:
     }
 
 
+def _kind(method: TextualInversion | LayeredWord) -> dict[str, str]:
+    """Say which of the methods that learn a word by layers it is; their settings have the same names."""
+    return {"method": method.kind.title} if isinstance(method, LayeredWord) else {}
+
+
 def _settings(method: Personalization | TextualInversion | LayeredWord) -> dict:
     """The settings as they were used: with the resolution that 0 stands for, and the score's name."""
     return {**described_config(method.config), "resolution": method.resolution}
@@ -199,7 +204,8 @@ def word_identity(method: TextualInversion | LayeredWord, name: str) -> str:
     concept = method.concept
     texts = [name, concept.initial_word, concept.kind, *concept.templates, "captions", *concept.captions]
     learned = concept.initial_embedding.vectors.values() if concept.initial_embedding else ()
-    return _identity(method.backbone, method.config, texts, [*concept.images, *_masks(concept.masks), *learned])
+    parts = [*_kind(method).values(), *concept.images, *_masks(concept.masks), *learned]
+    return _identity(method.backbone, method.config, texts, parts)
 
 
 def _identity(backbone: Backbone, config: TrainingConfig, texts: list[str], parts: Iterable[Tensor | str]) -> str:
@@ -226,7 +232,8 @@ def described_run(method: Personalization | TextualInversion | LayeredWord) -> d
     """Say what is trained, for whoever opens the folder of a training."""
     shared = {"version": __version__, "family": method.backbone.family.name, "settings": _settings(method)}
     if not isinstance(method, Personalization):
-        return {**shared, "initial_word": method.concept.initial_word, "photos": len(method.concept.images)}
+        concept = method.concept
+        return {**shared, **_kind(method), "initial_word": concept.initial_word, "photos": len(concept.images)}
     subjects = {s.placeholder: {"class_word": s.class_word, "photos": len(s.images)} for s in method.subjects.values()}
     return {**shared, "target_prompt": method.target_prompt, "clean_prompt": method.clean_prompt, "subjects": subjects}
 

@@ -15,6 +15,7 @@ from palp_core.methods.concept import Concept
 from palp_core.methods.layered_words.learner import LayeredWord
 from palp_core.methods.layered_words.neti import BYPASS_SHARE, NetiConfig, NetiWord, kept
 from palp_core.methods.layered_words.p_plus import PPlusConfig, PPlusWord
+from palp_core.methods.result import word_identity
 from palp_core.methods.templates import WORD
 from palp_core.models.backbone import guided_noise
 from palp_core.models.diffusers.backbone import DiffusersBackbone
@@ -186,6 +187,12 @@ def test_a_prompt_is_encoded_anew_where_the_word_depends_on_the_noise_level(monk
         monkeypatch.setattr(backbone, "encode_prompt", lambda *args: texts.append(args[0]) or encode(*args))
         run.learner.draw("a [V] in paris", "[V]", 2.0, 5, steps=3)
     assert texts.count(f"a {WORD} in paris") == times * len(layers_of(backbone))
+
+
+def test_a_training_is_known_by_which_of_them_it_is(backbone):
+    of = {"learning_rate": 1e-3, "batch_size": 2, "gradient_accumulation": 1}
+    both = [word_identity(method(backbone, replace(config, **of)), "word") for config in CONFIGS]
+    assert both[0] != both[1]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["p_plus", "neti"])

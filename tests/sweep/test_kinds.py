@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from devtools.random_models import pictures, tiny_pipeline
-from palp_core.errors import PalpError, SettingError
+from palp_core.errors import FileError, PalpError, SettingError
 from palp_core.files.images import write_image
+from palp_core.files.lora_file import load_lora_file
 from palp_core.files.metadata import LAYERED_KEY
 from palp_core.methods.layered_words.learner import LayeredWordLearner
 from palp_core.methods.subjects import mean_vectors
@@ -127,6 +128,8 @@ def test_a_file_says_what_word_it_holds(words, tmp_path, sweep):
     with safe_open(file, "pt") as opened:
         info = json.loads(opened.metadata()[LAYERED_KEY])
     assert (info["method"], info["initial_word"], info["steps"], len(info["layers"])) == ("P+", "cat", 1, 10)
+    with pytest.raises(FileError, match=r"palp_00001.safetensors is a word of P\+ or NeTI"):
+        load_lora_file(file)
 
 
 def test_what_needs_layers_fails_alone_on_a_transformer(capsys, words, tmp_path, sweep):
