@@ -21,13 +21,23 @@ from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.personalization import Personalization
 from palp_core.methods.personalization_config import PersonalizationConfig
 from palp_core.methods.personalization_learner import Weights
+from palp_core.methods.scores import Palp
 from palp_core.models.backbone import LearnedWords
 from palp_core.sweep.engine import Worker, in_process
 from palp_core.toyworld import scenes
 from palp_core.toyworld.evaluators import Evaluators, Target, diversity
 from palp_core.toyworld.metrics import Figures, mean_and_error
 from palp_core.toyworld.scenes import ClassWord, Individual, new_individual
-from palp_core.toyworld.world import RESOLUTION, ToyTraining, World, paint, references, subject
+from palp_core.toyworld.world import (
+    GUIDANCE_SCALE,
+    PAPERS_ALIGNMENT,
+    RESOLUTION,
+    ToyTraining,
+    World,
+    paint,
+    references,
+    subject,
+)
 from palp_core.training.loop import Training
 
 from .attention import attention_share
@@ -40,7 +50,9 @@ from .twin import twin_world, weights_digest
 RESULTS = FOLDER / "toyworld_two.jsonl"
 UNET = Path(__file__).with_name("unet_two.safetensors")
 PLACEHOLDERS = ("[V1]", "[V2]")
-MethodOfTwo = Literal["base", "ti_db", "delta", "palp"]
+MethodOfTwo = Literal["base", "ti_db", "delta", "palp", "palp_several"]
+#: The paper's for several subjects has alpha at the scale of guidance, and beta 1.
+PAPERS_FOR_SEVERAL = AlignmentConfig(PAPERS_ALIGNMENT.weight, Palp(alpha=GUIDANCE_SCALE, beta=1.0))
 Who = tuple[ClassWord, int]
 
 
@@ -90,7 +102,7 @@ class CellOfTwo:
 class Two:
     """Train on two subjects for one prompt, and judge what is missing."""
 
-    methods: tuple[MethodOfTwo, ...] = ("base", "ti_db", "delta", "palp")
+    methods: tuple[MethodOfTwo, ...] = ("base", "ti_db", "delta", "palp", "palp_several")
     pairs: Pairs = "test"
     seeds: tuple[int, ...] = (0,)
     #: Only the first so many pairs of individuals; none for all.
@@ -113,7 +125,8 @@ class Two:
         beside = list(zip(people, (*people[1:], people[0]), strict=True))[: self.individuals]
         for seed, (at, who), name in product(self.seeds, enumerate(beside), self.methods):
             style, _, place = prompts[at % len(prompts)]
-            shared = (style, place, seed, METHODS[name], weights_digest(self.unet))
+            method = PAPERS_FOR_SEVERAL if name == "palp_several" else METHODS[name]
+            shared = (style, place, seed, method, weights_digest(self.unet))
             yield CellOfTwo(name, self.pairs, who, *shared, steps=self.steps)
 
 
