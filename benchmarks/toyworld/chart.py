@@ -19,7 +19,7 @@ def curves(found: dict[str, BySteps], ranges: tuple[float, ...], costs: Mapping[
     ranges: subject alignments to dot a line at. costs: of each method's step, plain steps; with them, both are plotted
     against what was computed.
     """
-    figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(15, 4.9), dpi=110, layout="constrained")
     axes = figure.subplots(1, 3)
     for method, steps in found.items():
         text, subject = (curve(steps, name) for name in ("text_alignment", "subject_alignment"))
@@ -36,5 +36,5 @@ def curves(found: dict[str, BySteps], ranges: tuple[float, ...], costs: Mapping[
     for alignment in ranges:
         axes[1].axhline(alignment, color="grey", linestyle=":")
         axes[2].axvline(alignment, color="grey", linestyle=":")
-    axes[2].legend(frameon=False, loc="lower left")
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
     return rendered(figure)
