@@ -5,13 +5,7 @@ from __future__ import annotations
 from .blocks import Workflow, checkpoint, folded, group, node, note, parts, photos, sampling, sampling_links
 
 PROMPT = "a sketch of [V] in Paris at night"
-#: The paper's score and scales for compositions.
-PAPERS = {"score": "palp", "score.alpha": 7.5, "score.beta": 1.0}
-COMPOSITION = {
-    "target_prompt": "a watercolor of [V] beside [V2] in a meadow",
-    "file_name": "cat_and_cup",
-    "alignment_weight": 0.15,
-}
+COMPOSITION = {"target_prompt": "a watercolor of [V] beside [V2] in a meadow", "file_name": "cat_and_cup"}
 
 PERSONALIZE = """## Your subject in your picture
 
@@ -27,7 +21,8 @@ TWO_SUBJECTS = """## Two subjects in one picture
 
 Each subject has photos, a class word and a placeholder of its own: `[V]` and `[V2]`. The prompt names both.
 
-The paper has score `palp` for several subjects, which **PALP Options** has here, folded.
+Draw several pictures: subjects mix in some, and one may be missing. **PALP Options**, folded here, has the paper's
+score, too; on the demo world the default keeps more of the prompt.
 
 Choose a checkpoint for `models/checkpoints`, or let the page download this one. 500 steps fit a card of 8 GB, and take
 about 5 minutes on a data centre's card."""
@@ -77,7 +72,7 @@ def two_subjects() -> Workflow:
         "photos": photos("cat", (0, 450)),
         "photos2": photos("cup", (0, 590)),
         "subject": node("PALP_Subject", (0, 730), {"class_word": "cup", "placeholder": "[V2]"}, (340, 240)),
-        "options": folded(node("PALP_Options", (400, 990), PAPERS)),
+        "options": folded(node("PALP_Options", (400, 990))),
         "palp": node("PALP_Personalize", (400, 0), COMPOSITION, (400, 930)),
         **sampling(860),
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .blocks import Workflow, checkpoint, folded, group, node, note, parts, photos, sampling, sampling_links
-from .personalization import PAPERS
 
+#: The paper's score and scales for compositions.
+PAPERS = {"score": "palp", "score.alpha": 7.5, "score.beta": 1.0}
 ARTWORK = {
     "class_word": "painting",
     "placeholder": "[V2]",
