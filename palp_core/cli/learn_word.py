@@ -77,10 +77,10 @@ class LearnWord:
             self.initial_word,
             self.kind,
             masks,
-            self.templates,
-            self.captions,
-            load_embedding(self.initial_embedding) if self.initial_embedding else None,
-            self.invert_masks,
+            templates=self.templates,
+            captions=self.captions,
+            initial_embedding=load_embedding(self.initial_embedding) if self.initial_embedding else None,
+            invert_masks=self.invert_masks,
         )
         config = TextualInversionConfig(**asdict(self.settings))
         backbone = training_backbone(self.model, self.device, self.precision)
