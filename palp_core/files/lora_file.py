@@ -157,8 +157,8 @@ def load_lora_file(path: str | Path) -> LoraFile:
         found = read_description(source, file.metadata, LORA_KEY)
         if LAYERED_KEY in file.metadata:
             raise FileError(
-                f"{source.name} is a word of P+ or NeTI, with which a sweep draws while it learns. Its pictures are "
-                "there; nothing draws more from the file."
+                f"{source.name} holds a word of P+ or NeTI, which `palp sweep` learned for a comparison. No program "
+                "draws with this file; the pictures are in the sweep's folder."
             )
         if found is None:
             raise FileError(

@@ -69,7 +69,7 @@ class SubjectJob:
 
 
 def check_prompts(prompts: tuple[str, ...]) -> None:
-    """Raise PromptError for one that names not the subject alone, SettingError for one that is there twice."""
+    """Raise PromptError for one without the subject, or with another one; SettingError for one that is there twice."""
     for prompt in prompts:
         check_target_prompt(prompt)
         check_known("target_prompt", prompt, [PLACEHOLDER])

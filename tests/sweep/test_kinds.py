@@ -128,7 +128,7 @@ def test_a_file_says_what_word_it_holds(words, tmp_path, sweep):
     with safe_open(file, "pt") as opened:
         info = json.loads(opened.metadata()[LAYERED_KEY])
     assert (info["method"], info["initial_word"], info["steps"], len(info["layers"])) == ("P+", "cat", 1, 10)
-    with pytest.raises(FileError, match=r"palp_00001.safetensors is a word of P\+ or NeTI"):
+    with pytest.raises(FileError, match=r"palp_00001.safetensors holds a word of P\+ or NeTI"):
         load_lora_file(file)
 
 
