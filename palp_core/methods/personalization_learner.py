@@ -16,16 +16,13 @@ from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise, noise_like, outside_loss
 from ..training.optimizers import Optimizer, mean_of
 from .alignment import NoisySample, alignment_loss, renoise
+from .learning_rates import parameter_groups
 from .overlay import overlays
 from .previews import painted, square_latents
 from .scores import PromptName, Views
 
 if TYPE_CHECKING:
     from .personalization import Personalization
-
-#: Deviation of the numbers in CLIP's token table, for which the default rate was chosen.
-CLIP_SPREAD = 0.0138
-WEIGHT_DECAY = 0.01  # of the LoRA; a word embedding is not drawn to zero
 
 
 class Weights(NamedTuple):
@@ -46,6 +43,18 @@ class FixedPrompts(NamedTuple):
     scene: Conditioning  # y_c, of which the base model draws a picture
 
 
+class NoisyPhotos(NamedTuple):
+    """A batch of photos of one subject with noise, and what is said of each."""
+
+    photos: list[Photo]
+    conds: list[Conditioning]  # of y_P, with the words as they are now
+    batch: Batch
+    x: Tensor  # (B, C, H, W), x0 + sigma*noise
+    noise: Tensor  # (B, C, H, W)
+    sigma: Tensor  # (B,)
+    weight: Tensor  # (B,), of a squared error of x0 in the model's own loss
+
+
 class PersonalizationLearner:
     """LoRA and words while they learn: what changes from step to step."""
 
@@ -64,20 +73,8 @@ class PersonalizationLearner:
             for placeholder, word in method.initial.items()
         }
         self.learns_words = method.learns_words
-        groups = [{"params": lora.parameters(), "lr": self.config.learning_rate, "weight_decay": WEIGHT_DECAY}]
-        if self.learns_words:
-            groups += self._word_groups()
+        groups = parameter_groups(lora, self.words if self.learns_words else {}, self.backbone, self.config)
         self.optimizer = Optimizer(groups, self.backbone, self.config, self.workers)
-
-    def _word_groups(self) -> list[dict]:
-        """CLIP's vectors, and those of T5, whose table is spread wider than CLIP's, at a rate in proportion."""
-        vectors = [(encoder, v) for word in self.words.values() for encoder, v in word.items()]
-        rates = {"clip": self.config.embedding_learning_rate}
-        if any(encoder == "t5xxl" for encoder, _ in vectors):
-            spread = self.backbone.token_embeddings()["t5xxl"].float().std().item()
-            rates["t5xxl"] = rates["clip"] * spread / CLIP_SPREAD
-        found = {kind: [v for encoder, v in vectors if encoder.startswith(kind)] for kind in rates}
-        return [{"params": found[kind], "lr": rate, "weight_decay": 0.0} for kind, rate in rates.items() if found[kind]]
 
     def step(self) -> Step:
         with self.optimizer.undone_on_failure(self.random, self.alignment_random):
@@ -97,61 +94,83 @@ class PersonalizationLearner:
         Which of them is the score's interval's to say. Returns the subject, and what was measured, () each.
         """
         alignment = self.config.alignment
-        learns_photo, keeps_prompt = alignment.learns_photo(self.done), alignment.is_due(self.done)
+        placeholder, noisy = self._noisy_photos()
+        measured, loss, denoised = {"sigma": noisy.sigma.mean()}, 0, None
+        if self.config.null_prior:  # this loss's activations go before those of the others come
+            measured["null_prior"] = held = self._null_loss(noisy)
+            self.optimizer.backward(held)
+        if learns_photo := alignment.learns_photo(self.done):
+            denoised = self.backbone.denoise(noisy.x, noisy.sigma, noisy.conds)
+            losses = self._photo_losses(noisy, denoised)
+            measured, loss = {**measured, **losses}, sum(losses.values())
+        if alignment.is_due(self.done):
+            prompts = self._prompts(noisy)
+            if alignment.trains_target_prompt:
+                if learns_photo:  # this loss's activations go before those of the target prompt come
+                    self.optimizer.backward(loss)
+                    loss = 0
+                denoised = self.backbone.denoise(noisy.x, noisy.sigma, prompts["target"])
+            kept, measured["score_gap"] = self._alignment_loss(noisy, denoised, prompts)
+            loss = loss + kept
+        self.optimizer.backward(loss)
+        return placeholder, measured
+
+    def _noisy_photos(self) -> tuple[str, NoisyPhotos]:
+        """Draw a subject, and a batch of its photos with noise."""
         placeholder, photos, batch = self.draw_photos()
         sigma, noise = draw_noise(self.backbone.levels, batch.x0, self.random, self.workers)
         x = batch.x0 + per_sample(sigma, batch.x0) * noise
         encoded = {prompt: self.encode(prompt) for prompt in dict.fromkeys(photo.prompt for photo in photos)}
-        photo = [encoded[photo.prompt].with_size(photo.size) for photo in photos]
-        weight = self.backbone.prediction.loss_weight(sigma)
-        measured, loss = {"sigma": sigma.mean()}, 0
-        prompts = {**{name: [cond] for name, cond in self.fixed.shared.items()}, "photo": photo}
-        if self.config.null_prior:  # this loss's activations go before those of the others come
-            measured["null_prior"] = held = self.config.null_prior * self._null_loss(x, sigma, weight)
-            self.optimizer.backward(held)
-        if learns_photo:
-            denoised = self.backbone.denoise(x, sigma, photo)
-            measured["denoising_loss"] = loss = denoising_loss(denoised, batch.x0, weight, batch.mask)
-            if self.config.masked_prior and batch.mask is not None:
-                base = self._base_photo(x, sigma, photos)
-                measured["masked_prior"] = held = self.config.masked_prior * outside_loss(
-                    denoised, base, weight, batch.mask
-                )
-                loss = loss + held
-        if keeps_prompt and alignment.needs("target"):
+        conds = [encoded[photo.prompt].with_size(photo.size) for photo in photos]
+        return placeholder, NoisyPhotos(
+            photos, conds, batch, x, noise, sigma, self.backbone.prediction.loss_weight(sigma)
+        )
+
+    def _photo_losses(self, noisy: NoisyPhotos, denoised: Tensor) -> dict[str, Tensor]:
+        """What the photos ask for, by name, () each."""
+        mask, strength = noisy.batch.mask, self.config.masked_prior
+        losses = {"denoising_loss": denoising_loss(denoised, noisy.batch.x0, noisy.weight, mask)}
+        if strength and mask is not None:
+            losses["masked_prior"] = strength * outside_loss(denoised, self._base_photo(noisy), noisy.weight, mask)
+        return losses
+
+    def _prompts(self, noisy: NoisyPhotos) -> dict[PromptName, list[Conditioning]]:
+        """What the score looks at."""
+        alignment = self.config.alignment
+        prompts = {**{name: [cond] for name, cond in self.fixed.shared.items()}, "photo": noisy.conds}
+        if alignment.needs("target"):
             prompts["target"] = [self.encode(self.method.target_prompt)]
-        if keeps_prompt and alignment.needs("class_photo"):
-            prompts["class_photo"] = self._class_photo(photos)
-        if keeps_prompt and alignment.trains_target_prompt:
-            if learns_photo:  # this loss's activations go before those of the target prompt come
-                self.optimizer.backward(loss)
-                loss = 0
-            denoised = self.backbone.denoise(x, sigma, prompts["target"])
-        if keeps_prompt:
-            prediction = predicted_noise(x, denoised, sigma)
-            sample = NoisySample(x, noise, sigma, prediction, weight * sigma**2, batch.region)
-            delta = self._difference(sample, prompts)
-            loss = loss + alignment_loss(delta, sample, alignment)
-            measured["score_gap"] = (per_sample(sample.weight, delta) * delta.square()).mean().sqrt()
-        self.optimizer.backward(loss)
-        return placeholder, measured
+        if alignment.needs("class_photo"):
+            prompts["class_photo"] = self._class_photo(noisy.photos)
+        return prompts
+
+    def _alignment_loss(
+        self, noisy: NoisyPhotos, denoised: Tensor, prompts: dict[PromptName, list[Conditioning]]
+    ) -> tuple[Tensor, Tensor]:
+        """What the prompt asks for, and how large the score's difference is; () each."""
+        prediction = predicted_noise(noisy.x, denoised, noisy.sigma)
+        weight = noisy.weight * noisy.sigma**2
+        sample = NoisySample(noisy.x, noisy.noise, noisy.sigma, prediction, weight, noisy.batch.region)
+        delta = self._difference(sample, prompts)
+        gap = (per_sample(weight, delta) * delta.square()).mean().sqrt()
+        return alignment_loss(delta, sample, self.config.alignment), gap
 
     def _class_photo(self, photos: list[Photo]) -> list[Conditioning]:
         """c_P of each, or of all."""
         return [self.fixed.class_photo[photo.prompt].with_size(photo.size) for photo in photos]
 
-    def _null_loss(self, x: Tensor, sigma: Tensor, weight: Tensor) -> Tensor:
+    def _null_loss(self, noisy: NoisyPhotos) -> Tensor:
         """How far what noisy photos are taken for under the empty prompt is from the base model's; ()."""
-        null = [self.fixed.null]
+        x, sigma, null = noisy.x, noisy.sigma, [self.fixed.null]
         with torch.no_grad(), self.lora.disabled():
             base = self.backbone.denoise(x, sigma, null)
-        return denoising_loss(self.backbone.denoise(x, sigma, null), base, weight)
+        return self.config.null_prior * denoising_loss(self.backbone.denoise(x, sigma, null), base, noisy.weight)
 
     @torch.no_grad()
-    def _base_photo(self, x: Tensor, sigma: Tensor, photos: list[Photo]) -> Tensor:
+    def _base_photo(self, noisy: NoisyPhotos) -> Tensor:
         """What the base model makes of noisy photos under c_P, (B, C, H, W)."""
         with self.lora.disabled():
-            return self.backbone.denoise(x, sigma, self._class_photo(photos))
+            return self.backbone.denoise(noisy.x, noisy.sigma, self._class_photo(noisy.photos))
 
     @torch.no_grad()
     def _difference(self, sample: NoisySample, prompts: dict[PromptName, list[Conditioning]]) -> Tensor:

@@ -7,7 +7,7 @@ those rows. They start from a coarse word that the model knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,7 +25,6 @@ from ..training.data import Example, Photo, draw_batch, encode_examples, stack_b
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizer_kinds import check_optimizer
-from ..training.optimizers import Optimizer, mean_of
 from ..training.workers import ALONE, Workers
 from .concept import (
     MOST_VECTORS,
@@ -36,9 +35,9 @@ from .concept import (
     shorten,
     start_vectors,
 )
-from .overlay import overlays
 from .previews import painted, square_latents
 from .templates import SLOT, WORD
+from .word_learner import WordLearner
 
 
 @dataclass(frozen=True)
@@ -128,39 +127,27 @@ class TextualInversion:
             yield TextualInversionLearner(self, examples)
 
 
-class TextualInversionLearner:
-    """The word while it learns: what changes from step to step."""
+class TextualInversionLearner(WordLearner):
+    """The word while it learns: a row for each of its tokens, in each text encoder."""
 
     def __init__(self, method: TextualInversion, examples: list[Example]):
-        self.examples = examples
-        self.backbone, self.concept, self.config = method.backbone, method.concept, method.config
-        self.workers = method.workers
+        backbone, concept, config = method.backbone, method.concept, method.config
         self.resolution = method.resolution
-        self.done = 0
-        self.random = torch.Generator().manual_seed(self.config.seed)
-        self.start = {e: v.to(self.backbone.device, torch.float32, copy=True) for e, v in method.initial.items()}
-        self.longest = longest_norms(self.backbone, self.concept)
-        if self.config.hold_norm:
+        self.start = {e: v.to(backbone.device, torch.float32, copy=True) for e, v in method.initial.items()}
+        self.longest = longest_norms(backbone, concept)
+        if config.hold_norm:
             shorten(self.start, self.longest)  # or the regularization would pull to what is out of reach
         self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}
-        group = {"params": list(self.vectors.values()), "lr": self.config.learning_rate, "weight_decay": 0.0}
-        self.optimizer = Optimizer([group], self.backbone, self.config, self.workers)
+        trained = {f"word.{encoder}": rows for encoder, rows in self.vectors.items()}
+        super().__init__(backbone, concept, config, examples, trained, workers=method.workers)
 
-    def step(self) -> Step:
-        with self.optimizer.undone_on_failure(self.random):
-            return self._step()
-
-    @torch.enable_grad()
     def _step(self) -> Step:
-        measured = mean_of([self._pass() for _ in range(self.config.gradient_accumulation)])
-        numbers = self.optimizer.step(self.done + 1, measured)
+        step = super()._step()
         if self.config.hold_norm:
             shorten(self.vectors, self.longest)
-        self.done += 1
-        return Step(self.done - 1, numbers.pop("sigma"), numbers)
+        return step
 
     def _pass(self) -> dict[str, Tensor]:
-        """Add the gradients of one batch to those of the step; returns what it measured, () each."""
         examples = self.workers.share(draw_batch(self.examples, self.config.batch_size, self.random))
         x0, mask, _ = stack_batch(examples, self.backbone.device)
         sigma, noise = draw_noise(self.backbone.levels, x0, self.random, self.workers)
@@ -201,23 +188,6 @@ class TextualInversionLearner:
         with self.optimizer.averaged():
             null, prompt = (self.backbone.encode_prompt(t, words) for t in ("", text))
         return painted(self.backbone, null, prompt, shape, scale, seed, steps)
-
-    def overlays(self) -> dict[str, Tensor]:
-        """Show what of each image is learned, as `Painter` says."""
-        return overlays("", self.concept.images, self.examples)
-
-    def state(self) -> dict[str, Tensor]:
-        vectors = {f"word.{encoder}": rows.detach().clone() for encoder, rows in self.vectors.items()}
-        progress = {"random": self.random.get_state(), "steps": torch.tensor(self.done)}
-        return {**vectors, **self.optimizer.state(), **progress}
-
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        for encoder, rows in self.vectors.items():
-            rows.copy_(state[f"word.{encoder}"])
-        self.optimizer.load_state(state)
-        self.random.set_state(state["random"])
-        self.done = int(state["steps"])
 
     def result(self) -> LearnedWord:
         with self.optimizer.averaged():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,14 +15,12 @@ from ...models.memory import recomputed_in_backward
 from ...models.noise import per_sample
 from ...models.sampling import sample, sampling_levels
 from ...training.data import Example, draw_batch, encode_examples, stack_batch
-from ...training.loop import Step
 from ...training.objective import denoising_loss, draw_noise
 from ...training.optimizer_kinds import check_optimizer
-from ...training.optimizers import Optimizer, mean_of
 from ..concept import Concept, check_sentences, start_vectors
-from ..overlay import overlays
 from ..previews import square_latents
 from ..templates import SLOT, WORD
+from ..word_learner import WordLearner
 from .neti import NetiConfig, NetiWord
 from .p_plus import PPlusConfig, PPlusWord
 
@@ -66,33 +64,17 @@ class LayeredWord:
             yield LayeredWordLearner(self, examples)
 
 
-class LayeredWordLearner:
-    """The word while it learns: what changes from step to step."""
+class LayeredWordLearner(WordLearner):
+    """The word while it learns: what is read of it in each layer."""
 
     def __init__(self, method: LayeredWord, examples: list[Example]):
-        self.examples = examples
-        self.backbone, self.concept, self.config = method.backbone, method.concept, method.config
+        backbone, concept, config = method.backbone, method.concept, method.config
         self.resolution, self.layers = method.resolution, len(method.layers)
-        self.done = 0
-        self.random = torch.Generator().manual_seed(self.config.seed)
-        word = method.kind(self.backbone, method.initial, self.layers, self.config)
-        self.word = word.to(self.backbone.device)
-        group = {"params": [*word.parameters()], "lr": self.config.learning_rate, "weight_decay": word.weight_decay}
-        self.optimizer = Optimizer([group], self.backbone, self.config)
-
-    def step(self) -> Step:
-        with self.optimizer.undone_on_failure(self.random):
-            return self._step()
-
-    @torch.enable_grad()
-    def _step(self) -> Step:
-        measured = mean_of([self._pass() for _ in range(self.config.gradient_accumulation)])
-        numbers = self.optimizer.step(self.done + 1, measured)
-        self.done += 1
-        return Step(self.done - 1, numbers.pop("sigma"), numbers)
+        self.word = method.kind(backbone, method.initial, self.layers, config).to(backbone.device)
+        trained = {f"layered.{name}": tensor for name, tensor in self.word.named_parameters()}
+        super().__init__(backbone, concept, config, examples, trained, self.word.weight_decay)
 
     def _pass(self) -> dict[str, Tensor]:
-        """Add the gradients of one batch to those of the step; returns what it measured, () each."""
         examples = draw_batch(self.examples, self.config.batch_size, self.random)
         x0, mask, _ = stack_batch(examples, self.backbone.device)
         sigma, noise = draw_noise(self.backbone.levels, x0, self.random)
@@ -119,23 +101,6 @@ class LayeredWordLearner:
         with self.optimizer.averaged():
             told = self.word.told(prompt.replace(placeholder, WORD))
             return backbone.decode_latents(sample(backbone, noise, levels, null, told, scale))[0]
-
-    def overlays(self) -> dict[str, Tensor]:
-        """Show what of each image is learned, by titles."""
-        return overlays("", self.concept.images, self.examples)
-
-    def state(self) -> dict[str, Tensor]:
-        word = {f"layered.{name}": tensor.detach().clone() for name, tensor in self.word.named_parameters()}
-        progress = {"random": self.random.get_state(), "steps": torch.tensor(self.done)}
-        return {**word, **self.optimizer.state(), **progress}
-
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.word.named_parameters():
-            tensor.copy_(state[f"layered.{name}"])
-        self.optimizer.load_state(state)
-        self.random.set_state(state["random"])
-        self.done = int(state["steps"])
 
     def result(self) -> LearnedLayers:
         with self.optimizer.averaged():
