@@ -119,3 +119,31 @@ def conditioned_sampling(x: int, source: str) -> Part:
     links = [link for link in links if link[2] != "negative"]
     links += [(source, "conditioning", "sampler", "positive"), ("checkpoint", "CLIP", "negative", "clip")]
     return Part(nodes, links)
+
+
+def columns(titles: tuple[str, str, str], height: int) -> list[dict]:
+    """Frame the three columns of a personalization: what it takes, the training, and the picture."""
+    places = (0, 340), (400, 400), (860, 800)
+    return [group(title, *place, height) for title, place in zip(titles, places, strict=True)]
+
+
+#: Links of a personalization of one subject, whose photos have masks.
+ONE_SUBJECT: list[Link] = [
+    *parts("checkpoint", "palp"),
+    ("photos", "images", "palp", "images.image0"),
+    ("photos", "masks", "palp", "masks.mask0"),
+    ("photos", "captions", "palp", "captions"),
+    ("options", "options", "palp", "options"),
+    *sampling_links("palp", "checkpoint"),
+]
+#: Links of a personalization of two: a subject, or an artwork, beside the first.
+SUBJECT_BESIDE_ANOTHER: list[Link] = [
+    *parts("checkpoint", "palp"),
+    ("photos", "images", "palp", "images.image0"),
+    ("photos", "captions", "palp", "captions"),
+    ("photos2", "images", "subject", "images.image0"),
+    ("photos2", "captions", "subject", "captions"),
+    ("subject", "subjects", "palp", "subjects"),
+    ("options", "options", "palp", "options"),
+    *sampling_links("palp", "checkpoint"),
+]

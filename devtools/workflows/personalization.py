@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from .blocks import Workflow, checkpoint, folded, group, node, note, parts, photos, sampling, sampling_links
+from .blocks import (
+    ONE_SUBJECT,
+    SUBJECT_BESIDE_ANOTHER,
+    Workflow,
+    checkpoint,
+    columns,
+    folded,
+    group,
+    node,
+    note,
+    parts,
+    photos,
+    sampling,
+    sampling_links,
+)
 
 PROMPT = "a sketch of [V] in Paris at night"
 COMPOSITION = {"target_prompt": "a watercolor of [V] beside [V2] in a meadow", "file_name": "cat_and_cup"}
@@ -48,20 +62,8 @@ def personalize() -> Workflow:
         "palp": node("PALP_Personalize", (400, 0), {"target_prompt": PROMPT, "file_name": "my_cat"}, (400, 690)),
         **sampling(860),
     }
-    links = [
-        *parts("checkpoint", "palp"),
-        ("photos", "images", "palp", "images.image0"),
-        ("photos", "masks", "palp", "masks.mask0"),
-        ("photos", "captions", "palp", "captions"),
-        ("options", "options", "palp", "options"),
-        *sampling_links("palp", "checkpoint"),
-    ]
-    groups = [
-        group("1. Checkpoint and photos", 0, 340, 700),
-        group("2. Your picture in words", 400, 400, 700),
-        group("3. Your subject in your picture", 860, 800, 700),
-    ]
-    return Workflow(nodes, links, groups)
+    titles = "1. Checkpoint and photos", "2. Your picture in words", "3. Your subject in your picture"
+    return Workflow(nodes, ONE_SUBJECT, columns(titles, 700))
 
 
 def two_subjects() -> Workflow:
@@ -76,22 +78,8 @@ def two_subjects() -> Workflow:
         "palp": node("PALP_Personalize", (400, 0), COMPOSITION, (400, 930)),
         **sampling(860),
     }
-    links = [
-        *parts("checkpoint", "palp"),
-        ("photos", "images", "palp", "images.image0"),
-        ("photos", "captions", "palp", "captions"),
-        ("photos2", "images", "subject", "images.image0"),
-        ("photos2", "captions", "subject", "captions"),
-        ("subject", "subjects", "palp", "subjects"),
-        ("options", "options", "palp", "options"),
-        *sampling_links("palp", "checkpoint"),
-    ]
-    groups = [
-        group("1. Photos of [V], and of [V2]", 0, 340, 1010),
-        group("2. One prompt names both", 400, 400, 1010),
-        group("3. Both in one picture", 860, 800, 1010),
-    ]
-    return Workflow(nodes, links, groups)
+    titles = "1. Photos of [V], and of [V2]", "2. One prompt names both", "3. Both in one picture"
+    return Workflow(nodes, SUBJECT_BESIDE_ANOTHER, columns(titles, 1010))
 
 
 def load_lora() -> Workflow:

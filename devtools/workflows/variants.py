@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from .blocks import Workflow, checkpoint, folded, group, node, note, parts, photos, sampling, sampling_links
+from .blocks import (
+    ONE_SUBJECT,
+    SUBJECT_BESIDE_ANOTHER,
+    Workflow,
+    checkpoint,
+    columns,
+    folded,
+    node,
+    note,
+    photos,
+    sampling,
+)
 
 #: The paper's score and scales for compositions.
 PAPERS = {"score": "palp", "score.alpha": 7.5, "score.beta": 1.0}
@@ -55,22 +66,8 @@ def artwork() -> Workflow:
         "palp": node("PALP_Personalize", (400, 0), PAINTED, (400, 930)),
         **sampling(860),
     }
-    links = [
-        *parts("checkpoint", "palp"),
-        ("photos", "images", "palp", "images.image0"),
-        ("photos", "captions", "palp", "captions"),
-        ("photos2", "images", "subject", "images.image0"),
-        ("photos2", "captions", "subject", "captions"),
-        ("subject", "subjects", "palp", "subjects"),
-        ("options", "options", "palp", "options"),
-        *sampling_links("palp", "checkpoint"),
-    ]
-    groups = [
-        group("1. Photos of [V], artwork [V2]", 0, 340, 1010),
-        group("2. One in the other's style", 400, 400, 1010),
-        group("3. Your subject, painted", 860, 800, 1010),
-    ]
-    return Workflow(nodes, links, groups)
+    titles = "1. Photos of [V], artwork [V2]", "2. One in the other's style", "3. Your subject, painted"
+    return Workflow(nodes, SUBJECT_BESIDE_ANOTHER, columns(titles, 1010))
 
 
 def one_photo() -> Workflow:
@@ -83,17 +80,5 @@ def one_photo() -> Workflow:
         "palp": node("PALP_Personalize", (400, 0), ONE_PHOTO, (400, 690)),
         **sampling(860),
     }
-    links = [
-        *parts("checkpoint", "palp"),
-        ("photos", "images", "palp", "images.image0"),
-        ("photos", "masks", "palp", "masks.mask0"),
-        ("photos", "captions", "palp", "captions"),
-        ("options", "options", "palp", "options"),
-        *sampling_links("palp", "checkpoint"),
-    ]
-    groups = [
-        group("1. Checkpoint and one photo", 0, 340, 700),
-        group("2. Your picture in words", 400, 400, 700),
-        group("3. Your subject in your picture", 860, 800, 700),
-    ]
-    return Workflow(nodes, links, groups)
+    titles = "1. Checkpoint and one photo", "2. Your picture in words", "3. Your subject in your picture"
+    return Workflow(nodes, ONE_SUBJECT, columns(titles, 700))
