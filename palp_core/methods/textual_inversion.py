@@ -22,7 +22,6 @@ from ..models.noise import per_sample
 from ..settings import setting
 from ..training.config import TrainingConfig
 from ..training.data import Example, Photo, draw_batch, encode_examples, stack_batch, told_once
-from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise
 from ..training.optimizer_kinds import check_optimizer
 from ..training.workers import ALONE, Workers
@@ -139,13 +138,11 @@ class TextualInversionLearner(WordLearner):
             shorten(self.start, self.longest)  # or the regularization would pull to what is out of reach
         self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}
         trained = {f"word.{encoder}": rows for encoder, rows in self.vectors.items()}
-        super().__init__(backbone, concept, config, examples, trained, workers=method.workers)
+        super().__init__(backbone, concept, config, examples, trained, workers=method.workers, hold=self._hold)
 
-    def _step(self) -> Step:
-        step = super()._step()
+    def _hold(self) -> None:
         if self.config.hold_norm:
             shorten(self.vectors, self.longest)
-        return step
 
     def _pass(self) -> dict[str, Tensor]:
         examples = self.workers.share(draw_batch(self.examples, self.config.batch_size, self.random))

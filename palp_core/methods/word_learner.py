@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class WordLearner(ABC):
     """A word while it learns: what changes from step to step.
 
     trained: all that learns, by the names it is kept under. workers: this process among those that share out batches.
+    hold: as `Optimizer` takes it.
     """
 
     def __init__(
@@ -33,13 +34,14 @@ class WordLearner(ABC):
         trained: Mapping[str, nn.Parameter],
         weight_decay: float = 0.0,
         workers: Workers = ALONE,
+        hold: Callable[[], None] = lambda: None,
     ):
         self.backbone, self.concept, self.config = backbone, concept, config
         self.examples, self.trained, self.workers = examples, dict(trained), workers
         self.done = 0
         self.random = torch.Generator().manual_seed(config.seed)
         group = {"params": [*self.trained.values()], "lr": config.learning_rate, "weight_decay": weight_decay}
-        self.optimizer = Optimizer([group], backbone, config, workers)
+        self.optimizer = Optimizer([group], backbone, config, workers, hold)
 
     def step(self) -> Step:
         with self.optimizer.undone_on_failure(self.random):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,8 +19,9 @@ from .workers import ALONE, Workers
 
 
 def mean_of(passes: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Average what several batches of a step measured, by name, () each."""
-    return {name: torch.stack([one[name].detach() for one in passes]).mean() for name in passes[0]}
+    """Average what several batches of a step measured, by name, () each; each name over the batches that have it."""
+    names = dict.fromkeys(name for one in passes for name in one)
+    return {name: torch.stack([one[name].detach() for one in passes if name in one]).mean() for name in names}
 
 
 class Optimizer:
@@ -28,13 +29,20 @@ class Optimizer:
 
     groups: as torch.optim takes them, with the highest learning rates. config: says which optimizer, how the rates go,
     how many gradients are added up for a step, how they are cut, and whether an average of what is trained is kept.
-    workers: those that train together, over which gradients and what was measured are averaged. Raises SettingError
-    where the optimizer's package is missing.
+    workers: those that train together, over which gradients and what was measured are averaged. hold: called after each
+    step; puts back, in place, what has left its bounds. Raises SettingError where the optimizer's package is missing.
     """
 
-    def __init__(self, groups: list[dict], backbone: Backbone, config: TrainingConfig, workers: Workers = ALONE):
+    def __init__(
+        self,
+        groups: list[dict],
+        backbone: Backbone,
+        config: TrainingConfig,
+        workers: Workers = ALONE,
+        hold: Callable[[], None] = lambda: None,
+    ):
         self.optimizer = make_optimizer(config.optimizer, groups)
-        self.config, self.workers = config, workers
+        self.config, self.workers, self.hold = config, workers, hold
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = [p.detach().clone() for p in self._trained()] if config.ema_decay else []
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.compute_dtype == torch.float16)
@@ -66,7 +74,8 @@ class Optimizer:
         if self.scaler.get_scale() < 1:  # halved again and again: half precision overflows in every step
             raise DivergedError(number)
         self.optimizer.zero_grad(set_to_none=True)
-        self._follow(number)
+        self.hold()
+        self._follow(number)  # behind it: the average of what is within convex bounds is within them
         return dict(zip(measured, numbers, strict=True))
 
     def _trained(self) -> list[nn.Parameter]:

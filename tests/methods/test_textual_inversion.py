@@ -183,9 +183,11 @@ def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, fami
             assert longest_norms(backbone, letter(initial_embedding=old))[name] == pytest.approx(limit, rel=1e-5)
     eager = {"learning_rate": 0.2, "steps": 4, "vectors": 2}
     free, held = (trained(backbone, config=configured(hold_norm=on, **eager)) for on in (False, True))
+    average = trained(backbone, config=configured(hold_norm=True, ema_decay=0.9, **eager))
     for name, limit in limits.items():
         assert (free.result.vectors[name].norm(dim=-1) > 1.5 * limit).all()
         assert (held.result.vectors[name].norm(dim=-1) <= limit * 1.0001).all()
+        assert (average.result.vectors[name].norm(dim=-1) <= limit * 1.0001).all()
     assert TextualInversionConfig().hold_norm
 
 

@@ -16,7 +16,7 @@ from palp_core.methods.textual_inversion import TextualInversionConfig
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.training.config import TrainingConfig
 from palp_core.training.loop import Training
-from palp_core.training.optimizers import Optimizer
+from palp_core.training.optimizers import Optimizer, mean_of
 from palp_core.training.schedule import rate_factor
 
 SHARED = {"steps": 4, "resolution": 64, "batch_size": 1}
@@ -68,6 +68,23 @@ def test_more_batches_a_step_are_drawn_and_their_mean_is_told(backbone):
     first, second = (step.losses["denoising_loss"] for step in single[:2])
     assert double[0].losses["denoising_loss"] != first and math.isfinite(second)
     assert double[0].sigma == pytest.approx((single[0].sigma + single[1].sigma) / 2, rel=1e-5)  # both steps' draws
+
+
+def test_what_is_told_of_a_step_is_each_names_mean_over_the_batches_that_have_it():
+    plain, masked = {"loss": torch.tensor(1.0)}, {"loss": torch.tensor(3.0), "outside": torch.tensor(4.0)}
+    for passes in ([plain, masked], [masked, plain]):
+        assert mean_of(passes) == {"loss": 2.0, "outside": 4.0}
+
+
+def test_two_subjects_of_which_one_has_masks_share_a_step(backbone):
+    subjects = [
+        Subject(pictures((64, 64)), "cat", "[V1]", masks=(torch.eye(64),)),
+        Subject(pictures((64, 64)), "dog", "[V2]"),
+    ]
+    config = PersonalizationConfig(**{**SHARED, "rank": 2, "gradient_accumulation": 2, "masked_prior": 0.5, "steps": 8})
+    steps = list(Training(Personalization(backbone, subjects, "[V1] and [V2]", config)).steps())
+    assert {step.subject for step in steps} >= {"[V1] [V2]", "[V2] [V1]"}
+    assert all(("masked_prior" in step.losses) == ("[V1]" in step.subject) for step in steps)
 
 
 @pytest.mark.parametrize("make", [personalization, word])
