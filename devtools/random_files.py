@@ -48,7 +48,7 @@ def random_lora_file(folder: Path, name: str = "cat", family: str = "sd1") -> Pa
             rank=RANK,
             alpha=float(RANK),
             target_prompt="a sketch of [V] in Paris",
-            clean_prompt="a sketch of cat in Paris",
+            clean_prompt="a sketch of a cat in Paris",
             prompt=f"a sketch of embedding:{title} in Paris",
             steps=4,
             subjects=(subject,),

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...palp_core.errors import ModelError, PromptError, quoted
 from ...palp_core.models.backbone import Conditioning
 from ...palp_core.models.prompts import check_prompt, check_weights, find_placeholders
-from ...palp_core.models.wording import replaced, without_article
+from ...palp_core.models.wording import replaced, with_article, without_article
 from ...palp_core.training.data import (
     check_image,
     encoded_image,
@@ -73,10 +73,12 @@ def read_prompts(
 def class_prompt(prompt: str, word: str, class_word: str) -> str:
     """The prompt with the class word in the place of the subject's, wherever that stands as a word, and not repeated.
 
-    The names of learned words are left alone: a cat beside embedding:my-cat.
+    It has an article where the prompt has none. The names of learned words stay: a cat beside embedding:my-cat.
     """
+    if class_word == word:
+        return prompt
     pattern = re.compile(rf"(?P<subject>(?<!\w){re.escape(word)}(?!\w))|embedding:\S+", re.IGNORECASE)
-    return replaced(prompt, pattern, lambda match: class_word if match["subject"] else None)
+    return replaced(prompt, pattern, lambda match: class_word if match["subject"] else None, with_article)
 
 
 def as_conditioning(encoded: list) -> Conditioning:

@@ -11,7 +11,7 @@ from ..errors import FileError, PromptError, printable, quoted
 from ..files.photos import find_photos
 from ..models.prompt_weights import plain_text
 from ..models.prompts import EMBEDDING, PLACEHOLDER
-from ..models.wording import replaced, without_article
+from ..models.wording import replaced, with_article, without_article
 from .class_words import CLASS_WORDS, read_class_words
 
 NAMED = re.compile(f"{PLACEHOLDER.pattern}|{EMBEDDING.pattern}")
@@ -74,4 +74,4 @@ def text_of(prompt: str, class_word: str) -> str:
             f"the prompt {quoted(prompt)} names {printable(names[0])}, which CLIP does not know. Say with --class-word "
             f"what it is, or in {CLASS_WORDS} in the folder of photos."
         )
-    return replaced(text, NAMED, lambda _: without_article(class_word))
+    return replaced(text, NAMED, lambda _: without_article(class_word), with_article)

@@ -13,7 +13,7 @@ from ..files.embedding_file import Embedding, fitting_vectors
 from ..files.lora_file import MOST_SUBJECTS
 from ..models.backbone import Backbone
 from ..models.prompts import check_known, check_placeholder, check_prompt, check_weights, find_placeholders
-from ..models.wording import naming, put_words, without_article
+from ..models.wording import naming, put_class_words, without_article
 from ..training.data import check_images_and_masks
 from .artworks import artworks_in, in_medium, medium_of, without_artworks
 
@@ -181,8 +181,8 @@ def trigger_texts(subjects: list[Subject]) -> dict[str, str]:
 
 
 def with_class_words(prompt: str, subjects: list[Subject]) -> str:
-    """Replace each placeholder of a prompt by its subject's class word, which is not repeated: a [V] cat -> a cat."""
-    return put_words(prompt, {subject.placeholder: subject.class_word.strip() for subject in subjects})
+    """Replace each placeholder of a prompt by its subject's class word: of [V] and of a [V] cat -> of a cat."""
+    return put_class_words(prompt, {subject.placeholder: subject.class_word.strip() for subject in subjects})
 
 
 def artworks_among(subjects: list[Subject], target_prompt: str) -> list[Subject]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..files.images import write_image
 from ..methods.alignment import AlignmentConfig
 from ..methods.result import save_run
-from ..models.wording import put_words
+from ..models.wording import put_class_words, put_words
 from ..training.chart import loss_chart, rendered
 from ..training.loop import Step
 from .evaluators import Target
@@ -81,7 +81,7 @@ def run_demo(
     plain = AlignmentConfig(weight=0.0)  # its training serves all prompts
     runs = [("ti_db", personalization(world, individual, prompts[0], steps, seed, plain), prompts)]
     runs += [("palp", personalization(world, individual, p, steps, seed, ALIGNMENT), (p,)) for p in prompts]
-    pictures = {"base": [paint(world, put_words(p, {"[V]": class_word}), {}, PICTURES, seed) for p in prompts]}
+    pictures = {"base": [paint(world, put_class_words(p, {"[V]": class_word}), {}, PICTURES, seed) for p in prompts]}
     charts = []
     for method, run, drawn_prompts in runs:
         history = []

@@ -104,9 +104,9 @@ def test_each_subject_has_its_own_photos_and_class_word(tmp_path, paint):
     ("prompt", "text"),
     [
         ("a [V] cat in Rome", "a cat in Rome"),
-        ("a photo of embedding:my_cat_00001, in (snow:1.3)", "a photo of cat, in snow"),
+        ("a photo of embedding:my_cat_00001, in (snow:1.3)", "a photo of a cat, in snow"),
         ("a (embedding:my_cat:1.2) in Rome", "a cat in Rome"),
-        ("a sketch of [V] beside [V]", "a sketch of cat beside cat"),
+        ("a sketch of [V] beside [V]", "a sketch of a cat beside a cat"),
         ("a house", "a house"),
     ],
 )

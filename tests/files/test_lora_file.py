@@ -89,7 +89,7 @@ def test_the_file_describes_itself(run, tmp_path):
     info = load_lora_file(path).info
     assert (info.family, info.rank, info.alpha, info.steps, info.settings["seed"]) == ("sd1", 4, 4.0, 4, 7)
     assert info.target_prompt == PROMPT
-    assert info.clean_prompt == "a sketch of cat, in Paris"
+    assert info.clean_prompt == "a sketch of a cat, in Paris"
     assert info.prompt == "a sketch of embedding:my_cat_00001, in Paris"
     (subject,) = info.subjects
     assert (subject.placeholder, subject.class_word, subject.embedding) == ("[V]", "cat", "my_cat_00001")

@@ -28,7 +28,7 @@ def subjects(photo_prompt: str = OIL, class_word: str = "painting") -> list[Subj
         ("a [V] In The Manner Of the [V2]", "an oil painting of a cat"),
         ("a [V] inspired by [V2]", "an oil painting of a cat"),
         ("a [V] beside a [V2]", "a cat beside a painting"),
-        ("a ball held by a [V] before [V2]", "a ball held by a cat before painting"),
+        ("a ball held by a [V] before [V2]", "a ball held by a cat before a painting"),
         ("a [V2] with a [V] in the style of [V2]", "a painting with a cat in the style of painting"),
     ],
 )
@@ -71,7 +71,7 @@ def test_an_artwork_is_learned_from_all_of_its_photo_and_its_photo_is_its_medium
     config = PersonalizationConfig(steps=2, resolution=64, rank=2, batch_size=1)
     method = Personalization(backbone, subjects(), "a [V] in the style of [V2]", config)
     assert method.clean_prompt == "an oil painting of a cat"
-    assert (method.class_photo(OIL), method.class_photo("a photo of [V]")) == ("an oil painting", "a photo of cat")
+    assert (method.class_photo(OIL), method.class_photo("a photo of [V]")) == ("an oil painting", "a photo of a cat")
     with method.learning() as learner:
         regions = {p: example.region for p, (example,) in learner.examples.items()}
     assert regions["[V2]"].min() == 1 and regions["[V]"].min() < 1

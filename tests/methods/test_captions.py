@@ -13,6 +13,7 @@ from palp_core.models.diffusers.backbone import DiffusersBackbone
 PHOTOS = pictures((64, 64), (64, 64), (64, 64))
 CAPTIONS = ("A fluffy Cat on a red sofa", "", "at night, in the rain")
 WRITTEN = ("A fluffy [V] on a red sofa", "a photo of [V]", "a photo of [V], at night, in the rain")
+OF_CLASS = ("A fluffy cat on a red sofa", "a photo of a cat", "a photo of a cat, at night, in the rain")
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def test_each_sample_is_denoised_under_its_photos_own_caption(backbone, monkeypa
     assert len(target) == 1
     clean, class_photos = base[:3], base[3:]
     torch.testing.assert_close(clean, [clean[0]] * 3)
-    for cond, prompt in zip(class_photos, wanted, strict=True):
-        torch.testing.assert_close(cond, dict(backbone.encode_prompt(prompt.replace("[V]", "cat"), {}).tensors))
+    for cond, number in zip(class_photos, drawn.numbers, strict=True):
+        torch.testing.assert_close(cond, dict(backbone.encode_prompt(OF_CLASS[number], {}).tensors))
     torch.testing.assert_close(personal[3:], photo)
 
 

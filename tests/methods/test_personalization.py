@@ -207,7 +207,7 @@ def test_several_subjects_are_drawn_and_learned(backbone):
     run = Training(Personalization(backbone, [cat(), dog], "[V] beside [V2]", configured(steps=8)))
     drawn = {step.subject for step in run.steps()}
     assert drawn == {"[V]", "[V2]"}
-    assert run.method.clean_prompt == "cat beside dog"
+    assert run.method.clean_prompt == "a cat beside a dog"
     for placeholder, word in (("[V]", "cat"), ("[V2]", "dog")):
         start = mean_vectors(backbone.word_vectors(word))["clip_l"]
         assert not torch.equal(run.result.words[placeholder]["clip_l"], start)
@@ -247,12 +247,12 @@ def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, wo
     def noise_in(x, prompt, words=words):
         return (x - denoise(x, sigma, [backbone.encode_prompt(prompt, words)])) / column
 
-    class_photo = {"[V]": "a photo of cat", "[V2]": "an oil painting of dog"}[subject.placeholder]
+    class_photo = {"[V]": "a photo of a cat", "[V2]": "an oil painting of a dog"}[subject.placeholder]
     e = noise_in(x, "[V] beside [V2]")
     with torch.no_grad():
         x_hat = x - column * e + (x - x0)
         with run.learner.lora.disabled():
-            clean, of_class = noise_in(x_hat, "cat beside dog", {}), noise_in(x_hat, class_photo, {})
+            clean, of_class = noise_in(x_hat, "a cat beside a dog", {}), noise_in(x_hat, class_photo, {})
         learned = noise_in(x_hat, subject.personalization_prompt) - of_class
         delta = clean + region * learned - noise_in(x_hat, "[V] beside [V2]") + 0.5 * (clean - of_class)
     denoised = denoise(x, sigma, [backbone.encode_prompt(subject.personalization_prompt, words)])

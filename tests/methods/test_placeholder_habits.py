@@ -29,11 +29,11 @@ def method(backbone, prompt: str, subject: Subject, **settings) -> Personalizati
     [
         ("a [V] cat in Paris", "cat", "a cat in Paris"),
         ("a [V] in Paris", "a cat", "a cat in Paris"),
-        ("[V] cat in Paris", "a cat", "cat in Paris"),
-        ("[V] in Paris", "the cat", "cat in Paris"),
+        ("[V] cat in Paris", "a cat", "a cat in Paris"),
+        ("[V] in Paris", "the cat", "a cat in Paris"),
     ],
 )
-def test_the_class_prompt_has_one_class_word_and_the_articles_of_the_prompt(backbone, prompt, class_word, clean):
+def test_the_class_prompt_has_one_class_word_and_one_article(backbone, prompt, class_word, clean):
     habitual = Subject(PHOTOS, class_word, personalization_prompt="a photo of a [V] cat")
     made = method(backbone, prompt, habitual)
     assert made.clean_prompt == clean

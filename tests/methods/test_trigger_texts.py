@@ -46,8 +46,8 @@ def test_prompts_hold_the_text_and_no_word_is_learned(backbone, tmp_path):
     assert {
         "a photo of ohwx cat",
         "a sketch of ohwx cat in Paris",
-        "a sketch of cat in Paris",
-        "a photo of cat",
+        "a sketch of a cat in Paris",
+        "a photo of a cat",
     } <= seen
     assert run.result.words == {} and run.result.lora
     file = load_lora_file(save_run(run, tmp_path, "cat"))

@@ -98,7 +98,7 @@ def test_figures_are_those_of_the_hosts_own_encoders(seeing, tmp_path, text_enco
     told, grid = reported(
         images=picture, reference_photos=photo, clip_vision=seeing, clip=text_encoder, dino=vision(tmp_path, DINO)
     )
-    pooled = read(text_encoder, "a sketch of cat in Paris")
+    pooled = read(text_encoder, "a sketch of a cat in Paris")
     seen = [seeing.encode_image(image)["image_embeds"] for image in (picture, photo)]
     assert f"CLIP-T {cosine(seen[0], pooled):.3f}: text alignment" in told
     assert f"CLIP-I {cosine(*seen):.3f}: subject alignment" in told
