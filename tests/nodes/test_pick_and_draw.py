@@ -352,7 +352,7 @@ def test_the_class_word_takes_the_place_of_the_subject_but_not_of_other_names():
     from palp_pack.nodes.host.guidance_inputs import class_prompt
 
     prompt = "a Cat, (cat:1.2) and cats beside embedding:my-cat"
-    assert class_prompt(prompt, "cat", "dog") == "a dog, (dog:1.2) and cats beside embedding:my-cat"
+    assert class_prompt(prompt, "cat", "dog") == "a dog, (a dog:1.2) and cats beside embedding:my-cat"
     assert class_prompt("a (embedding:my_cat:1.1), big", "embedding:my_cat", "cat") == "a (cat:1.1), big"
     assert class_prompt("a embedding:my_cat cat, big", "embedding:my_cat", "cat") == "a cat, big"
     assert class_prompt("a photo of embedding:my_cat", "embedding:my_cat", "cat") == "a photo of a cat"
