@@ -10,13 +10,26 @@ import re
 from collections.abc import Iterator
 
 from ..models.prompts import PLACEHOLDER
+from ..models.wording import with_article
 
 #: A placeholder, also with a weight: ([V]:1.2).
 NAMED = rf"(?:\(({PLACEHOLDER.pattern})(?::[^()]*)?\)|({PLACEHOLDER.pattern}))"
-STYLE_OF = r"(?:in|with|after|of)\s+(?:the|a)\s+(?:style|manner|look)\s+of|(?:inspired|painted|drawn)\s+by"
+AN = r"(?:(?:an?|the)\s+)?"
+IN = r"(?:(?:done|drawn|made|painted|rendered|sketched)\s+)?in"
+#: After one of these "by" says who made it, and after other words where something is: a cat by [V2].
+WORKS = "art artwork drawing engraving etching illustration painting picture poster print sketch watercolor".split()
+AFTER_WORK = "|".join(rf"(?<=\b{work})" for work in WORKS)
 MENTION = re.compile(
-    rf",?\s*\b(?:(?:{STYLE_OF})\s+(?:(?:an?|the)\s+)?{NAMED}|in\s+{NAMED}(?:'s)?\s+style)", re.IGNORECASE
+    rf",?\s*(?<![\w-])(?:{IN}|with|after|of)\s+(?:(?:a|the)\s+)?(?:style|manner|look)\s+of\s+{AN}{NAMED}"
+    rf"|,\s*{AN}style\s+of\s+{AN}{NAMED}"
+    rf"|,?\s*(?<![\w-])(?:inspired|painted|drawn|illustrated|sketched)\s+by\s+{AN}{NAMED}"
+    rf"|,?\s*(?<![\w-])(?:{IN}\s+{AN})?{NAMED}(?:['’]s)?[\s-]+style(?!\w)"
+    rf"|(?:\A|,)\s*(?:(?:[\w-]+\s+){{0,2}}art(?:work)?\s+)?by\s+{NAMED}"
+    rf"|(?:{AFTER_WORK})\s+by\s+{NAMED}",
+    re.IGNORECASE,
 )
+#: What is left of brackets when the words in them are.
+EMPTY = re.compile(r",?\s*\((?::[^()]*)?\)")
 PHOTO_OF = re.compile(r"(?:(?:an?|the)\s+)?(?:photo|photograph|picture|image)\s+of\s+", re.IGNORECASE)
 
 
@@ -29,7 +42,7 @@ def artworks_in(prompt: str) -> set[str]:
 def without_artworks(prompt: str) -> str:
     """Leave out the words that name artworks."""
     artworks = artworks_in(prompt)
-    return "".join(_other_than(prompt, artworks)).strip(" ,")
+    return EMPTY.sub("", "".join(_other_than(prompt, artworks))).strip(" ,")
 
 
 def _other_than(prompt: str, artworks: set[str]) -> Iterator[str]:
@@ -47,10 +60,21 @@ def medium_of(photo_prompt: str, placeholder: str, class_word: str) -> str:
     >>> medium_of("an oil painting of [V2]", "[V2]", "painting")
     'an oil painting'
     """
-    said = re.sub(rf"\s+of\s+(?:(?:an?|the)\s+)?{re.escape(placeholder)}\s*\Z", "", without_artworks(photo_prompt))
+    said = _before_its_name(without_artworks(photo_prompt), placeholder)
     if placeholder in said or photo_prompt == f"a photo of {placeholder}":
-        return f"{'an' if class_word[:1].lower() in set('aeiou') else 'a'} {class_word}"
+        return with_article("", class_word)
     return said
+
+
+def medium_alone(photo_prompt: str, placeholder: str) -> str:
+    """Return the medium where a photo's prompt says no more of an artwork: of "an etching of [V2]". Else nothing."""
+    named = without_artworks(photo_prompt)
+    said = _before_its_name(named, placeholder)
+    return "" if said == named or PHOTO_OF.match(photo_prompt) or PLACEHOLDER.search(said) else said
+
+
+def _before_its_name(photo_prompt: str, placeholder: str) -> str:
+    return re.sub(rf"\s+of\s+{AN}{re.escape(placeholder)}\s*\Z", "", photo_prompt)
 
 
 def in_medium(scene: str, medium: str) -> str:

@@ -23,6 +23,7 @@ from ..models.wording import put_words
 from ..training.data import Example, encode_examples
 from ..training.optimizer_kinds import check_optimizer
 from ..training.workers import ALONE, Workers
+from .artworks import artworks_in, medium_alone
 from .personalization_config import PersonalizationConfig, check_guidance, check_masked_prior, uses_texts
 from .personalization_learner import FixedPrompts, PersonalizationLearner
 from .scores import PromptName
@@ -122,10 +123,12 @@ class Personalization:
 
     def class_photo(self, photo_prompt: str) -> str:
         """Return y_P without the subject: c_P. Where [V] is an artwork, "an oil painting of [V]" is an oil painting."""
-        for artwork in self._artworks.values():
-            if photo_prompt == artwork.personalization_prompt and photo_prompt.startswith(artwork.medium):
-                return artwork.medium
-        return with_class_words(photo_prompt, list(self.subjects.values()))
+        for placeholder in self._artworks:
+            if medium := medium_alone(photo_prompt, placeholder):
+                return medium
+        subjects = list(self.subjects.values())
+        shown = artworks_in(photo_prompt) & self._artworks.keys()
+        return clean_prompt_of(photo_prompt, subjects) if shown else with_class_words(photo_prompt, subjects)
 
     def _class_word_positions(self, subject: Subject, photo_prompt: str) -> tuple[int, ...]:
         """Where in c_P the class word stands, by which the subject is found in its photos."""

@@ -27,6 +27,22 @@ def subjects(photo_prompt: str = OIL, class_word: str = "painting") -> list[Subj
         ("An oil painting of a [V], painted by [V2]", "An oil painting of a cat"),
         ("a [V] In The Manner Of the [V2]", "an oil painting of a cat"),
         ("a [V] inspired by [V2]", "an oil painting of a cat"),
+        ("a [V] on a rock, [V2] style", "an oil painting of a cat on a rock"),
+        ("a [V] on a rock, ([V2]:1.2)-style, at night", "an oil painting of a cat on a rock, at night"),
+        ("[V2] style, a [V] on a rock", "an oil painting of a cat on a rock"),
+        ("a [V2] style sketch of [V]", "an oil painting of a sketch of a cat"),
+        ("a [V] painted in [V2]’s style on a rock", "an oil painting of a cat on a rock"),
+        ("a [V], drawn in the style of the [V2]", "an oil painting of a cat"),
+        ("a [V] in the [V2] style", "an oil painting of a cat"),
+        ("a [V], style of [V2]", "an oil painting of a cat"),
+        ("a [V] on a rock, (in the style of [V2]:1.2)", "an oil painting of a cat on a rock"),
+        ("a [V] on a rock, art by [V2]", "an oil painting of a cat on a rock"),
+        ("digital art by [V2], a [V] on a rock", "an oil painting of a cat on a rock"),
+        ("a [V] on a rock, by [V2]", "an oil painting of a cat on a rock"),
+        ("a painting by [V2] of a [V]", "a painting of a cat"),
+        ("a [V] by [V2]", "a cat by a painting"),
+        ("a [V] dressed as [V2]", "a cat dressed as a painting"),
+        ("a [V] in stylish [V2] styled shoes", "a cat in stylish painting styled shoes"),
         ("a [V] beside a [V2]", "a cat beside a painting"),
         ("a ball held by a [V] before [V2]", "a ball held by a cat before a painting"),
         ("a [V2] with a [V] in the style of [V2]", "a painting with a cat in the style of painting"),
@@ -61,8 +77,24 @@ def test_a_prompt_that_names_its_medium_says_it_once():
     assert in_medium("a painting-like cat", "an oil painting") == "an oil painting of a painting-like cat"
 
 
+def test_a_photo_of_an_artwork_is_told_to_the_base_model_without_it(tmp_path):
+    backbone = DiffusersBackbone(tiny_pipeline("sd1", tmp_path), "cpu")
+    method = Personalization(backbone, subjects(), "a [V], [V2] style", PersonalizationConfig(resolution=64))
+    told = {
+        OIL: "an oil painting",
+        "an etching of the [V2]": "an etching",
+        "a photo of [V2]": "a photo of a painting",
+        "a house in the style of [V2]": "an oil painting of a house",
+        "a house, by [V2]": "an oil painting of a house",
+        "an oil painting of trees, [V2] style": "an oil painting of trees",
+        "[V2] on a wall": "a painting on a wall",
+        "a photo of [V]": "a photo of a cat",
+    }
+    assert {photo: method.class_photo(photo) for photo in told} == told
+
+
 def test_who_is_no_subject_is_no_artwork():
-    assert artworks_in("a cat in the style of Monet, by [V]") == set()
+    assert artworks_in("a cat in the style of Monet, beside [V]") == set()
 
 
 def test_an_artwork_is_learned_from_all_of_its_photo_and_its_photo_is_its_medium(tmp_path):
@@ -71,7 +103,6 @@ def test_an_artwork_is_learned_from_all_of_its_photo_and_its_photo_is_its_medium
     config = PersonalizationConfig(steps=2, resolution=64, rank=2, batch_size=1)
     method = Personalization(backbone, subjects(), "a [V] in the style of [V2]", config)
     assert method.clean_prompt == "an oil painting of a cat"
-    assert (method.class_photo(OIL), method.class_photo("a photo of [V]")) == ("an oil painting", "a photo of a cat")
     with method.learning() as learner:
         regions = {p: example.region for p, (example,) in learner.examples.items()}
     assert regions["[V2]"].min() == 1 and regions["[V]"].min() < 1
