@@ -55,8 +55,8 @@ that of the settings it has then.
 
 TEXTUAL_INVERSION = """\
 **Textual Inversion Train** has `steps`, `learning_rate`, `vectors`, `hold_norm`, `regularization` and `seed`. It takes
-`batch_size`, `resolution` and `gradient_checkpointing` from a connected **PALP Options**. `palp learn-word` has all of
-them.
+the others from a connected **PALP Options**, but for `max_grad_norm`, which is an option of `palp learn-word` only. The
+command has all of them.
 """
 
 LAYERED_WORDS = """\
