@@ -41,6 +41,9 @@ scene in the artwork's medium, "an oil painting of a cat on a rock".
 
 Name the medium in **PALP Subject**: the class word, and *an oil painting of [V2]*.
 
+**PALP Options** holds the paper's own settings for a subject with another, here an artwork: the score `palp` with alpha
+7.5 and beta 1; the paper states no weight, and 0.15 is our guess.
+
 Choose a checkpoint for `models/checkpoints`, or let the page download this one. 500 steps fit a card of 8 GB, and take
 about 5 minutes on a data centre's card."""
 ONE_NOTE = """## Your subject from one photo
@@ -57,17 +60,17 @@ Options** has a preview every 50 steps.
 def artwork() -> Workflow:
     """Lay out the training of a subject and an artwork, and a picture of the one in the style of the other."""
     nodes = {
-        "note": note(PAINTED_NOTE, size=(340, 310)),
-        "checkpoint": checkpoint((0, 350)),
-        "photos": photos("cat", (0, 490)),
-        "photos2": photos("painting", (0, 620)),
-        "subject": node("PALP_Subject", (0, 750), ARTWORK, (340, 240)),
+        "note": note(PAINTED_NOTE, size=(340, 390)),
+        "checkpoint": checkpoint((0, 430)),
+        "photos": photos("cat", (0, 570)),
+        "photos2": photos("painting", (0, 700)),
+        "subject": node("PALP_Subject", (0, 830), ARTWORK, (340, 240)),
         "options": folded(node("PALP_Options", (400, 990), PAPERS)),
         "palp": node("PALP_Personalize", (400, 0), PAINTED, (400, 930)),
         **sampling(860),
     }
     titles = "1. Photos of [V], artwork [V2]", "2. One in the other's style", "3. Your subject, painted"
-    return Workflow(nodes, SUBJECT_BESIDE_ANOTHER, columns(titles, 1010))
+    return Workflow(nodes, SUBJECT_BESIDE_ANOTHER, columns(titles, 1090))
 
 
 def one_photo() -> Workflow:
