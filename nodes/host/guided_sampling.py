@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
@@ -31,6 +31,8 @@ SAME_LEVEL = 1e-4
 LARGEST_RATIO = 0.999
 #: About how many times a sampling step's memory a step along the gradient takes.
 GRADIENT_BATCH = 4
+#: Where the host's model options list functions that are called with what guidance has made of the predictions.
+POST_CFG = "sampler_post_cfg_function"
 OWN_LAYOUT = "The layout is the model's own already, so that draw_weight does nothing: there is no LoRA to leave out."
 OUT_OF_MEMORY = (
     "Out of memory in Pick-and-Draw Guidance, whose gradients need more of it than sampling does. Lower the batch size "
@@ -60,28 +62,35 @@ class GuidedSampling:
         self.conds = conds
         self.guidance: PickAndDraw | None = None
         self.levels: list[float] = []  # of the sampling, descending, as the sampler has them
+        self.post_cfg = 0  # how many POST_CFG functions are not the sampler's
 
-    def sample(self, executor, guider, sigmas: Tensor, *args, **kwargs):
+    def sample(self, executor, guider, sigmas: Tensor, extra_args: dict, *args, **kwargs):
         """Around a whole sampling, once the host has loaded the model."""
         with torch.inference_mode(False), _out_of_memory_named():
             self.guidance, self.levels = self._prepare(guider), sigmas.tolist()
+        self.post_cfg = len(extra_args["model_options"].get(POST_CFG, []))
         try:
-            return executor(guider, sigmas, *args, **kwargs)
+            return executor(guider, sigmas, extra_args, *args, **kwargs)
         finally:
             self.guidance = None
 
-    def predict_noise(self, executor, x: Tensor, timestep: Tensor, *args, **kwargs):
+    def predict_noise(self, executor, x: Tensor, timestep: Tensor, model_options: dict, *args, **kwargs):
         """Around each evaluation of the model, D. The sampler's latents, (B, C, ..., H, W), are left as they are.
 
         Samplers differ in what they do with them: some hand over a copy, some look again within a step. All of them
         follow D, Euler's method as x' = (1 - r)*D + r*x with r = sigma'/sigma. It goes from x + d to the same place as
-        from x with D(x + d) + r/(1 - r)*d, which is therefore what they are given.
+        from x with D(x + d) + r/(1 - r)*d, which is therefore what they are given. CFG++ (arXiv 2406.08070, alg. 2) has
+        x' = D + r*(x - U) with U, D under the empty prompt: the weights of D and U add up to 1 - r again, so that U
+        moves as D does. A method that looks twice in a step, as Heun's, takes a part of it from each look: both are
+        guided, or half of the step would be lost.
         """
         if self.guidance is None or not self.guidance.covers(self._unit_level(timestep)[0].item()):
-            return executor(x, timestep, *args, **kwargs)
+            return executor(x, timestep, model_options, *args, **kwargs)
         step = self._step(x, timestep)
         ratio = next_ratio(self.levels, timestep[0].item())
-        return executor(x + step, timestep, *args, **kwargs) + ratio / (1 - ratio) * step
+        shift = ratio / (1 - ratio) * step
+        options = with_moved_uncond(model_options, self.post_cfg, shift)
+        return executor(x + step, timestep, options, *args, **kwargs) + shift
 
     def _unit_level(self, timestep: Tensor) -> Tensor:
         """Turn the host's noise level into sigma of x = x0 + sigma*eps; a flow's is a share of noise."""
@@ -163,6 +172,16 @@ def next_ratio(levels: list[float], level: float) -> float:
         if lower < min(higher, level * (1 - SAME_LEVEL)):
             return min(lower / higher, LARGEST_RATIO)
     return 0.0
+
+
+def with_moved_uncond(model_options: dict, others: int, shift: Tensor) -> dict:
+    """Return options under which a sampler's own POST_CFG functions see U + shift; the first ones, of others, see U."""
+
+    def moved(function: Callable[[dict], Tensor]) -> Callable[[dict], Tensor]:
+        return lambda args: function({**args, "uncond_denoised": args["uncond_denoised"] + shift})
+
+    functions = model_options.get(POST_CFG, [])
+    return {**model_options, POST_CFG: [*functions[:others], *map(moved, functions[others:])]}
 
 
 def guided_model(source: GuidanceSource, conds: list[Conditioning]):
