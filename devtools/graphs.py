@@ -56,7 +56,6 @@ OPTIONS_WIDGETS = {
     "flip": False,
     "masked_prior": 0.0,
     "targets": "attention",
-    "null_prior": 0.0,
 }
 
 

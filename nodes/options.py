@@ -49,7 +49,6 @@ LATER = (
     "flip",
     "masked_prior",
     "targets",
-    "null_prior",
 )
 PREVIEWS = tuple(settings_of(PreviewConfig))
 

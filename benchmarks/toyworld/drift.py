@@ -40,13 +40,13 @@ class Drift:
     the part of a guided prediction's change that the empty prompt has, as a share of what the target prompt has.
     """
 
-    methods: tuple[Method, ...] = ("ti_db", "delta", "palp")
+    methods: tuple[Method, ...] = ("ti_db", "delta", "delta_null_prior", "palp")
     pairs: Pairs = "tuning"
     #: Only the first so many individuals.
     individuals: int = 2
     steps: int = 200
     seed: int = 0
-    #: Other settings of the trainings, such as null_prior=1.
+    #: Other settings of the trainings, such as ema_decay=0.98.
     set: tuple[str, ...] = ()
     #: Pictures on which predictions are compared.
     pictures: int = 8

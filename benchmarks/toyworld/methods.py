@@ -36,7 +36,7 @@ Trained = AlignmentConfig | Rival | Word | None
 
 PAPERS_ALPHA = PAPERS_ALIGNMENT.score.alpha
 TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm", "ti_8_free_norm", "ti_direction"]
-TrainedLora = Literal["ti_db", "delta", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"]
+TrainedLora = Literal["ti_db", "delta", "delta_null_prior", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"]
 TrainedByRival = Literal["output_preservation", "blank_preservation", "dco", "t_lora"]
 Method = Literal["base", TrainedWord, TrainedLora, TrainedByRival]
 METHODS: dict[Method, Trained] = {
@@ -47,7 +47,9 @@ METHODS: dict[Method, Trained] = {
     "ti_8_free_norm": Word(vectors=8, hold_norm=False),
     "ti_direction": DirectedWord(),
     "ti_db": AlignmentConfig(weight=0.0),
-    "delta": ALIGNMENT,
+    # Drawn at guidance 2, as this world is, it gains nothing by the default's null_prior.
+    "delta": replace(ALIGNMENT, score=replace(ALIGNMENT.score, null_prior=0.0)),
+    "delta_null_prior": ALIGNMENT,
     "palp": PAPERS_ALIGNMENT,
     "sds": replace(PAPERS_ALIGNMENT, score=Sds(PAPERS_ALPHA)),
     # This world has no words for what is ugly.
@@ -94,13 +96,18 @@ def at_guidance(method: Trained, scale: float) -> Trained:
     return changed(method, {name: value for name, value in scales.items() if hasattr(method.score, name)})
 
 
+#: Settings of a score that do nothing at these values.
+USUAL = {"interval": 1, "null_prior": 0.0}
+
+
 def described_alignment(config: AlignmentConfig) -> dict:
     """Describe all of it that has an effect."""
     if not config.weight:
         return {"weight": 0}
     score = {"name": config.score.name, **asdict(config.score)}
-    if score.get("interval") == 1:  # as it was before there were others
-        del score["interval"]
+    for name, usual in USUAL.items():  # as it was before there were others
+        if score.get(name) == usual:
+            del score[name]
     return {**asdict(config), "score": score}
 
 

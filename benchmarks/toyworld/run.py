@@ -43,6 +43,7 @@ class Run:
     weight: float | None = None
     push: float | None = None
     interval: int | None = None
+    null_prior: float | None = None
     alpha: float | None = None
     beta: float | None = None
     #: Other settings of the rivals; none for the method's.
@@ -58,7 +59,7 @@ class Run:
     unet: Path | None = None
     #: Scale of guidance at which pictures are drawn; none for the world's own. The paper's alpha and beta follow it.
     guidance: float | None = None
-    #: Other settings of PALP's own trainings, such as null_prior=1 or lr_scheduler=cosine; docs/settings.md lists them.
+    #: Other settings of PALP's own trainings, such as ema_decay=0.98; docs/settings.md lists them.
     set: tuple[str, ...] = ()
     #: Pictures of each prompt; none for the usual.
     pictures: int | None = None
@@ -136,7 +137,7 @@ class Run:
         return [changed(method, self._changes())] if own_settings(method) else [method]
 
     def _changes(self) -> dict[str, float]:
-        return given(self, "weight", "push", "interval", "alpha", "beta", "multiplier", "least")
+        return given(self, "weight", "push", "interval", "null_prior", "alpha", "beta", "multiplier", "least")
 
 
 def given(command: object, *names: str) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from palp_core.toyworld.world import ALIGNMENT, GUIDANCE_SCALE
 
 from .blocks import Link, Nodes, Part, Workflow, folded, group, node, note
@@ -13,8 +15,7 @@ PROMPT = "a neon sign of a [V] with a balloon in the city at night"
 #: What suits this small model, for both trainings.
 OPTIONS = {
     "score": ALIGNMENT.score.name,
-    "score.push": ALIGNMENT.score.push,
-    "score.interval": ALIGNMENT.score.interval,
+    **{f"score.{name}": value for name, value in asdict(ALIGNMENT.score).items()},
     "learning_rate": 2e-3,
     "embedding_learning_rate": 2e-3,
     "rank": 16,

@@ -64,6 +64,9 @@ class AlignmentOptions(_AlignmentOptions):
     push: float | None = None
     #: Keeps the prompt in one step of so many, with score delta; none is the score's own.
     interval: int | None = None
+    #: Holds what is drawn for the empty prompt to the base model's, as strongly as this, with score delta; none is the
+    #: score's own.
+    null_prior: float | None = None
     #: Guides the base model by this scale, with score palp, sds or nfsd; none is the score's own.
     alpha: float | None = None
     #: Guides the personalized model by this scale, with score palp; none is the score's own.

@@ -26,6 +26,8 @@ from ..settings import check_settings, setting
 from .scores import Delta, PromptName, Score
 
 Noise = Literal["same", "fresh"]
+#: One step in so many holds the empty prompt, and counts as often.
+NULL_INTERVAL = 2
 
 
 class NoisySample(NamedTuple):
@@ -80,6 +82,10 @@ class AlignmentConfig:
     def learns_photo(self, step: int) -> bool:
         """Say whether the step of this number, from 0, learns the photo."""
         return self.score.interval == 1 or not self.is_due(step)
+
+    def holds_null(self, step: int) -> bool:
+        """Say whether the step of this number, from 0, holds the empty prompt."""
+        return self.weight > 0 and self.score.null_prior > 0 and step % NULL_INTERVAL == 0
 
     def needs(self, prompt: PromptName) -> bool:
         """Say whether the score, if there is one, looks at this prompt."""

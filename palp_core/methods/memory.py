@@ -70,7 +70,7 @@ def workload(method: Method) -> Workload:
     if isinstance(method, TextualInversion):
         return Workload(*shared, learns_words=True, processes=processes)
     averages = config.ema_decay > 0
-    compares = config.alignment.weight > 0 or config.masked_prior > 0 or config.null_prior > 0
+    compares = config.alignment.weight > 0 or config.masked_prior > 0
     loras = config.rank, averages, compares, config.optimizer, config.targets
     return Workload(*shared, method.learns_words, *loras, processes)
 

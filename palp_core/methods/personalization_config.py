@@ -77,15 +77,6 @@ class PersonalizationConfig(TrainingConfig):
         high=10,
         step=0.1,
     )
-    null_prior: float = setting(
-        0.0,
-        "Holds what is drawn for an empty prompt to what the base model draws, as strongly as this; at 0 it is left to "
-        "itself, which is faster.",
-        usual="0 or 1",
-        low=0,
-        high=10,
-        step=0.1,
-    )
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
     def __post_init__(self) -> None:
@@ -115,11 +106,6 @@ def uses_texts(family: Family, config: PersonalizationConfig) -> bool:
 def check_guidance(backbone: Backbone, config: PersonalizationConfig) -> None:
     """Raise SettingError for settings that mean nothing to a model of this kind."""
     alignment = config.alignment
-    if backbone.family.guidance == "distilled" and config.null_prior:
-        raise SettingError(
-            f"null_prior is {config.null_prior}, but guidance-distilled models such as {backbone.family.title} never "
-            "learned the empty prompt. Set it to 0."
-        )
     if backbone.family.guidance == "distilled" and alignment.needs("null"):
         raise SettingError(
             f"score {alignment.score.name} looks at the empty prompt, which guidance-distilled models such as "

@@ -79,6 +79,8 @@ class Score(Protocol):
     #: One step in so many moves the prediction of the target prompt, and the others learn the photo; 1 does both in
     #: each. Of a score that trains the photo's prediction it is 1.
     interval: int
+    #: How strongly the empty prompt's prediction is held to the base model's; 0 leaves it to itself.
+    null_prior: float
 
     def difference(self, views: Views) -> Tensor:
         """Return Delta, (B, C, H, W): the gradient of the loss with respect to x0_hat."""
@@ -111,6 +113,7 @@ class _OfThePhoto:
     trains: ClassVar = "photo"
     needs_region: ClassVar = False
     interval: ClassVar = 1
+    null_prior: ClassVar = 0.0
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -129,8 +132,8 @@ class Delta:
         Delta = E_pre(x_hat, y_c) + m*(E_theta(x_hat, y_P) - E_pre(x_hat, c_P)) - E_theta(x_hat, y)
                 + push*(E_pre(x_hat, y_c) - E_pre(x_hat, c_P))
 
-    No null prompt is looked at, so that no scale of guidance is in it: what it asks for does not depend on the scale at
-    which the model draws.
+    No null prompt is in it, and no scale of guidance: what it asks for does not depend on the scale at which the model
+    draws. What that scale multiplies, E(null), a training moves as well; null_prior holds it, with a loss of its own.
     """
 
     name = "delta"
@@ -154,6 +157,15 @@ class Delta:
         low=1,
         high=100,
         step=1,
+    )
+    null_prior: float = setting(
+        1.0,
+        "Holds what is drawn for the empty prompt, which guidance starts from, to what the base model draws, as "
+        "strongly as this; 0 leaves it to itself, which is faster.",
+        usual="0 or 1",
+        low=0,
+        high=10,
+        step=0.1,
     )
 
     def __post_init__(self) -> None:

@@ -10,14 +10,13 @@ import torch
 from devtools.random_flow_models import tiny_flow_pipeline
 from devtools.random_models import pictures, tiny_pipeline
 from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject, Training
-from palp_core.errors import SettingError
 from palp_core.methods.scores import Delta, Palp
 from palp_core.models.diffusers.backbone import DiffusersBackbone
-from palp_core.models.families import FLUX
+from palp_core.models.families import FLUX, Z_IMAGE
 from palp_core.models.noise import per_sample
 from palp_core.training.objective import denoising_loss
 
-CONFIG = PersonalizationConfig(steps=3, resolution=64, rank=4, learning_rate=5e-3, embedding_learning_rate=0)
+CONFIG = PersonalizationConfig(steps=4, resolution=64, rank=4, learning_rate=5e-3, embedding_learning_rate=0)
 
 
 @pytest.fixture
@@ -32,10 +31,9 @@ def training(backbone, alignment: AlignmentConfig, **changes) -> Training:
 
 def moved(backbone, null_prior: float) -> float:
     """How far the empty prompt's prediction is from the base model's in the end, in the model's own loss."""
-    run = training(backbone, AlignmentConfig(0.5), null_prior=null_prior, steps=40)
+    run = training(backbone, AlignmentConfig(0.5, Delta(null_prior=null_prior)), steps=40)
     random = torch.Generator().manual_seed(1)
     for step in run.steps():
-        assert ("null_prior" in step.losses) == (null_prior > 0)
         if step.index + 1 < 40:
             continue
         learner, sigma = run.learner, backbone.levels.sigmas[[300, 600]]
@@ -48,21 +46,35 @@ def moved(backbone, null_prior: float) -> float:
         return denoising_loss(ours, theirs, backbone.prediction.loss_weight(sigma)).item()
 
 
+def held(run: Training) -> list[float | None]:
+    """How far the empty prompt had moved at each step; None where that was not looked at."""
+    return [step.losses.get("null_prior") for step in run.steps()]
+
+
 def test_a_training_moves_the_empty_prompt_less(backbone):
     assert moved(backbone, 5.0) < 0.5 * moved(backbone, 0.0)
 
 
+@pytest.mark.parametrize("interval", [1, 2])
+def test_it_is_held_in_every_other_step(backbone, interval):
+    first, left, second, also_left = held(training(backbone, AlignmentConfig(0.5, Delta(interval=interval))))
+    assert first == 0 and second > 0  # the LoRA begins as nothing
+    assert left is None and also_left is None
+
+
 @pytest.mark.parametrize(
     "alignment",
-    [AlignmentConfig(0.0), AlignmentConfig(0.5, Palp()), AlignmentConfig(0.5), AlignmentConfig(0.5, Delta(interval=2))],
-    ids=["plain", "palp", "delta", "every other step"],
+    [AlignmentConfig(0.0), AlignmentConfig(0.5, Palp()), AlignmentConfig(0.5, Delta(null_prior=0))],
+    ids=["plain", "palp", "switched off"],
 )
-def test_it_is_held_in_each_step_of_any_training(backbone, alignment):
-    held = [step.losses["null_prior"] for step in training(backbone, alignment, null_prior=1.0).steps()]
-    assert held[0] == 0 and min(held[1:]) > 0  # the LoRA begins as nothing
+def test_other_trainings_leave_it_to_itself(backbone, alignment):
+    assert held(training(backbone, alignment)) == 4 * [None]
 
 
-def test_guidance_distilled_models_have_no_empty_prompt(tmp_path):
-    flux = DiffusersBackbone(tiny_flow_pipeline(FLUX.name, tmp_path), "cpu")
-    with pytest.raises(SettingError, match=r"null_prior is 1\.0, but guidance-distilled models such as FLUX"):
-        training(flux, AlignmentConfig(0.5), null_prior=1.0)
+@pytest.mark.parametrize(
+    ("family", "holds"), [(FLUX, False), (Z_IMAGE, True)], ids=lambda given: getattr(given, "name", given)
+)
+def test_models_distilled_for_guidance_never_learned_an_empty_prompt(tmp_path, family, holds):
+    transformer = DiffusersBackbone(tiny_flow_pipeline(family.name, tmp_path), "cpu")
+    found = held(training(transformer, AlignmentConfig(0.5)))
+    assert (found[0] is not None) == holds

@@ -243,6 +243,7 @@ def calls_of_steps(backbone, alignment: AlignmentConfig, steps: int) -> list[lis
 
 
 TRAINED, LOOKED_AT, TWICE = (3, True), (3, False), (6, False)
+DELTA = [TRAINED, TRAINED, TWICE, TWICE]
 
 
 @pytest.mark.parametrize(
@@ -254,9 +255,10 @@ TRAINED, LOOKED_AT, TWICE = (3, True), (3, False), (6, False)
         (AlignmentConfig(score=Palp(1, 1)), [[TRAINED, LOOKED_AT, LOOKED_AT]]),
         (AlignmentConfig(score=Sds()), [[TRAINED, TWICE]]),
         (AlignmentConfig(score=Nfsd()), [[TRAINED, (9, False)]]),
-        (AlignmentConfig(score=Delta()), [[TRAINED, TRAINED, TWICE, TWICE]]),
-        (AlignmentConfig(score=Delta(interval=2)), [[TRAINED], [TRAINED, TWICE, TWICE], [TRAINED]]),
-        (AlignmentConfig(score=Delta(interval=3)), [[TRAINED], [TRAINED], [TRAINED, TWICE, TWICE]]),
+        (AlignmentConfig(score=Delta()), [[LOOKED_AT, TRAINED, *DELTA], DELTA, [LOOKED_AT, TRAINED, *DELTA]]),
+        (AlignmentConfig(score=Delta(null_prior=0)), [DELTA, DELTA]),
+        (AlignmentConfig(score=Delta(interval=2)), 2 * [[LOOKED_AT, TRAINED, TRAINED], DELTA[1:]]),
+        (AlignmentConfig(score=Delta(interval=3, null_prior=0)), [[TRAINED], [TRAINED], DELTA[1:]]),
     ],
 )
 def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, alignment, calls):
@@ -273,7 +275,7 @@ def test_one_step_in_three_counts_three_times(backbone):
 
 def test_every_other_step_learns_the_photo_and_the_others_keep_the_prompt(backbone):
     """What a step does not measure is not in its losses."""
-    steps = list(prepared(backbone, AlignmentConfig(score=Delta(interval=2)), steps=4).steps())
+    steps = list(prepared(backbone, AlignmentConfig(score=Delta(interval=2, null_prior=0)), steps=4).steps())
     assert [list(step.losses) for step in steps] == 2 * [["denoising_loss"], ["score_gap"]]
 
 
@@ -309,6 +311,7 @@ class Halfway:
     needs_region = True
     pull: float = 0.5
     interval: int = 1
+    null_prior: float = 0.0
 
     def difference(self, views):
         null, clean = views.base("null", "clean")
@@ -322,4 +325,9 @@ def test_a_new_score_is_one_class(backbone, tmp_path):
     run = Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config))
     assert all(step.losses["score_gap"] > 0 for step in run.steps())
     saved = load_lora_file(save_run(run, tmp_path, "halfway"))
-    assert saved.info.settings["alignment"]["score"] == {"name": "halfway", "pull": 0.25, "interval": 1}
+    assert saved.info.settings["alignment"]["score"] == {
+        "name": "halfway",
+        "pull": 0.25,
+        "interval": 1,
+        "null_prior": 0.0,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -147,8 +148,8 @@ def test_a_single_checkpoint_is_loaded_as_its_folder_is(demo_model, pipeline, mo
 
 def first_graph(steps: int, pictures: int = 2, sampler_steps: int = 4, **world) -> dict:
     """What the template "Try PALP in two minutes" does, without its plain training."""
-    score = ALIGNMENT.score
-    options = {"score": score.name, "score.push": score.push, "score.interval": score.interval, "learning_rate": 2e-3}
+    score = {f"score.{name}": value for name, value in asdict(ALIGNMENT.score).items()}
+    options = {"score": ALIGNMENT.score.name, **score, "learning_rate": 2e-3}
     options |= {"embedding_learning_rate": 2e-3, "rank": 16, "batch_size": 2}
     options |= {"personalization_prompt": "a photo of a [V]"}
     personalize = {**PERSONALIZE_WIDGETS, "steps": steps, "alignment_weight": ALIGNMENT.weight, "file_name": "demo"}

@@ -123,6 +123,7 @@ def test_photos_of_different_sizes_masks_and_every_option(server, sd15_checkpoin
     }
     links = {"images.image1": ["3", 0], "masks.mask0": ["4", 0], "masks.mask1": ["5", 0]}
     options = {"score": "delta", "score.push": 0.5, "score.interval": 2, "gradient_checkpointing": True}
+    options |= {"score.null_prior": 0.5}
     options |= {"precision": "bf16", "placeholder": "[X]", "personalization_prompt": "an oil painting of [X]"}
     options |= {"clean_prompt": "a sketch of a tabby", "learning_rate": 2e-3, "rank": 3}
     target = "a sketch of [X] in Paris"
@@ -130,7 +131,7 @@ def test_photos_of_different_sizes_masks_and_every_option(server, sd15_checkpoin
     server.queue(prompt).require_success()
     info = load_lora_file(server.base_directory / "models/loras/options_00001.safetensors").info
     assert (info.rank, info.target_prompt, info.clean_prompt) == (3, target, "a sketch of a tabby")
-    assert info.settings["alignment"]["score"] == {"name": "delta", "push": 0.5, "interval": 2}
+    assert info.settings["alignment"]["score"] == {"name": "delta", "push": 0.5, "interval": 2, "null_prior": 0.5}
     assert (info.settings["learning_rate"], info.settings["resolution"]) == (2e-3, 64)
     assert info.subjects[0].personalization_prompt == "an oil painting of [X]"
 

@@ -15,7 +15,7 @@ NODES = {
     "PALP_Options": "score learning_rate embedding_learning_rate rank batch_size resolution gradient_checkpointing "
     "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger "
     "retrain preview_every preview_guidance invert_masks memory "
-    "gradient_accumulation warmup_steps lr_scheduler ema_decay optimizer flip masked_prior targets null_prior",
+    "gradient_accumulation warmup_steps lr_scheduler ema_decay optimizer flip masked_prior targets",
     "PALP_Photos": "folder",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects "
     "captions",
@@ -29,7 +29,7 @@ NODES = {
     "PALP_AttentionHeatmap": "recording image word opacity against",
     "PALP_Report": "images prompt class_word reference_photos clip_vision clip dino",
 }
-SCORES = {"delta": ["push", "interval"], "palp": ["alpha", "beta"]}
+SCORES = {"delta": ["push", "interval", "null_prior"], "palp": ["alpha", "beta"]}
 
 
 def test_nodes_have_their_ids_and_inputs_in_this_order(server: ComfyServer):
