@@ -19,6 +19,7 @@ from ...palp_core.files.checks import DOWN, UP
 from ...palp_core.files.embedding_file import SINGLE
 from ...palp_core.files.lora_file import LoraFile
 from ...palp_core.methods.subjects import mean_vectors
+from ...palp_core.models.backbone import WordVectors
 from .families import check_trained_on
 from .text import check_clip, clip_with_words, token_table, word_vectors
 
@@ -81,9 +82,15 @@ def _words_at(clip, file: LoraFile, strength: float) -> Mapping[str, Mapping[str
     found = {}
     for subject in (s for s in file.info.subjects if s.embedding):
         learned = file.words[subject.embedding]
-        start = mean_vectors(word_vectors(clip, learned, subject.class_word))
+        start = _start_of(learned, word_vectors(clip, learned, subject.class_word))
         found[subject.embedding] = {e: start[e] + strength * (rows - start[e]) for e, rows in learned.items()}
     return found
+
+
+def _start_of(learned: WordVectors, tokens: WordVectors) -> WordVectors:
+    """The class word's vector for each that was learned; their mean for all, where there are more or fewer."""
+    mean = mean_vectors(tokens)
+    return {e: tokens[e] if len(tokens[e]) == len(rows) else mean[e] for e, rows in learned.items()}
 
 
 def _check_shapes(model, keys: Mapping[str, str | tuple], file: LoraFile) -> None:

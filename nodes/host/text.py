@@ -55,9 +55,9 @@ class LearnedWordsTokenizer:
         if not (self.words and self.pattern.search(text)):
             return self.tokenizer.tokenize_with_weights(text, return_word_ids, **kwargs)
         warn_of_words_that_the_host_misses(text, self.pattern)
-        counts = {word: len(next(iter(vectors.values()))) for word, vectors in self.words.items()}
         rows = {}
         for key, marker in _markers(self.tokenizer).items():
+            counts = {word: len(vectors[marker.encoder]) for word, vectors in self.words.items()}
             if marker.text in text:
                 raise PromptError(
                     f"the prompt {quoted(text)} holds {marker.text}, which no learned word can stand beside. Remove it."

@@ -22,6 +22,8 @@ from ..models.noise import NoiseLevels
 DRAWS = 8
 #: Of the map, stretched to 0..1. Rather too much than too little: what is missed of the subject is pulled to its class.
 THRESHOLD = 0.4
+#: The least share of a photo that is taken for the subject, which a word that attends to an ear alone would miss.
+LEAST_AREA = 0.1
 
 
 def whole(latents: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def whole(latents: Tensor) -> Tensor:
 def subject_region(prompted: PromptedDenoiser, latents: Tensor, levels: NoiseLevels, random: torch.Generator) -> Tensor:
     """(1, 1, ..., h, w), 1 where the word attends most and 0 elsewhere; 1 everywhere if it attends to all places alike.
 
-    Raises ModelError where the model's attention is no number.
+    It is never less than LEAST_AREA of the photo. Raises ModelError where the model's attention is no number.
 
     prompted: the base model with a prompt for the photo and the word's places in it. latents: of the photo,
     (1, C, ..., h, w), float32. levels: the model's.
@@ -51,4 +53,7 @@ def subject_region(prompted: PromptedDenoiser, latents: Tensor, levels: NoiseLev
             "the model's attention to the class word is not finite (NaN or infinite). Compute in another precision: "
             "bf16, or fp32."
         )
-    return hot(heat, THRESHOLD).view_as(latents[:, :1]) if contrast(heat) > FLAT else whole(latents)
+    if contrast(heat) <= FLAT:
+        return whole(latents)
+    least = (heat >= heat.quantile(1 - LEAST_AREA)).float()
+    return torch.maximum(hot(heat, THRESHOLD)[:, 0], least).view_as(latents[:, :1])

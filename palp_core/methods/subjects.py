@@ -199,10 +199,13 @@ def clean_prompt_of(target_prompt: str, subjects: list[Subject]) -> str:
 
 
 def initial_vectors(backbone: Backbone, subject: Subject) -> dict[str, Tensor]:
-    """Return where a subject's word starts: its embedding learned before, else its class word. Encoder -> (N, C)."""
+    """Return where a subject's word starts: its embedding learned before, else its class word. Encoder -> (N, C).
+
+    A class word of several tokens gives a vector for each, so that [V] says at first exactly what the class word says.
+    """
     if subject.initial_embedding is not None:
         return fitting_vectors(subject.initial_embedding, backbone)
-    return mean_vectors(backbone.word_vectors(subject.class_word.strip()))
+    return backbone.word_vectors(subject.class_word.strip())
 
 
 def mean_vectors(tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from palp_core.methods import personalization
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.personalization import Personalization, PersonalizationConfig
 from palp_core.methods.scores import Delta, Nfsd, Palp, Sds
-from palp_core.methods.subjects import Subject, mean_vectors
+from palp_core.methods.subjects import Subject
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.noise import spread_timesteps
 from palp_core.training.loop import Training
@@ -58,7 +58,7 @@ def test_lora_and_every_encoders_word_learn(tmp_path, family):
     prediction = "v_prediction" if family == "sd2" else "epsilon"
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path, prediction), device="cpu")
     run = trained(backbone)
-    start = mean_vectors(backbone.word_vectors("cat"))
+    start = backbone.word_vectors("cat")
     assert run.result.words["[V]"].keys() == start.keys() == set(backbone.family.encoders)
     for encoder, vectors in run.result.words["[V]"].items():
         assert not torch.equal(vectors, start[encoder])
@@ -86,7 +86,7 @@ def test_weight_zero_is_plain_textual_inversion_with_lora_bit_for_bit(backbone, 
     with run_start(run, backbone) as start:
         for key, (name,) in keys.items():
             down[name].data = start[f"{key}.lora_down.weight"].clone()
-    word = {e: torch.nn.Parameter(v.clone()) for e, v in mean_vectors(plain.word_vectors("cat")).items()}
+    word = {e: torch.nn.Parameter(v.clone()) for e, v in plain.word_vectors("cat").items()}
     # In the order of our optimizer, since the norm of all gradients is a sum.
     pairs = [p for name in down for p in (down[name], up[name])]
     optimizer = torch.optim.AdamW(
@@ -195,9 +195,19 @@ def test_half_precision_model_trains(tmp_path):
         DiffusersBackbone(pipeline, device="cpu", precision="fp32")
 
 
+def test_a_word_starts_as_exactly_what_the_class_word_says(backbone):
+    """Of a class word of several tokens each has a vector of its own."""
+    run = Training(Personalization(backbone, [cat()], "a sketch of [V]", configured()))
+    start = run.method.initial["[V]"]["clip_l"]
+    assert len(start) > 1
+    with torch.no_grad():
+        ours, theirs = run.method.encode("a sketch of [V]"), backbone.encode_prompt("a sketch of cat", {})
+    torch.testing.assert_close(ours.tensors["context"], theirs.tensors["context"])
+
+
 def test_frozen_word_stays_at_its_class_word(backbone):
     run = trained(backbone, config=configured(embedding_learning_rate=0.0))
-    start = mean_vectors(backbone.word_vectors("cat"))
+    start = backbone.word_vectors("cat")
     assert all(torch.equal(v, start[e]) for e, v in run.result.words["[V]"].items())
     assert any(v.abs().max() > 0 for k, v in run.result.lora.items() if "lora_up" in k)
 
@@ -209,7 +219,7 @@ def test_several_subjects_are_drawn_and_learned(backbone):
     assert drawn == {"[V]", "[V2]"}
     assert run.method.clean_prompt == "a cat beside a dog"
     for placeholder, word in (("[V]", "cat"), ("[V2]", "dog")):
-        start = mean_vectors(backbone.word_vectors(word))["clip_l"]
+        start = backbone.word_vectors(word)["clip_l"]
         assert not torch.equal(run.result.words[placeholder]["clip_l"], start)
 
 
@@ -332,7 +342,7 @@ def test_what_lies_outside_the_mask_does_not_change_what_is_learned(backbone, mo
     words = []
     for mask in (upper, 1 - upper):
         words.append(trained(backbone, [Subject(pictures((64, 64)), "cat", masks=(mask,))], config=config).result.words)
-    start = mean_vectors(backbone.word_vectors("cat"))["clip_l"]
+    start = backbone.word_vectors("cat")["clip_l"]
     assert torch.equal(words[0]["[V]"]["clip_l"], start) and not torch.equal(words[1]["[V]"]["clip_l"], start)
 
 

@@ -46,6 +46,16 @@ def test_a_word_that_attends_everywhere_alike_finds_everything(backbone, monkeyp
     assert found_region(backbone, "cat", photos(new_individual(1, "cat"), 1)[0]).min() == 1
 
 
+def test_a_word_that_attends_to_one_spot_finds_a_tenth_of_the_photo(backbone, monkeypatch):
+    """The hottest of it, and not an ear alone."""
+    spot = torch.linspace(0, 0.1, 256).view(1, 16, 16)
+    spot[0, 0, 0] = 1
+    monkeypatch.setattr("palp_core.methods.subject_region.mean_map", lambda maps, size: spot)
+    found = found_region(backbone, "cat", photos(new_individual(1, "cat"), 1)[0])
+    assert found.mean().item() == pytest.approx(0.1, abs=0.01)
+    assert found[..., 0, 0].item() == found[..., -1, -1].item() == 1
+
+
 def test_attention_that_is_no_number_is_named(backbone, monkeypatch):
     nan = torch.full((1, 16, 16), float("nan"))
     monkeypatch.setattr("palp_core.methods.subject_region.mean_map", lambda maps, size: nan)
