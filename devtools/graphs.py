@@ -56,6 +56,7 @@ OPTIONS_WIDGETS = {
     "flip": False,
     "masked_prior": 0.0,
     "targets": "attention",
+    "hold_norm": True,
 }
 
 

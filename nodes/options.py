@@ -49,6 +49,7 @@ LATER = (
     "flip",
     "masked_prior",
     "targets",
+    "hold_norm",
 )
 PREVIEWS = tuple(settings_of(PreviewConfig))
 

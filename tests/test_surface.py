@@ -35,7 +35,7 @@ SHARED += "max-grad-norm seed learning-rate preview-every preview-guidance memor
 OPTIONS = {
     "demo": "out subject target-prompts seed network steps json",
     "train": f"{SHARED} captions class-word target-prompt personalization-prompt trigger file-name "
-    "embedding-learning-rate rank targets subject-word clean-prompt masked-prior null-prior alignment-weight noise "
+    "embedding-learning-rate rank targets subject-word clean-prompt masked-prior hold-norm alignment-weight noise "
     "rescale score push interval null-prior alpha beta negative-prompt",
     "learn-word": f"{SHARED} initial-word kind templates captions name overwrite vectors hold-norm regularization",
     "generate": "model prompt negative-prompt count out seed steps guidance-scale size device",
@@ -90,6 +90,7 @@ def test_files_have_these_keys(tmp_path):
     subject = "placeholder class_word embedding personalization_prompt images text".split()
     assert set(vars(info.subjects[0])) == set(subject)
     own = {"embedding_learning_rate", "rank", "targets", "subject_word", "clean_prompt", "masked_prior", "alignment"}
+    own |= {"hold_norm"}
     assert set(info.settings) == TRAINING | own
     assert set(info.settings["alignment"]) == {"weight", "score", "noise", "rescale"}
 

@@ -44,7 +44,7 @@ from .attention import attention_share
 from .methods import METHODS, described_alignment
 from .pairs import INDIVIDUALS, PROMPTS, Pairs
 from .rows import FOLDER, compute
-from .training import learner_of, timed
+from .training import SETTINGS, learner_of, timed
 from .twin import twin_world, weights_digest
 
 RESULTS = FOLDER / "toyworld_two.jsonl"
@@ -164,6 +164,7 @@ def training_of_two(world: World, cell: CellOfTwo) -> Training[Weights]:
         resolution=RESOLUTION,
         seed=cell.seed,
         alignment=cell.method,
+        **SETTINGS,
     )
     subjects = [
         replace(subject(who, training.photos), placeholder=name, personalization_prompt=f"a photo of a {name}")

@@ -189,7 +189,7 @@ def _options(_parts: Parts, _root: Path) -> None:
         "invert_masks": False,
         "memory": "auto",
         **{"gradient_accumulation": 1, "warmup_steps": 0, "lr_scheduler": "constant", "ema_decay": 0.0},
-        **{"optimizer": "adamw", "flip": False, "masked_prior": 0.0, "targets": "attention"},
+        **{"optimizer": "adamw", "flip": False, "masked_prior": 0.0, "targets": "attention", "hold_norm": True},
     }
     _executed(PalpOptions, score={"score": "delta"}, precision="auto", offloading=False, **texts)
 

@@ -111,6 +111,13 @@ def start_vectors(backbone: Backbone, concept: Concept, count: int, seed: int) -
     return {encoder: _spread(row, count, random) for encoder, row in single.items()}
 
 
+def first_vectors(backbone: Backbone, concept: Concept) -> WordVectors:
+    """What is given to start from, as it is: an embedding learned before, else a word's tokens. Encoder -> (N, C)."""
+    if concept.initial_embedding is not None:
+        return fitting_vectors(concept.initial_embedding, backbone)
+    return backbone.word_vectors(concept.initial_word.strip())
+
+
 def check_rows(name: str, vectors: WordVectors) -> None:
     """Raises SettingError for an embedding of more vectors than a word may have, or with an empty one."""
     count = len(next(iter(vectors.values())))
@@ -137,29 +144,6 @@ def _spread(row: Tensor, count: int, random: torch.Generator) -> Tensor:
     noise = torch.randn(count - 1, row.shape[1], generator=random)
     noise = noise * row.norm() * SPREAD / math.sqrt(row.shape[1])
     return torch.cat([row, row + noise])
-
-
-@torch.no_grad()
-def longest_norms(backbone: Backbone, concept: Concept) -> dict[str, float]:
-    """How long rows may become, by text encoder: as the vocabulary's on average, or as long as they start.
-
-    In a vocabulary of which few words are in use, those are much longer than the average, and so is what was learned
-    from them. But no row may be longer than the vocabulary's longest, as embeddings of other tools often are.
-    """
-    given = concept.initial_embedding
-    start = fitting_vectors(given, backbone) if given else backbone.word_vectors(concept.initial_word.strip())
-    limits = {}
-    for name, table in backbone.token_embeddings().items():
-        norms = table.float().norm(dim=-1)
-        limits[name] = start[name].norm(dim=-1).max().clamp(norms.mean().cpu(), norms.max().cpu()).item()
-    return limits
-
-
-@torch.no_grad()
-def shorten(vectors: WordVectors, longest: dict[str, float]) -> None:
-    """Scale, in place, each row that is longer than its encoder's limit down to it; shorter ones stay as they are."""
-    for encoder, rows in vectors.items():
-        rows.mul_((longest[encoder] / rows.norm(dim=-1, keepdim=True)).clamp(max=1.0))
 
 
 def relative_distance(vectors: WordVectors, start: WordVectors) -> Tensor:

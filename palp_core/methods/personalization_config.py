@@ -13,6 +13,7 @@ from ..settings import setting
 from ..training.config import TrainingConfig
 from .alignment import AlignmentConfig
 from .subjects import Subject
+from .word_length import check_hold
 
 SubjectWord = Literal["auto", "learned", "text"]
 
@@ -68,6 +69,9 @@ class PersonalizationConfig(TrainingConfig):
         "",
         "Describes the scene for the base model, in class words; empty takes the target prompt with class words.",
     )
+    hold_norm: bool = setting(
+        True, "Keeps the word no stronger than the model's own words, so that it leaves room for the others."
+    )
     masked_prior: float = setting(
         0.0,
         "Holds what is drawn outside a photo's mask to what the base model draws there, as strongly as this; at 0 it "
@@ -81,6 +85,7 @@ class PersonalizationConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_hold(self.hold_norm and self.embedding_learning_rate > 0, self.optimizer)
         check_prompt("clean_prompt", self.clean_prompt)
         if self.alignment.needs("negative"):
             check_prompt("negative_prompt", self.alignment.score.negative_prompt)

@@ -20,6 +20,7 @@ from .learning_rates import parameter_groups
 from .overlay import overlays
 from .previews import painted, square_latents
 from .scores import PromptName, Views
+from .word_length import longest_norms, shorten
 
 if TYPE_CHECKING:
     from .personalization import Personalization
@@ -74,8 +75,15 @@ class PersonalizationLearner:
         }
         self.learns_words = method.learns_words
         self.has_null = self.backbone.family.guidance == "classifier-free"  # others never learned the empty prompt
+        self.longest = {p: longest_norms(self.backbone, word) for p, word in method.initial.items()}
+        self._hold()  # an embedding of another tool may start out of bounds
         groups = parameter_groups(lora, self.words if self.learns_words else {}, self.backbone, self.config)
-        self.optimizer = Optimizer(groups, self.backbone, self.config, self.workers)
+        self.optimizer = Optimizer(groups, self.backbone, self.config, self.workers, self._hold)
+
+    def _hold(self) -> None:
+        if self.learns_words and self.config.hold_norm:
+            for placeholder, word in self.words.items():
+                shorten(word, self.longest[placeholder])
 
     def step(self) -> Step:
         with self.optimizer.undone_on_failure(self.random, self.alignment_random):

@@ -160,8 +160,8 @@ class Delta:
     )
     null_prior: float = setting(
         1.0,
-        "Holds what is drawn for the empty prompt, which guidance starts from, to what the base model draws, as "
-        "strongly as this; 0 leaves it to itself, which is faster.",
+        "Holds what is drawn for an empty prompt to what the base model draws, as strongly as this; at 0 it is left to "
+        "itself, which is faster.",
         usual="0 or 1",
         low=0,
         high=10,

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import SettingError
 from ..models.backbone import Backbone, Conditioning, LearnedWords
 from ..models.memory import recomputed_in_backward
 from ..models.noise import per_sample
@@ -29,14 +28,14 @@ from .concept import (
     MOST_VECTORS,
     Concept,
     check_sentences,
-    longest_norms,
+    first_vectors,
     relative_distance,
-    shorten,
     start_vectors,
 )
 from .previews import painted, square_latents
 from .templates import SLOT, WORD
 from .word_learner import WordLearner
+from .word_length import check_hold, longest_norms, shorten
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,7 @@ class TextualInversionConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optimizer == "schedulefree" and self.hold_norm:
-            raise SettingError(
-                "optimizer is schedulefree, whose average hold_norm cannot hold. Switch hold_norm off, or choose "
-                "another optimizer."
-            )
+        check_hold(self.hold_norm, self.optimizer)
 
 
 class LearnedWord(NamedTuple):
@@ -133,7 +128,7 @@ class TextualInversionLearner(WordLearner):
         backbone, concept, config = method.backbone, method.concept, method.config
         self.resolution = method.resolution
         self.start = {e: v.to(backbone.device, torch.float32, copy=True) for e, v in method.initial.items()}
-        self.longest = longest_norms(backbone, concept)
+        self.longest = longest_norms(backbone, first_vectors(backbone, concept))
         if config.hold_norm:
             shorten(self.start, self.longest)  # or the regularization would pull to what is out of reach
         self.vectors = {encoder: nn.Parameter(v.clone()) for encoder, v in self.start.items()}

@@ -11,19 +11,22 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from devtools.random_models import fingerprint, pictures, same, tiny_pipeline
-from palp_core.errors import DivergedError
+from palp_core.errors import DivergedError, SettingError
 from palp_core.methods import personalization
 from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.personalization import Personalization, PersonalizationConfig
 from palp_core.methods.scores import Delta, Nfsd, Palp, Sds
 from palp_core.methods.subjects import Subject
+from palp_core.methods.word_length import longest_norms
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.noise import spread_timesteps
 from palp_core.training.loop import Training
 from palp_core.training.objective import denoising_loss
 
 PROMPT = "a sketch of [V] in Paris"
-CONFIG = PersonalizationConfig(steps=3, resolution=64, rank=4, learning_rate=1e-3, embedding_learning_rate=1e-3)
+CONFIG = PersonalizationConfig(
+    steps=3, resolution=64, rank=4, learning_rate=1e-3, embedding_learning_rate=1e-3, hold_norm=False
+)
 
 
 def cat(*sizes, **kwargs) -> Subject:
@@ -203,6 +206,25 @@ def test_a_word_starts_as_exactly_what_the_class_word_says(backbone):
     with torch.no_grad():
         ours, theirs = run.method.encode("a sketch of [V]"), backbone.encode_prompt("a sketch of cat", {})
     torch.testing.assert_close(ours.tensors["context"], theirs.tensors["context"])
+
+
+def test_a_word_grows_no_longer_than_it_starts_or_the_vocabulary_is(backbone):
+    """A word that grows drowns the rest of the prompt; it is held after each step, and in the average, too."""
+    limit = longest_norms(backbone, backbone.word_vectors("cat"))["clip_l"]
+    eager = {"embedding_learning_rate": 0.2, "steps": 4}
+    free, held, average = (
+        trained(backbone, config=configured(**eager, **settings)).result.words["[V]"]["clip_l"].norm(dim=-1)
+        for settings in ({"hold_norm": False}, {"hold_norm": True}, {"hold_norm": True, "ema_decay": 0.9})
+    )
+    assert (free > 1.5 * limit).all()
+    assert (held <= limit * 1.0001).all() and (average <= limit * 1.0001).all()
+    assert PersonalizationConfig().hold_norm
+
+
+def test_an_average_that_cannot_be_held_is_refused():
+    with pytest.raises(SettingError, match="Switch hold_norm off"):
+        PersonalizationConfig(optimizer="schedulefree")
+    PersonalizationConfig(optimizer="schedulefree", embedding_learning_rate=0.0)  # where no word learns
 
 
 def test_frozen_word_stays_at_its_class_word(backbone):

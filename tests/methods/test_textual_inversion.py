@@ -14,12 +14,13 @@ import torch
 from devtools.random_models import fingerprint, pictures, same, tiny_pipeline
 from palp_core import DivergedError
 from palp_core.files.embedding_file import Embedding
-from palp_core.methods.concept import Concept, longest_norms, start_vectors
+from palp_core.methods.concept import Concept, first_vectors, start_vectors
 from palp_core.methods.personalization import Personalization, PersonalizationConfig
 from palp_core.methods.result import save_word
 from palp_core.methods.subjects import Subject
 from palp_core.methods.templates import TEMPLATES
 from palp_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
+from palp_core.methods.word_length import longest_norms
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.training.loop import Training
 
@@ -171,7 +172,7 @@ def test_several_vectors_start_near_the_word_but_not_alike(backbone):
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, family):
     backbone = DiffusersBackbone(tiny_pipeline(family, tmp_path), device="cpu")
-    limits = longest_norms(backbone, letter())
+    limits = longest_norms(backbone, first_vectors(backbone, letter()))
     for name, encoder in zip(backbone.family.encoders, backbone.text.modules(), strict=True):
         table = encoder.get_input_embeddings().weight
         mean = sum(row.norm().item() for row in table) / len(table)
@@ -180,7 +181,8 @@ def test_the_norm_is_held_at_the_vocabularys_or_the_initial_words(tmp_path, fami
         longest = max(row.norm().item() for row in table)
         for scale, limit in ((9.0, longest), (0.1, mean), (1.0, max(mean, word.norm().item()))):
             old = Embedding("old.safetensors", {e: scale * rows for e, rows in backbone.word_vectors("c").items()})
-            assert longest_norms(backbone, letter(initial_embedding=old))[name] == pytest.approx(limit, rel=1e-5)
+            start = first_vectors(backbone, letter(initial_embedding=old))
+            assert longest_norms(backbone, start)[name] == pytest.approx(limit, rel=1e-5)
     eager = {"learning_rate": 0.2, "steps": 4, "vectors": 2}
     free, held = (trained(backbone, config=configured(hold_norm=on, **eager)) for on in (False, True))
     average = trained(backbone, config=configured(hold_norm=True, ema_decay=0.9, **eager))
@@ -294,7 +296,7 @@ def test_palp_refines_a_learned_word(tmp_path, family):
     learned = trained(backbone, config=configured(vectors=2)).result.vectors
     subject = Subject(pictures((64, 64)), "cat", initial_embedding=Embedding("learned", learned))
     for rate in (0.0, 1e-4):
-        config = PersonalizationConfig(steps=2, resolution=64, rank=2, embedding_learning_rate=rate)
+        config = PersonalizationConfig(steps=2, resolution=64, rank=2, embedding_learning_rate=rate, hold_norm=False)
         run = Training(Personalization(backbone, [subject], "a sketch of [V]", config))
         list(run.steps())
         for encoder, vectors in run.result.words["[V]"].items():

@@ -15,7 +15,7 @@ NODES = {
     "PALP_Options": "score learning_rate embedding_learning_rate rank batch_size resolution gradient_checkpointing "
     "subject_word precision offloading placeholder personalization_prompt clean_prompt initial_embedding trigger "
     "retrain preview_every preview_guidance invert_masks memory "
-    "gradient_accumulation warmup_steps lr_scheduler ema_decay optimizer flip masked_prior targets",
+    "gradient_accumulation warmup_steps lr_scheduler ema_decay optimizer flip masked_prior targets hold_norm",
     "PALP_Photos": "folder",
     "PALP_Subject": "images class_word placeholder personalization_prompt initial_embedding trigger masks subjects "
     "captions",

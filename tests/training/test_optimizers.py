@@ -35,7 +35,7 @@ def backbone(tmp_path):
 
 def personalization(backbone, optimizer: str, **settings) -> Training:
     # A LoRA of rank 64 has matrices of 4096 numbers and more, which are kept in 8 bits.
-    config = PersonalizationConfig(**{**SHARED, "rank": 64, "optimizer": optimizer, **settings})
+    config = PersonalizationConfig(**{**SHARED, "rank": 64, "hold_norm": False, "optimizer": optimizer, **settings})
     return Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], "a sketch of [V]", config))
 
 
