@@ -25,7 +25,7 @@ from .model import subject_alignment_ranges
 from .pairs import INDIVIDUALS, Pairs, prompts_of_trainings
 from .rows import FOLDER, GUIDANCE_RESULTS, RESULTS, BySteps, at_step, chosen, compute, nothing_shared, read_rows
 from .run import given, require_label
-from .statistics import differences, step_costs, steps_of_equal_alignment, table
+from .statistics import differences, step_seconds, steps_of_equal_alignment, table
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Chart:
     methods: tuple[str, ...] = ()
     #: Only pairs and seeds that all of them have, so that their curves compare.
     shared: bool = False
-    #: Plots against what was computed, by what a step of each method took in these rows.
+    #: Plots against seconds of training, by what a step of each method took in these rows.
     costs: Path | None = None
     results: Path = RESULTS
     out: Path = FOLDER / "toyworld.png"
@@ -151,5 +151,5 @@ class Chart:
     def run(self) -> None:
         found = chosen(self.results, self.pairs, self.methods, self.shared)
         ranges = tuple(subject_alignment_ranges(self.pairs).mean(dim=0).tolist())
-        costs = step_costs(read_rows(self.costs), list(found)) if self.costs else None
+        costs = step_seconds(read_rows(self.costs), list(found)) if self.costs else None
         write_image(curves(found, ranges, costs), self.out)

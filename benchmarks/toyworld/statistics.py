@@ -54,19 +54,18 @@ def share_found(rows: list[dict], element: str) -> str:
     return mean_of_rows(naming, shares, digits=0) if shares else "–"
 
 
-def step_costs(rows: Iterable[dict], methods: list[str], baseline: str = "ti_db") -> dict[str, float]:
-    """Return what a step of each method takes, in steps of the baseline, by the processor seconds of its rows.
+def step_seconds(rows: Iterable[dict], methods: list[str]) -> dict[str, float]:
+    """Return what a step of each method takes, in seconds of the processor, by its rows.
 
-    Raises ValueError where one of them, or the baseline, has none.
+    Raises ValueError where one of them has none.
     """
     spent: dict[str, list[tuple[float, int]]] = {}
     for row in rows:
         if row.get("seconds"):
             spent.setdefault(row["method"], []).append((row["seconds"], row["step"]))
-    seconds = {name: sum(s for s, _ in found) / sum(n for _, n in found) for name, found in spent.items()}
-    if unknown := [name for name in (baseline, *methods) if name not in seconds]:
-        raise ValueError(f"no row of {', '.join(dict.fromkeys(unknown))} says how many seconds it took.")
-    return {name: seconds[name] / seconds[baseline] for name in methods}
+    if unknown := [name for name in methods if name not in spent]:
+        raise ValueError(f"no row of {', '.join(unknown)} says how many seconds it took.")
+    return {name: sum(s for s, _ in spent[name]) / sum(n for _, n in spent[name]) for name in methods}
 
 
 def table(found: dict[str, BySteps]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.toyworld.statistics import standard_error, step_costs
+from benchmarks.toyworld.statistics import standard_error, step_seconds
 
 
 def test_comparison_chooses_its_steps_on_other_pairs(capsys, tmp_path, run, row, write_rows):
@@ -80,9 +80,9 @@ def test_errors_count_individuals_and_prompts_not_repetitions(row):
     assert standard_error(rows[:9], by_prompt[:9]) is None
 
 
-def test_costs_are_in_plain_steps(row):
+def test_a_step_costs_what_all_of_them_took(row):
     took = {"ti_db": 0.5, "delta": 1.5}
     rows = [{**row(m, step, "a", 1, 1), "seconds": took[m] * step} for m in took for step in (10, 20)]
-    assert step_costs([*rows, row("palp", 10, "a", 1, 1)], ["delta", "ti_db"]) == {"delta": 3, "ti_db": 1}
+    assert step_seconds([*rows, row("palp", 10, "a", 1, 1)], ["delta", "ti_db"]) == {"delta": 1.5, "ti_db": 0.5}
     with pytest.raises(ValueError, match="no row of palp says"):
-        step_costs(rows, ["palp"])
+        step_seconds(rows, ["palp"])
