@@ -62,7 +62,7 @@ def test_each_sample_is_denoised_under_its_photos_own_caption(backbone, monkeypa
         learner.step()
     wanted = [WRITTEN[number] for number in drawn.numbers]
     assert len(set(wanted)) > 1, "this seed draws one photo thrice, and shows nothing"
-    photo, target, base, personal = seen
+    *_, photo, target, base, personal = seen
     for cond, prompt in zip(photo, wanted, strict=True):
         torch.testing.assert_close(cond, dict(backbone.encode_prompt(prompt, words).detach().tensors))
     assert len(target) == 1
