@@ -79,7 +79,7 @@ class GuidedSampling:
 
         Samplers differ in what they do with them: some hand over a copy, some look again within a step. All of them
         follow D, Euler's method as x' = (1 - r)*D + r*x with r = sigma'/sigma. It goes from x + d to the same place as
-        from x with D(x + d) + r/(1 - r)*d, which is therefore what they are given. CFG++ (arXiv 2406.08070, alg. 2) has
+        from x with D(x + d) + r/(1 - r)*d, which is therefore what they are given. CFG++ (arXiv 2406.08070) has
         x' = D + r*(x - U) with U, D under the empty prompt: the weights of D and U add up to 1 - r again, so that U
         moves as D does. A method that looks twice in a step, as Heun's, takes a part of it from each look: both are
         guided, or half of the step would be lost.
