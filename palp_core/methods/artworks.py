@@ -20,10 +20,10 @@ IN = r"(?:(?:done|drawn|made|painted|rendered|sketched)\s+)?in"
 WORKS = "art artwork drawing engraving etching illustration painting picture poster print sketch watercolor".split()
 AFTER_WORK = "|".join(rf"(?<=\b{work})" for work in WORKS)
 MENTION = re.compile(
-    rf",?\s*(?<![\w-])(?:{IN}|with|after|of)\s+(?:(?:a|the)\s+)?(?:style|manner|look)\s+of\s+{AN}{NAMED}"
+    rf"(?<![\w-])(?:(?:{IN}|with|after|of)\s+(?:(?:a|the)\s+)?(?:style|manner|look)\s+of\s+{AN}{NAMED}"
+    rf"|(?:inspired|painted|drawn|illustrated|sketched)\s+by\s+{AN}{NAMED}"
+    rf"|(?:{IN}\s+{AN})?{NAMED}(?:['’]s)?[\s-]+style(?!\w))"
     rf"|,\s*{AN}style\s+of\s+{AN}{NAMED}"
-    rf"|,?\s*(?<![\w-])(?:inspired|painted|drawn|illustrated|sketched)\s+by\s+{AN}{NAMED}"
-    rf"|,?\s*(?<![\w-])(?:{IN}\s+{AN})?{NAMED}(?:['’]s)?[\s-]+style(?!\w)"
     rf"|(?:\A|,)\s*(?:(?:[\w-]+\s+){{0,2}}art(?:work)?\s+)?by\s+{NAMED}"
     rf"|(?:{AFTER_WORK})\s+by\s+{NAMED}",
     re.IGNORECASE,
@@ -49,7 +49,7 @@ def _other_than(prompt: str, artworks: set[str]) -> Iterator[str]:
     at = 0
     for mention in MENTION.finditer(prompt):
         if next(filter(None, mention.groups())) in artworks:
-            yield prompt[at : mention.start()]
+            yield prompt[at : mention.start()].rstrip().removesuffix(",")
             at = mention.end()
     yield prompt[at:]
 
