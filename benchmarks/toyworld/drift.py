@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from palp_core.models.backbone import Conditioning, predict_noise
 from palp_core.models.noise import per_sample
 from palp_core.models.sampling import sample, sampling_levels
 from palp_core.toyworld.scenes import new_individual
-from palp_core.toyworld.world import SAMPLING_STEPS, ToyTraining, World, initial_noise, load_world
+from palp_core.toyworld.world import SAMPLING_STEPS, ToyTraining, World, initial_noise
 from palp_core.training.loop import closing
 
 from .methods import METHODS, Method, is_curve
@@ -27,6 +28,7 @@ from .run import settings_of
 from .scores import LEVELS
 from .statistics import mean_of_independent
 from .training import TrainingCell, learner_of, lora_training
+from .twin import world_of
 
 #: What moves, by the prompt: empty, with the class word, and with what was learned.
 PROMPT_NAMES = ("null", "clean", "target")
@@ -48,13 +50,17 @@ class Drift:
     seed: int = 0
     #: Other settings of the trainings, such as ema_decay=0.98.
     set: tuple[str, ...] = ()
+    #: Weights of a UNet that predicts noise, in the place of the embedded one's.
+    unet: Path | None = None
+    #: Scale of guidance at which pictures are drawn; none for the world's own.
+    guidance: float | None = None
     #: Pictures on which predictions are compared.
     pictures: int = 8
 
     def run(self) -> None:
         if without := [name for name in self.methods if not is_curve(METHODS[name])]:
             raise ValueError(f"{' and '.join(without)}: no LoRA is trained, so that nothing drifts.")
-        world = load_world()
+        world = world_of(self.unet, self.guidance)
         print("| method | level | E(null) | E(clean) | in the guided prediction |")
         print("|---" * 5 + "|")
         for name in self.methods:

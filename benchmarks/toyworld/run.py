@@ -14,14 +14,14 @@ from palp_core.methods.alignment import AlignmentConfig
 from palp_core.methods.personalization_config import PersonalizationConfig
 from palp_core.sweep.cluster import Cluster, on_ray
 from palp_core.sweep.engine import Worker, in_process
-from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining, load_world
+from palp_core.toyworld.world import TRAINING_OF, DemoModel, ToyTraining
 
 from . import training
 from .methods import METHODS, Method, Trained, Word, at_guidance, changed, is_curve, own_settings, reads_prompt
 from .pairs import INDIVIDUALS, PROMPTS, Pairs, Prompt, prompts_of_trainings
 from .rows import RESULTS_OF, compute
 from .training import TrainingCell
-from .twin import twin_world, weights_digest
+from .twin import weights_digest, world_of
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class Run:
 
     def worker(self) -> Worker[TrainingCell]:
         """Load the world in which cells are measured."""
-        world = twin_world(self.unet) if self.unet else load_world(model=self.model)
-        world = replace(world, guidance_scale=self.guidance or world.guidance_scale)
+        world = world_of(self.unet, self.guidance, self.model)
         return lambda cell: training.measure(world, cell)
 
     def _check_settings(self, name: Method) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.diffusers.loading import load_pipeline
 from palp_core.toyworld import MODEL_FOLDER
 from palp_core.toyworld.evaluators import load_evaluators
-from palp_core.toyworld.world import World
+from palp_core.toyworld.world import DemoModel, World, load_world
 
 #: The twin that docs/results.md tells of. It draws at this scale of guidance, as Stable Diffusion does.
 TWIN, TWIN_GUIDANCE = Path(__file__).with_name("unet_eps.safetensors"), 7.0
@@ -23,6 +24,15 @@ TWIN, TWIN_GUIDANCE = Path(__file__).with_name("unet_eps.safetensors"), 7.0
 def weights_digest(file: Path) -> str:
     """Hash a file of weights."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def world_of(unet: Path | None, guidance: float | None, model: DemoModel = "unet") -> World:
+    """Load the world: with other weights of its UNet, which predict noise, and drawn at another scale of guidance.
+
+    unet, guidance: none for the world's own.
+    """
+    world = twin_world(unet) if unet else load_world(model=model)
+    return replace(world, guidance_scale=guidance or world.guidance_scale)
 
 
 def twin_world(file: Path, prediction: Literal["epsilon", "v_prediction"] = "epsilon") -> World:
