@@ -13,8 +13,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-#: Measured for comparisons alone: how large the score's difference is says nothing of how a training goes.
-UNSHOWN = ("score_gap",)
+#: Measured for comparisons alone: how large the score's difference is, and how far the empty prompt has moved, say
+#: nothing of how a training goes.
+UNSHOWN = ("score_gap", "null_prior")
 
 
 class Step(NamedTuple):

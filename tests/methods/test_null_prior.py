@@ -55,6 +55,11 @@ def test_a_training_moves_the_empty_prompt_less(backbone):
     assert moved(backbone, 5.0) < 0.5 * moved(backbone, 0.0)
 
 
+def test_whoever_trains_is_shown_how_the_photo_is_learned_and_no_more(backbone):
+    shown = {name for step in training(backbone, AlignmentConfig(0.5)).steps() for name in step.shown}
+    assert shown == {"denoising_loss"}
+
+
 @pytest.mark.parametrize("interval", [1, 2])
 def test_it_is_held_in_every_other_step(backbone, interval):
     first, left, second, also_left = held(training(backbone, AlignmentConfig(0.5, Delta(interval=interval))))
