@@ -44,6 +44,8 @@ NODE_WIDGETS = {
     "bucket_mode": False,
     "bypass_mode": False,
 }
+#: Trainings of a LoRA without a word, on attention alone, and on all layers, as Train LoRA's is.
+ALONE = {"LoRA alone": {}, "LoRA alone, all layers": {"targets": "attention+ff+proj"}}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class HostSteps:
     def kinds(self) -> dict[str, Callable[[], Cost]]:
         """Name what can be measured."""
         found: dict[str, Callable[[], Cost]] = {}
-        alone = ["LoRA alone"] if FAMILIES[self.family].subject_words == "learned" else []
+        alone = ALONE if FAMILIES[self.family].subject_words == "learned" else []
         for name in [*self.alignments(), *alone]:
             for suffix, checkpointing in (("", False), (" checkpointed", True)):
                 found[name + suffix] = lambda name=name, c=checkpointing: self.ours(name, c)
@@ -91,17 +93,15 @@ class HostSteps:
         from palp_pack.palp_core import Personalization, PersonalizationConfig, Subject
         from palp_pack.palp_core.training.loop import Training
 
-        rates = {}
-        if name == "LoRA alone":
-            name, rates = "plain", {"embedding_learning_rate": 0.0}
+        own = {"embedding_learning_rate": 0.0, **ALONE[name]} if name in ALONE else {}
         config = PersonalizationConfig(
             steps=self.steps + 1,
             batch_size=self.batch_size,
             resolution=self.resolution,
             rank=RANK,
-            alignment=self.alignments()[name],
+            alignment=self.alignments()["plain" if own else name],
             gradient_checkpointing=checkpointing,
-            **rates,
+            **own,
         )
         photo = pictures((self.resolution, self.resolution))
         backbone = ComfyBackbone(self.model, self.clip, self.vae)

@@ -19,7 +19,7 @@ import torch
 
 from devtools.comfy_server import find_comfyui
 from devtools.random_models import pictures
-from palp_core import AlignmentConfig, Palp, Personalization, PersonalizationConfig, Subject, Training
+from palp_core import AlignmentConfig, Delta, Palp, Personalization, PersonalizationConfig, Subject, Training
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 
 from . import host_step
@@ -30,6 +30,7 @@ KINDS = {
     "plain": AlignmentConfig(weight=0),
     "lora_alone": AlignmentConfig(weight=0),
     "delta": AlignmentConfig(),
+    "delta_free_null": AlignmentConfig(score=Delta(null_prior=0)),
     "palp": AlignmentConfig(score=Palp()),
     "palp_beta1": AlignmentConfig(score=Palp(alpha=7.5, beta=1)),
 }
