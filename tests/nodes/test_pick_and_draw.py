@@ -348,7 +348,7 @@ def test_a_learned_word_is_guided_and_has_the_class_words_layout(both):
     assert not torch.equal(sample(parts, drawn, positive), sample(parts, model, positive))
 
 
-def test_the_class_word_takes_the_place_of_the_subject_but_not_of_other_names():
+def test_the_class_word_takes_the_place_of_the_subject_but_not_of_other_names(host):
     from palp_pack.nodes.host.guidance_inputs import class_prompt
 
     prompt = "a Cat, (cat:1.2) and cats beside embedding:my-cat"
