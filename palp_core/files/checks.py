@@ -92,7 +92,10 @@ def check_alphas(source: Source, tensors: Mapping[str, Tensor], projections: Ite
 
 
 def check_word(source: Source, word: str, parts: Mapping[str, str], layouts: Mapping[str, Layout]) -> None:
-    """Raise FileError unless a word has 1 to 64 vectors for each encoder. parts: encoder -> key of its tensor."""
+    """Raise FileError unless a word has 1 to 64 vectors for each encoder, and as many for each CLIP.
+
+    parts: encoder -> key of its tensor.
+    """
     which = f"the word {printable(word)}"
     for key in parts.values():
         check_floating(source, layouts, key, f"for {which} ")
@@ -100,7 +103,8 @@ def check_word(source: Source, word: str, parts: Mapping[str, str], layouts: Map
         count = 1 if len(shape) == 1 else shape[0] if len(shape) == 2 else 0
         if not 1 <= count <= MOST_VECTORS or shape[-1] == 0:
             raise source.refusal(f"holds {shape} for {which}, which is to be 1 to {MOST_VECTORS} vectors")
-    if len({layouts[key].shape[:-1] for key in parts.values()}) > 1:
+    clips = [layouts[key] for encoder, key in parts.items() if encoder != "t5xxl"]  # which splits words as T5 does not
+    if len({layout.shape[:-1] for layout in clips}) > 1:
         raise source.refusal(f"holds different numbers of vectors for the parts of {which}")
 
 

@@ -26,7 +26,7 @@ from ..settings import check_settings, setting
 from .scores import Delta, PromptName, Score
 
 Noise = Literal["same", "fresh"]
-#: One step in so many holds the empty prompt, and counts as often.
+#: The empty prompt is held this many times less often than the target prompt, and counts the more.
 NULL_INTERVAL = 2
 
 
@@ -83,9 +83,14 @@ class AlignmentConfig:
         """Say whether the step of this number, from 0, learns the photo."""
         return self.score.interval == 1 or not self.is_due(step)
 
+    @property
+    def null_interval(self) -> int:
+        """One step in so many holds the empty prompt, and counts as often."""
+        return NULL_INTERVAL * self.score.interval
+
     def holds_null(self, step: int) -> bool:
         """Say whether the step of this number, from 0, holds the empty prompt."""
-        return self.weight > 0 and self.score.null_prior > 0 and step % NULL_INTERVAL == 0
+        return self.weight > 0 and self.score.null_prior > 0 and step % self.null_interval == 0
 
     def needs(self, prompt: PromptName) -> bool:
         """Say whether the score, if there is one, looks at this prompt."""

@@ -37,6 +37,7 @@ from .subjects import (
     trigger_texts,
     with_class_words,
 )
+from .word_length import check_hold
 
 
 class Personalization:
@@ -74,6 +75,7 @@ class Personalization:
         check_masked_prior(subjects, config)
         learned = {} if self.texts else self.subjects
         self.initial = {p: initial_vectors(backbone, subject) for p, subject in learned.items()}
+        check_hold(config.hold_norm and self.learns_words, config.optimizer)
         with torch.no_grad():
             for prompt in self._prompts():
                 self.encode(prompt)  # raises where one is too long

@@ -13,7 +13,6 @@ from ..settings import setting
 from ..training.config import TrainingConfig
 from .alignment import AlignmentConfig
 from .subjects import Subject
-from .word_length import check_hold
 
 SubjectWord = Literal["auto", "learned", "text"]
 
@@ -85,7 +84,6 @@ class PersonalizationConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_hold(self.hold_norm and self.embedding_learning_rate > 0, self.optimizer)
         check_prompt("clean_prompt", self.clean_prompt)
         if self.alignment.needs("negative"):
             check_prompt("negative_prompt", self.alignment.score.negative_prompt)

@@ -15,7 +15,7 @@ from ..training.data import Batch, Example, Photo, draw_batch, random_index, sta
 from ..training.loop import Step
 from ..training.objective import denoising_loss, draw_noise, noise_like, outside_loss
 from ..training.optimizers import Optimizer, mean_of
-from .alignment import NULL_INTERVAL, NoisySample, alignment_loss, renoise
+from .alignment import NoisySample, alignment_loss, renoise
 from .learning_rates import parameter_groups
 from .overlay import overlays
 from .previews import painted, square_latents
@@ -75,15 +75,15 @@ class PersonalizationLearner:
         }
         self.learns_words = method.learns_words
         self.has_null = self.backbone.family.guidance == "classifier-free"  # others never learned the empty prompt
-        self.longest = {p: longest_norms(self.backbone, word) for p, word in method.initial.items()}
+        held = self.words if self.learns_words and self.config.hold_norm else {}
+        self.longest = {p: longest_norms(self.backbone, method.initial[p]) for p in held}
         self._hold()  # an embedding of another tool may start out of bounds
         groups = parameter_groups(lora, self.words if self.learns_words else {}, self.backbone, self.config)
         self.optimizer = Optimizer(groups, self.backbone, self.config, self.workers, self._hold)
 
     def _hold(self) -> None:
-        if self.learns_words and self.config.hold_norm:
-            for placeholder, word in self.words.items():
-                shorten(word, self.longest[placeholder])
+        for placeholder, longest in self.longest.items():
+            shorten(self.words[placeholder], longest)
 
     def step(self) -> Step:
         with self.optimizer.undone_on_failure(self.random, self.alignment_random):
@@ -105,9 +105,8 @@ class PersonalizationLearner:
         alignment = self.config.alignment
         placeholder, noisy = self._noisy_photos()
         measured, loss, denoised = {"sigma": noisy.sigma.mean()}, 0, None
-        if self.has_null and alignment.holds_null(
-            self.done
-        ):  # this loss's activations go before those of the others come
+        if self.has_null and alignment.holds_null(self.done):
+            # This loss's activations go before those of the others come.
             measured["null_prior"] = held = self._null_loss(noisy)
             self.optimizer.backward(held)
         if learns_photo := alignment.learns_photo(self.done):
@@ -175,7 +174,8 @@ class PersonalizationLearner:
         x, sigma, null = noisy.x, noisy.sigma, [self.fixed.null]
         with torch.no_grad(), self.lora.disabled():
             base = self.backbone.denoise(x, sigma, null)
-        strength = NULL_INTERVAL * self.config.alignment.score.null_prior
+        alignment = self.config.alignment
+        strength = alignment.null_interval * alignment.score.null_prior
         return strength * denoising_loss(self.backbone.denoise(x, sigma, null), base, noisy.weight)
 
     @torch.no_grad()

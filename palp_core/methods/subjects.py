@@ -9,6 +9,7 @@ from dataclasses import InitVar, dataclass, field
 from torch import Tensor
 
 from ..errors import PromptError, quoted
+from ..files.checks import MOST_VECTORS
 from ..files.embedding_file import Embedding, fitting_vectors
 from ..files.lora_file import MOST_SUBJECTS
 from ..models.backbone import Backbone
@@ -202,10 +203,17 @@ def initial_vectors(backbone: Backbone, subject: Subject) -> dict[str, Tensor]:
     """Return where a subject's word starts: its embedding learned before, else its class word. Encoder -> (N, C).
 
     A class word of several tokens gives a vector for each, so that [V] says at first exactly what the class word says.
+    Raises PromptError for one of more tokens than a file may hold.
     """
     if subject.initial_embedding is not None:
         return fitting_vectors(subject.initial_embedding, backbone)
-    return backbone.word_vectors(subject.class_word.strip())
+    start = backbone.word_vectors(subject.class_word.strip())
+    if (most := max(map(len, start.values()))) > MOST_VECTORS:
+        raise PromptError(
+            f"class_word {quoted(subject.class_word)} is {most} tokens to the text encoder, and may be {MOST_VECTORS}. "
+            "Say in a word or two what the subject is."
+        )
+    return start
 
 
 def mean_vectors(tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from .prompts import PLACEHOLDER
 
 ARTICLE = re.compile(r"\s*(an?|the)\s+(?=\S)", re.IGNORECASE)
 #: An article at the end of what stands before a word, also before the brackets of its weight: a (cat:1.2).
-A_BEFORE = re.compile(r"(?<![\w-])(a)n?(\s[\s(]*)\Z", re.IGNORECASE)
+A_BEFORE = re.compile(r"(?<![\w:-])(a)n?(\s[\s(]*)\Z", re.IGNORECASE)
 #: After these a noun begins, and has an article; after other words, such as "my" or "red", it has gone on already.
 NOUN_BEGINS = re.compile(
     r"(?:\A|[,.;:!?]|(?<![\w-])(?:about|above|across|after|against|alongside|among|and|around|as|at|atop|before|behind|"

@@ -221,10 +221,15 @@ def test_a_word_grows_no_longer_than_it_starts_or_the_vocabulary_is(backbone):
     assert PersonalizationConfig().hold_norm
 
 
-def test_an_average_that_cannot_be_held_is_refused():
+@pytest.mark.parametrize("held", [{}, {"hold_norm": False}, {"embedding_learning_rate": 0.0}, {"subject_word": "text"}])
+def test_an_average_that_cannot_be_held_is_refused_where_a_word_learns(backbone, monkeypatch, held):
+    monkeypatch.setattr(personalization, "check_optimizer", lambda name: None)  # its package may be missing
+    config = dataclasses.replace(PersonalizationConfig(resolution=64), optimizer="schedulefree", **held)
+    if held:
+        Personalization(backbone, [cat()], PROMPT, config)
+        return
     with pytest.raises(SettingError, match="Switch hold_norm off"):
-        PersonalizationConfig(optimizer="schedulefree")
-    PersonalizationConfig(optimizer="schedulefree", embedding_learning_rate=0.0)  # where no word learns
+        Personalization(backbone, [cat()], PROMPT, config)
 
 
 def test_frozen_word_stays_at_its_class_word(backbone):

@@ -257,7 +257,7 @@ DELTA = [TRAINED, TRAINED, TWICE, TWICE]
         (AlignmentConfig(score=Nfsd()), [[TRAINED, (9, False)]]),
         (AlignmentConfig(score=Delta()), [[LOOKED_AT, TRAINED, *DELTA], DELTA, [LOOKED_AT, TRAINED, *DELTA]]),
         (AlignmentConfig(score=Delta(null_prior=0)), [DELTA, DELTA]),
-        (AlignmentConfig(score=Delta(interval=2)), 2 * [[LOOKED_AT, TRAINED, TRAINED], DELTA[1:]]),
+        (AlignmentConfig(score=Delta(interval=2)), [[LOOKED_AT, TRAINED, TRAINED], DELTA[1:], [TRAINED], DELTA[1:]]),
         (AlignmentConfig(score=Delta(interval=3, null_prior=0)), [[TRAINED], [TRAINED], DELTA[1:]]),
     ],
 )

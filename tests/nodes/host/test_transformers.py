@@ -44,7 +44,7 @@ def make_backbone(family: str, model=None):
     return ComfyBackbone(model or tiny_model(family), text_encoder(family), TinyVae(family))
 
 
-def personalization(backbone, score=None, weight=0.25, **changes):
+def personalization(backbone, score=None, weight=0.25, class_word="cat", **changes):
     from palp_pack.palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
     from palp_pack.palp_core.methods.scores import Delta
     from palp_pack.palp_core.training.loop import Training
@@ -52,7 +52,7 @@ def personalization(backbone, score=None, weight=0.25, **changes):
     alignment = AlignmentConfig(weight, score or Delta())
     settings = {"steps": 2, "rank": 4, "resolution": 64, "learning_rate": 1e-2, "batch_size": 2, **changes}
     config = PersonalizationConfig(alignment=alignment, **settings)
-    return Training(Personalization(backbone, [Subject(pictures((64, 64)), "cat")], PROMPT, config))
+    return Training(Personalization(backbone, [Subject(pictures((64, 64)), class_word)], PROMPT, config))
 
 
 def load(backbone) -> None:
@@ -457,7 +457,7 @@ def test_a_word_is_learned_beside_the_lora_and_comes_back_from_the_file(host, na
 
     backbone = make_backbone(name)
     text_before = {k: v.to("cpu", copy=True) for k, v in backbone.clip.cond_stage_model.state_dict().items()}
-    run = personalization(backbone, subject_word="learned", embedding_learning_rate=1e-2)
+    run = personalization(backbone, class_word="tabby cat", subject_word="learned", embedding_learning_rate=1e-2)
     start = {encoder: v.clone() for encoder, v in run.method.initial["[V]"].items()}
     list(run.steps())
     (word,) = run.result.words.values()
