@@ -45,8 +45,8 @@ def test_the_rows_that_are_shipped_are_those_of_the_settings_as_they_are():
 def test_nothing_that_is_shipped_is_computed_again(monkeypatch, run):
     files = (rows.RESULTS, rows.GUIDANCE_RESULTS, rows.RESULTS_OF["transformer"])
     before = [file.read_bytes() for file in files]
-    for command in (run_command, guide_command):
-        monkeypatch.setattr(command, "load_world", lambda **_: pytest.fail("loaded a model"))
+    for command, loads in ((run_command, "world_of"), (guide_command, "load_world")):
+        monkeypatch.setattr(command, loads, lambda *_: pytest.fail("loaded a model"))
     run("run", "--methods", "ti_db", "delta")
     run("run", "--methods", "base", "palp", "--seeds", 0)
     run("run", "--model", "transformer", "--methods", "base", "ti_db", "delta", "--seeds", 0, "--one-prompt-each")
@@ -182,7 +182,7 @@ def test_settings_that_are_not_the_usual_need_a_name(monkeypatch, tmp_path, run,
     found = [row("palp", 1, "a", 0.9, 0.5), row("palp", 1, "a", 0.1, 0.5, cell="other")]
     with pytest.raises(ValueError, match="'palp' was run with two settings"):
         rows.grouped(found)
-    monkeypatch.setattr(run_command, "load_world", lambda: pytest.fail("trained"))
+    monkeypatch.setattr(run_command, "world_of", lambda *_: pytest.fail("trained"))
     for change in (("--weight", 0.5), ("--training.rank", 8)):
         with pytest.raises(SystemExit, match="give --label"):
             run("run", "--methods", "palp", *change, "--results", tmp_path / "rows.jsonl")
@@ -198,7 +198,7 @@ def test_settings_that_are_not_the_usual_need_a_name(monkeypatch, tmp_path, run,
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(monkeypatch, tmp_path, run, method, change):
-    monkeypatch.setattr(run_command, "load_world", lambda: pytest.fail("trained"))
+    monkeypatch.setattr(run_command, "world_of", lambda *_: pytest.fail("trained"))
     arguments = ("--methods", method, *change, "--label", "_other", "--results", tmp_path / "rows.jsonl")
     with pytest.raises(SystemExit, match=f"{method} (has no|takes no)"):
         run("run", *arguments)

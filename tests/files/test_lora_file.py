@@ -105,7 +105,7 @@ def test_the_file_describes_itself(run, tmp_path):
 
 def test_the_words_have_the_keys_that_comfyui_and_a1111_read(run, tmp_path):
     keys = load_file(save_run(run, tmp_path, "cat"))
-    assert keys["bundle_emb.cat_00001.string_to_param.*"].shape == (1, 32)
+    assert keys["bundle_emb.cat_00001.string_to_param.*"].shape == (len("cat"), 32)  # a token each
     xl = load_file(save_run(trained("sdxl", tmp_path), tmp_path, "xl"))
     assert {"bundle_emb.xl_00001.clip_l", "bundle_emb.xl_00001.clip_g"} <= xl.keys()
 

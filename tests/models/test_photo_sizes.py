@@ -53,8 +53,9 @@ def test_a_photo_is_told_its_own_size_and_what_is_drawn_for_the_prompt_is_not(ba
     config = PersonalizationConfig(batch_size=4, resolution=64, rank=2)
     photos = (square(PHOTOS[0]), PHOTOS[1])  # 200 and 64 pixels
     told = sizes_told(backbone, Personalization(backbone, [Subject(photos, "cat")], "a sketch of [V]", config))
-    photo, target, base, personalized = told
+    *null, photo, target, base, personalized = told
     own = ([200, 200, 0, 0, 64, 64], [64, 64, 0, 0, 64, 64])
+    assert null == 2 * [[WHOLE] * 4]  # as it is drawn
     assert all(size in own for size in photo) and target == [WHOLE] * 4
     assert base == [WHOLE] * 4 + photo and personalized == [WHOLE] * 4 + photo  # clean and target; then the photo's
     assert own[0] in photo, "this seed draws the small photo alone, and shows nothing"
