@@ -101,13 +101,12 @@ def start_vectors(backbone: Backbone, concept: Concept, count: int, seed: int) -
     Sec. 4: the embedding of a single coarse word. The second and further vectors differ from it by a little seeded
     noise. Raises SettingError where the initial word is not one token, or the initial embedding is of another family.
     """
+    given = first_vectors(backbone, concept)
     if concept.initial_embedding is not None:
-        vectors = fitting_vectors(concept.initial_embedding, backbone)
-        check_rows(concept.initial_embedding.name, vectors)
-        return vectors
+        check_rows(concept.initial_embedding.name, given)
+        return given
     word, random = concept.initial_word.strip(), torch.Generator().manual_seed(seed)
-    tokens = backbone.word_vectors(word)
-    single = mean_vectors(tokens) if concept.averaged else {e: check_single(word, rows) for e, rows in tokens.items()}
+    single = mean_vectors(given) if concept.averaged else {e: check_single(word, rows) for e, rows in given.items()}
     return {encoder: _spread(row, count, random) for encoder, row in single.items()}
 
 
