@@ -30,6 +30,7 @@ MENTION = re.compile(
 )
 #: What is left of brackets when the words in them are.
 EMPTY = re.compile(r",?\s*\((?::[^()]*)?\)")
+CAPITAL_ARTICLE = re.compile(r"\A(?:An?|The)(?=\s)")
 PHOTO_OF = re.compile(r"(?:(?:an?|the)\s+)?(?:photo|photograph|picture|image)\s+of\s+", re.IGNORECASE)
 
 
@@ -42,15 +43,16 @@ def artworks_in(prompt: str) -> set[str]:
 def without_artworks(prompt: str) -> str:
     """Leave out the words that name artworks."""
     artworks = artworks_in(prompt)
-    return EMPTY.sub("", "".join(_other_than(prompt, artworks))).strip(" ,")
+    return EMPTY.sub("", "".join(_other_than(prompt, artworks))).rstrip(" ,:;").lstrip(" ,:;.")
 
 
 def _other_than(prompt: str, artworks: set[str]) -> Iterator[str]:
     at = 0
     for mention in MENTION.finditer(prompt):
         if next(filter(None, mention.groups())) in artworks:
-            yield prompt[at : mention.start()].rstrip().removesuffix(",")
-            at = mention.end()
+            yield (before := prompt[at : mention.start()].rstrip().removesuffix(","))
+            ended_twice = before.endswith(tuple(".!?")) and prompt[mention.end() :].startswith(".")
+            at = mention.end() + ended_twice
     yield prompt[at:]
 
 
@@ -82,4 +84,5 @@ def in_medium(scene: str, medium: str) -> str:
     if re.search(rf"(?<![\w-]){re.escape(medium.split()[-1])}(?![\w-])", scene, re.IGNORECASE):
         return scene
     scene = PHOTO_OF.sub("", scene, count=1) if PHOTO_OF.match(scene) else scene
+    scene = CAPITAL_ARTICLE.sub(lambda article: article[0].lower(), scene)
     return f"{medium} of {scene}" if scene else medium

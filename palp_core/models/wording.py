@@ -24,13 +24,16 @@ KIND_OF = re.compile(r"(?<![\w-])(?:breed|kind|look|manner|sort|style|type)\s+of
 #: Words that bring a determiner, and plurals and nouns without number, which take no "a".
 TAKES_NO_A = re.compile(
     r"(?:(?:an?|the|my|your|his|her|its|our|their|this|that|these|those|some|any|no|every|each|one|two|three|four|both|"
-    r"many|several|\d+|[\w-]+['’]s)\s.*|(?:.*\s)?(?:\w*(?<![su])s|people|(?:\w*wo)?men|children|mice|geese|feet|teeth|"
+    r"many|several|\d+|[\w-]+['’]s)\s.*|(?:.*\s)?(?!(?:atlas|canvas|christmas|cosmos|gas|ibis|iris|lens|mantis|"
+    r"rhinoceros|thermos|trellis)\Z)(?:\w*(?<![su])s|people|(?:\w*wo)?men|children|mice|geese|feet|teeth|"
     r"clothing|food|fur|furniture|hair|jewell?e?ry|water))",
     re.IGNORECASE | re.DOTALL,
 )
-#: Words that sound as if they began with a vowel: an umbrella, an hour, but a unicorn.
+#: Words that sound as if they began with a vowel: an umbrella, an hour, an SUV, but a unicorn, a USB stick.
 SAYS_AN = re.compile(
-    r"(?!eu|ewe|one(?![a-z])|once|u[bfkst][aeiou]|uni(?![mn]))[aeiou]|heir|hon(?:est|ou?r)|hour", re.IGNORECASE
+    r"(?!eu|ewe|one(?![a-z])|once|u[bfkst][aeiou]|uni(?![mn])|(?:usb|usa|us|uk|uv)(?![a-z]))[aeiou]|heir|hon(?:est|ou?r)|"
+    r"hour|(?:suv|led|rv|mp\d|x)(?![a-z])",
+    re.IGNORECASE,
 )
 
 
