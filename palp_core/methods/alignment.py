@@ -77,11 +77,7 @@ class AlignmentConfig:
 
     def is_due(self, step: int) -> bool:
         """Say whether the step of this number, from 0, keeps the prompt."""
-        return self.weight > 0 and (step + 1) % self.score.interval == 0
-
-    def learns_photo(self, step: int) -> bool:
-        """Say whether the step of this number, from 0, learns the photo."""
-        return self.score.interval == 1 or not self.is_due(step)
+        return self.weight > 0 and step % self.score.interval == 0
 
     @property
     def null_interval(self) -> int:
@@ -89,8 +85,8 @@ class AlignmentConfig:
         return NULL_INTERVAL * self.score.interval
 
     def holds_null(self, step: int) -> bool:
-        """Say whether the step of this number, from 0, holds the empty prompt."""
-        return self.weight > 0 and self.score.null_prior > 0 and step % self.null_interval == 0
+        """Say whether the step of this number, from 0, holds the empty prompt: one that does not keep the prompt."""
+        return self.weight > 0 and self.score.null_prior > 0 and (step + 1) % self.null_interval == 0
 
     def needs(self, prompt: PromptName) -> bool:
         """Say whether the score, if there is one, looks at this prompt."""

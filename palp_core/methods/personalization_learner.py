@@ -98,27 +98,25 @@ class PersonalizationLearner:
         return Step(self.done - 1, numbers.pop("sigma"), numbers, subjects)
 
     def _pass(self) -> tuple[str, dict[str, Tensor]]:
-        """Add the gradients of one batch to those of the step: of the photo, of the prompt, or of both.
+        """Add the gradients of one batch to those of the step: of the photo, and where they are due of the prompts.
 
-        Which of them is the score's interval's to say. Returns the subject, and what was measured, () each.
+        Returns the subject, and what was measured, () each.
         """
         alignment = self.config.alignment
         placeholder, noisy = self._noisy_photos()
-        measured, loss, denoised = {"sigma": noisy.sigma.mean()}, 0, None
+        measured = {"sigma": noisy.sigma.mean()}
         if self.has_null and alignment.holds_null(self.done):
             # This loss's activations go before those of the others come.
             measured["null_prior"] = held = self._null_loss(noisy)
             self.optimizer.backward(held)
-        if learns_photo := alignment.learns_photo(self.done):
-            denoised = self.backbone.denoise(noisy.x, noisy.sigma, noisy.conds)
-            losses = self._photo_losses(noisy, denoised)
-            measured, loss = {**measured, **losses}, sum(losses.values())
+        denoised = self.backbone.denoise(noisy.x, noisy.sigma, noisy.conds)
+        losses = self._photo_losses(noisy, denoised)
+        measured, loss = {**measured, **losses}, sum(losses.values())
         if alignment.is_due(self.done):
             prompts = self._prompts(noisy)
             if alignment.trains_target_prompt:
-                if learns_photo:  # this loss's activations go before those of the target prompt come
-                    self.optimizer.backward(loss)
-                    loss = 0
+                self.optimizer.backward(loss)  # its activations go before those of the target prompt come
+                loss = 0
                 denoised = self.backbone.denoise(noisy.x, noisy.sigma, prompts["target"])
             kept, measured["score_gap"] = self._alignment_loss(noisy, denoised, prompts)
             loss = loss + kept

@@ -76,8 +76,7 @@ class Score(Protocol):
     prompts: ClassVar[frozenset[PromptName]]
     #: Whether it has to know where in its photo the subject is.
     needs_region: ClassVar[bool]
-    #: One step in so many moves the prediction of the target prompt, and the others learn the photo; 1 does both in
-    #: each. Of a score that trains the photo's prediction it is 1.
+    #: One step in so many keeps the prompt, and counts as often; each learns the photo.
     interval: int
     #: How strongly the empty prompt's prediction is held to the base model's; 0 leaves it to itself.
     null_prior: float
@@ -150,10 +149,10 @@ class Delta:
         step=0.05,
     )
     interval: int = setting(
-        1,
-        "Keeps the prompt in one step of so many, and learns the photo in the others: at 2 a step takes half the time, "
-        "and it takes more steps to learn the subject. 1 does both in each step.",
-        usual="1 to 3",
+        5,
+        "Keeps the prompt in one step of so many, in which it counts as often; each step learns the photo. At 1 a step "
+        "takes two and a half times as long as at 5.",
+        usual="4 to 6",
         low=1,
         high=100,
         step=1,

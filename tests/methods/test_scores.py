@@ -255,10 +255,10 @@ DELTA = [TRAINED, TRAINED, TWICE, TWICE]
         (AlignmentConfig(score=Palp(1, 1)), [[TRAINED, LOOKED_AT, LOOKED_AT]]),
         (AlignmentConfig(score=Sds()), [[TRAINED, TWICE]]),
         (AlignmentConfig(score=Nfsd()), [[TRAINED, (9, False)]]),
-        (AlignmentConfig(score=Delta()), [[LOOKED_AT, TRAINED, *DELTA], DELTA, [LOOKED_AT, TRAINED, *DELTA]]),
-        (AlignmentConfig(score=Delta(null_prior=0)), [DELTA, DELTA]),
-        (AlignmentConfig(score=Delta(interval=2)), [[LOOKED_AT, TRAINED, TRAINED], DELTA[1:], [TRAINED], DELTA[1:]]),
-        (AlignmentConfig(score=Delta(interval=3, null_prior=0)), [[TRAINED], [TRAINED], DELTA[1:]]),
+        (AlignmentConfig(score=Delta(interval=1)), [DELTA, [LOOKED_AT, TRAINED, *DELTA], DELTA]),
+        (AlignmentConfig(score=Delta(interval=1, null_prior=0)), [DELTA, DELTA]),
+        (AlignmentConfig(score=Delta(interval=2)), [DELTA, [TRAINED], DELTA, [LOOKED_AT, TRAINED, TRAINED]]),
+        (AlignmentConfig(score=Delta(interval=3, null_prior=0)), [DELTA, [TRAINED], [TRAINED], DELTA]),
     ],
 )
 def test_a_step_calls_the_denoiser_no_more_than_the_arithmetic_needs(backbone, alignment, calls):
@@ -273,10 +273,10 @@ def test_one_step_in_three_counts_three_times(backbone):
     torch.testing.assert_close(thrice, 3 * once)
 
 
-def test_every_other_step_learns_the_photo_and_the_others_keep_the_prompt(backbone):
+def test_every_step_learns_the_photo_and_every_other_keeps_the_prompt(backbone):
     """What a step does not measure is not in its losses."""
     steps = list(prepared(backbone, AlignmentConfig(score=Delta(interval=2, null_prior=0)), steps=4).steps())
-    assert [list(step.losses) for step in steps] == 2 * [["denoising_loss"], ["score_gap"]]
+    assert [list(step.losses) for step in steps] == 2 * [["denoising_loss", "score_gap"], ["denoising_loss"]]
 
 
 @pytest.mark.parametrize(
