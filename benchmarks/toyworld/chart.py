@@ -15,7 +15,9 @@ from .statistics import curve
 #: What methods are called, where their names in the commands say less.
 TITLES = {
     "ti_db": "plain training",
-    "delta_null_prior": "delta, null_prior 1",
+    "delta": "delta in each step",
+    "delta_null_prior": "delta in each step, null_prior 1",
+    "delta_interval": "delta, the default",
     "output_preservation": "output preservation",
     "blank_preservation": "blank preservation",
     "dco": "DCO",

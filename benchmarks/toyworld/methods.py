@@ -36,7 +36,9 @@ Trained = AlignmentConfig | Rival | Word | None
 
 PAPERS_ALPHA = PAPERS_ALIGNMENT.score.alpha
 TrainedWord = Literal["ti", "ti_8_vectors", "ti_free_norm", "ti_8_free_norm", "ti_direction"]
-TrainedLora = Literal["ti_db", "delta", "delta_null_prior", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"]
+TrainedLora = Literal[
+    "ti_db", "delta", "delta_null_prior", "delta_interval", "palp", "sds", "nfsd", "fresh_noise", "no_rescale"
+]
 TrainedByRival = Literal["output_preservation", "blank_preservation", "dco", "t_lora"]
 Method = Literal["base", TrainedWord, TrainedLora, TrainedByRival]
 METHODS: dict[Method, Trained] = {
@@ -47,9 +49,10 @@ METHODS: dict[Method, Trained] = {
     "ti_8_free_norm": Word(vectors=8, hold_norm=False),
     "ti_direction": DirectedWord(),
     "ti_db": AlignmentConfig(weight=0.0),
-    # Drawn at guidance 2, as this world is, it gains nothing by the default's null_prior.
-    "delta": replace(ALIGNMENT, score=replace(ALIGNMENT.score, null_prior=0.0)),
-    "delta_null_prior": ALIGNMENT,
+    # What the default was before, and what most was measured with.
+    "delta": replace(ALIGNMENT, score=replace(ALIGNMENT.score, interval=1, null_prior=0.0)),
+    "delta_null_prior": replace(ALIGNMENT, score=replace(ALIGNMENT.score, interval=1)),
+    "delta_interval": ALIGNMENT,
     "palp": PAPERS_ALIGNMENT,
     "sds": replace(PAPERS_ALIGNMENT, score=Sds(PAPERS_ALPHA)),
     # This world has no words for what is ugly.

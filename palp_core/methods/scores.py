@@ -149,9 +149,9 @@ class Delta:
         step=0.05,
     )
     interval: int = setting(
-        5,
-        "Keeps the prompt in one step of so many, in which it counts as often; each step learns the photo. At 1 a step "
-        "takes two and a half times as long as at 5.",
+        6,
+        "Keeps the prompt in one step of so many, where it counts as much as in all of them; every step learns the "
+        "photo. At 1 a training takes more than twice as long.",
         usual="4 to 6",
         low=1,
         high=100,
