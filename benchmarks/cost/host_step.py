@@ -23,7 +23,7 @@ from devtools.random_models import pictures
 from devtools.sized_models import sized_model, sized_parts
 from palp_core.models.families import FAMILIES
 
-from .setup import setting, synchronize
+from .setup import setting, steps_to_time, synchronize
 
 PROMPT = "a sketch of [V] in Paris"
 RANK = 32
@@ -80,9 +80,10 @@ class HostSteps:
     def alignments(self) -> dict[str, object]:
         """Name the scores that the family's guidance admits."""
         from palp_pack.palp_core import AlignmentConfig
-        from palp_pack.palp_core.methods.scores import Palp
+        from palp_pack.palp_core.methods.scores import Delta, Palp
 
-        found = {"plain": AlignmentConfig(weight=0), "delta": AlignmentConfig()}
+        each = AlignmentConfig(score=Delta(interval=1, null_prior=0))
+        found = {"plain": AlignmentConfig(weight=0), "delta": AlignmentConfig(), "delta in each step": each}
         if FAMILIES[self.family].guidance == "classifier-free":
             found["palp"] = AlignmentConfig(score=Palp())
         return found
@@ -94,12 +95,14 @@ class HostSteps:
         from palp_pack.palp_core.training.loop import Training
 
         own = {"embedding_learning_rate": 0.0, **ALONE[name]} if name in ALONE else {}
+        alignment = self.alignments()["plain" if own else name]
+        count = steps_to_time(alignment, self.steps)
         config = PersonalizationConfig(
-            steps=self.steps + 1,
+            steps=count + 1,
             batch_size=self.batch_size,
             resolution=self.resolution,
             rank=RANK,
-            alignment=self.alignments()["plain" if own else name],
+            alignment=alignment,
             gradient_checkpointing=checkpointing,
             **own,
         )
@@ -110,13 +113,13 @@ class HostSteps:
             next(steps)
             with Peak(self.device) as peak:
                 start = time.perf_counter()
-                for _ in range(self.steps):
+                for _ in range(count):
                     next(steps)
                 synchronize(self.device)
                 taken = time.perf_counter() - start
         finally:
             steps.close()
-        return Cost(taken / self.steps, peak.gigabytes)
+        return Cost(taken / count, peak.gigabytes)
 
     def train_lora(self, checkpointing: bool) -> Cost:
         """Measure steps of the host's node, from one update of its optimizer to the next."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 
 from devtools.random_models import Architecture, random_pipeline
+from palp_core.methods.alignment import AlignmentConfig
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.families import FAMILIES as PALP_FAMILIES
 from palp_core.models.families import TOY_FLOW
@@ -92,6 +94,12 @@ def keep(found: dict, args: argparse.Namespace) -> None:
     """Write the figures where they were asked for."""
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def steps_to_time(alignment: AlignmentConfig, least: int) -> int:
+    """Count at least so many, in which what is done in some steps alone is done as often as in a whole training."""
+    period = alignment.null_interval if alignment.weight else 1
+    return period * math.ceil(least / period)
 
 
 def timed(steps: Iterator, device: torch.device) -> float:

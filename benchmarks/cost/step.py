@@ -24,13 +24,13 @@ from palp_core.models.diffusers.backbone import DiffusersBackbone
 
 from . import host_step
 from .dreambooth import dreambooth
-from .setup import FAMILIES, cost_arguments, keep, parsed, random_backbone, setting, timed
+from .setup import FAMILIES, cost_arguments, keep, parsed, random_backbone, setting, steps_to_time, timed
 
 KINDS = {
     "plain": AlignmentConfig(weight=0),
     "lora_alone": AlignmentConfig(weight=0),
     "delta": AlignmentConfig(),
-    "delta_free_null": AlignmentConfig(score=Delta(null_prior=0)),
+    "delta_each_step": AlignmentConfig(score=Delta(interval=1, null_prior=0)),
     "palp": AlignmentConfig(score=Palp()),
     "palp_beta1": AlignmentConfig(score=Palp(alpha=7.5, beta=1)),
 }
@@ -65,19 +65,22 @@ class Memory:
 
 
 def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Take the mean seconds of a round's steps, which need not be alike, and a step's peak bytes; by kind."""
+    """Take the mean seconds of a round's steps, which need not be alike, and their peak bytes; by kind."""
     modules = (backbone.denoiser, *backbone.text.modules())
     weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     makers = {**{kind: partial(ours, backbone, args, kind) for kind in KINDS}, **recipes(backbone, args)}
+    plain = AlignmentConfig(weight=0)
     found = {kind: {"seconds": [], "bytes": []} for kind in makers}
     for _ in range(args.rounds):
         for kind, make in makers.items():
             steps = make()
             next(steps)  # warms up
-            taken = [timed(steps, backbone.device) for _ in range(args.steps)]
+            alignment = KINDS.get(kind, plain)
+            taken = [timed(steps, backbone.device) for _ in range(steps_to_time(alignment, args.steps))]
             found[kind]["seconds"].append(statistics.fmean(taken))
             with Memory(backbone.device, weights) as memory:
-                next(steps)
+                for _ in range(alignment.score.interval if alignment.weight else 1):
+                    next(steps)
             found[kind]["bytes"].append(memory.peak)
             steps.close()
     return found
@@ -85,7 +88,7 @@ def measure(backbone: DiffusersBackbone, args: argparse.Namespace) -> dict[str, 
 
 def ours(backbone: DiffusersBackbone, args: argparse.Namespace, kind: str) -> Generator[object, None, None]:
     """Take the steps of our training; of LoRA alone, no word is learned."""
-    sizes = {"steps": args.steps + 2, "batch_size": args.batch_size, "resolution": args.resolution}
+    sizes = {"steps": 1000, "batch_size": args.batch_size, "resolution": args.resolution}
     rates = {"embedding_learning_rate": 0.0} if kind == "lora_alone" else {}
     config = PersonalizationConfig(**sizes, **rates, alignment=KINDS[kind])
     subject = Subject(pictures((args.resolution, args.resolution)), "cat")
@@ -114,7 +117,7 @@ def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, float]:
 
 def main() -> None:
     parser = cost_arguments(__doc__, batch_size=PersonalizationConfig.batch_size, rounds=3)
-    parser.add_argument("--steps", type=int, default=4, help="Times this many steps of each kind in each round.")
+    parser.add_argument("--steps", type=int, default=4, help="Times at least so many of each kind in each round.")
     parser.add_argument(
         "--host", action=argparse.BooleanOptionalAction, default=True, help="Measures ComfyUI's Train LoRA, too."
     )

@@ -37,9 +37,11 @@ UNETS = {SD1.name: 512, SDXL.name: 1024}
 TRANSFORMER_SIDE = 1024
 QUICK_SIDE = 64
 #: The kinds of step on a transformer, which hardly anybody trains without checkpointing.
-CHECKPOINTED = ("plain checkpointed", "delta checkpointed", "palp checkpointed")
+CHECKPOINTED = ("plain checkpointed", "delta in each step checkpointed", "palp checkpointed")
 #: The family on which the host's node is measured beside, too: each time it loads the model once more.
 BESIDE = Z_IMAGE.name
+#: The kinds that show whether the script runs.
+QUICK = ("delta in each step", "Train LoRA")
 #: In the order in which they are measured.
 ORDER = (Z_IMAGE, ANIMA, SD3, KLEIN, CHROMA, KREA2, QWEN_IMAGE, FLUX)
 
@@ -49,7 +51,7 @@ def unets(figures: Figures, device: str, quick: bool) -> None:
     load_host()
     for family, side in UNETS.items():
         steps = HostSteps(family, device, QUICK_SIDE if quick else side, batch_size=1, steps=1 if quick else 4)
-        measure(figures, steps, {k: m for k, m in steps.kinds().items() if not quick or k in ("delta", "Train LoRA")})
+        measure(figures, steps, {k: m for k, m in steps.kinds().items() if not quick or k in QUICK})
         del steps
         free()
 
@@ -65,7 +67,7 @@ def transformers(figures: Figures, device: str, quick: bool) -> None:
         except (RuntimeError, MemoryError) as error:
             figures.add(family, error=str(error).splitlines()[0])
             continue
-        chosen = (*CHECKPOINTED, "delta", "Train LoRA checkpointed") if family == BESIDE else CHECKPOINTED
+        chosen = (*CHECKPOINTED, "delta in each step", "Train LoRA checkpointed") if family == BESIDE else CHECKPOINTED
         kinds = {name: how for name, how in steps.kinds().items() if name in chosen}
         measure(figures, steps, kinds)
         del steps, kinds
