@@ -254,7 +254,7 @@ def test_several_subjects_are_drawn_and_learned(backbone):
 @pytest.mark.parametrize("seed", [0, 1])  # each draws another of the two subjects
 def test_a_step_with_delta_follows_both_written_losses(backbone, monkeypatch, word_rate, seed):
     """Denoising under the drawn subject's own y_P, plus -weight * mean(Delta * e) under y, with its own c_P."""
-    alignment = AlignmentConfig(0.7, Delta(0.5))
+    alignment = AlignmentConfig(0.7, Delta(0.5, interval=1, null_prior=0))
     config = configured(embedding_learning_rate=word_rate, batch_size=1, alignment=alignment, seed=seed)
     dog = Subject(pictures((64, 64)), "dog", placeholder="[V2]", personalization_prompt="an oil painting of [V2]")
     run = Training(Personalization(backbone, [cat(), dog], "[V] beside [V2]", config))
@@ -413,7 +413,8 @@ def breaking(backbone, ending: str, spared: int = 0) -> None:
 
 @pytest.mark.parametrize("spared", [0, 1])  # 1: the first of a step's two backward passes is done
 def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone, spared):
-    run = Training(Personalization(backbone, [cat()], PROMPT, CONFIG))
+    alignment = AlignmentConfig(score=Delta(interval=1))
+    run = Training(Personalization(backbone, [cat()], PROMPT, configured(alignment=alignment)))
     steps = run.steps()
     next(steps), next(steps)
     breaking(backbone, "diverged", spared)
@@ -422,7 +423,7 @@ def test_a_diverged_run_names_its_step_and_keeps_the_weights_before_it(backbone,
     assert failure.value.step == 3 and run.result.steps == 2
     assert all(torch.isfinite(v).all() for v in run.result.lora.values())
     del backbone.denoise
-    two = trained(backbone, config=configured(steps=2))
+    two = trained(backbone, config=configured(steps=2, alignment=alignment))
     assert equal(run.result, two.result)
 
 
