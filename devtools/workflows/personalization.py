@@ -28,7 +28,7 @@ PERSONALIZE = """## Your subject in your picture
 2. Put your photos into a folder in ComfyUI's `input` folder, press **R**, and choose it in **PALP Photos**.
 3. Say what it is, and describe your picture with `[V]` for it. Press **Run**.
 
-500 steps take about 5 minutes on a data centre's card, longer on others, and fit a card of 8 GB. For SDXL set width and
+500 steps take about 3 minutes on a data centre's card, longer on others, and fit a card of 8 GB. For SDXL set width and
 height to 1024; it fits 12 GB with **gradient_checkpointing** in **PALP Options**."""
 
 TWO_SUBJECTS = """## Two subjects in one picture
@@ -39,7 +39,7 @@ Draw several pictures: subjects mix in some, and one may be missing. **PALP Opti
 score, too; on the demo world the default keeps more of the prompt.
 
 Choose a checkpoint for `models/checkpoints`, or let the page download this one. 500 steps fit a card of 8 GB, and take
-about 5 minutes on a data centre's card."""
+about 3 minutes on a data centre's card."""
 
 LOAD = """## Use a trained file
 

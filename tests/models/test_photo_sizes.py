@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from devtools.random_models import pictures, tiny_pipeline
-from palp_core import Concept, Personalization, PersonalizationConfig, Subject, TextualInversion
+from palp_core import AlignmentConfig, Concept, Delta, Personalization, PersonalizationConfig, Subject, TextualInversion
 from palp_core.methods.textual_inversion import TextualInversionConfig
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.training.data import photo_size, resize_to_cover
@@ -30,8 +30,8 @@ def backbone(tmp_path):
     return DiffusersBackbone(tiny_pipeline("sdxl", tmp_path), device="cpu")
 
 
-def sizes_told(backbone, method) -> list[list[list[int]]]:
-    """What the UNet is told in one step, call by call, of each sample."""
+def sizes_told(backbone, method, steps: int = 1) -> list[list[list[int]]]:
+    """What the UNet is told in the last of some steps, call by call, of each sample."""
     told = []
 
     def note(_module, _inputs, options) -> None:
@@ -39,7 +39,9 @@ def sizes_told(backbone, method) -> list[list[list[int]]]:
 
     with method.learning() as learner:
         handle = backbone.denoiser.register_forward_pre_hook(note, with_kwargs=True)
-        learner.step()
+        for _ in range(steps):
+            told.clear()
+            learner.step()
         handle.remove()
     return told
 
@@ -50,9 +52,10 @@ def square(photo: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_photo_is_told_its_own_size_and_what_is_drawn_for_the_prompt_is_not(backbone):
-    config = PersonalizationConfig(batch_size=4, resolution=64, rank=2)
+    alignment = AlignmentConfig(score=Delta(interval=1))
+    config = PersonalizationConfig(batch_size=4, resolution=64, rank=2, alignment=alignment)
     photos = (square(PHOTOS[0]), PHOTOS[1])  # 200 and 64 pixels
-    told = sizes_told(backbone, Personalization(backbone, [Subject(photos, "cat")], "a sketch of [V]", config))
+    told = sizes_told(backbone, Personalization(backbone, [Subject(photos, "cat")], "a sketch of [V]", config), steps=2)
     *null, photo, target, base, personalized = told
     own = ([200, 200, 0, 0, 64, 64], [64, 64, 0, 0, 64, 64])
     assert null == 2 * [[WHOLE] * 4]  # as it is drawn

@@ -340,9 +340,10 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_good(make, tmp_path, g
 
     def diverging(*args):
         calls.append(args)
-        return denoise(*args) * (float("nan") if len(calls) > DRAWS + 5 * good_steps else 1)
+        return denoise(*args) * (float("nan") if len(calls) > DRAWS + good_calls else 1)
 
-    run.method.backbone.denoise = diverging  # called to find the subject, then six and four times in a step
+    good_calls = 4 + 1 if good_steps else 0  # four in the step that keeps the prompt, and one in the next
+    run.method.backbone.denoise = diverging  # called to find the subject, too
     with pytest.raises(RuntimeError) as failure:
         train(
             run,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from devtools import host_models
 from devtools.random_models import pictures, tiny_pipeline
-from palp_core import AlignmentConfig, Personalization, PersonalizationConfig, Subject
+from palp_core import AlignmentConfig, Delta, Personalization, PersonalizationConfig, Subject
 from palp_core.errors import PromptError
 from palp_core.models.diffusers.backbone import DiffusersBackbone
 from palp_core.models.prompt_weights import weighted_parts
@@ -250,7 +250,7 @@ def test_same_training_of_all_layers(backbones):
 
 def assert_same_training(backbones, steps: int, target: str, photo: str, **settings) -> None:
     shared = {"steps": steps, "rank": 4, "resolution": 64, "learning_rate": 1e-3, "seed": 5, **settings}
-    config = PersonalizationConfig(**shared, alignment=AlignmentConfig(weight=0.5))
+    config = PersonalizationConfig(**shared, alignment=AlignmentConfig(0.5, Delta(interval=1)))
     images = pictures((64, 64), (64, 64), (70, 140))
     histories, weights = [], []
     for backbone in backbones:

@@ -157,11 +157,11 @@ def assert_same_training(backbones, **settings) -> None:
 
 
 def test_same_losses_and_lora_after_training(backbones):
-    assert_same_training(backbones, steps=STEPS, alignment=AlignmentConfig(weight=0.25, score=Delta()))
+    assert_same_training(backbones, steps=STEPS, alignment=AlignmentConfig(weight=0.25, score=Delta(interval=1)))
 
 
 def test_same_training_of_feed_forward_layers(backbones):
-    delta = AlignmentConfig(weight=0.25, score=Delta())
+    delta = AlignmentConfig(weight=0.25, score=Delta(interval=1))
     assert_same_training(backbones, steps=3, alignment=delta, targets="attention+ff")
 
 
