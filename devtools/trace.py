@@ -37,7 +37,7 @@ PROMPT = "a sketch of [V] on the beach"
 TWO_SUBJECTS = "a sketch of [V] and [V2]"
 ALIGNMENTS = {
     "plain": AlignmentConfig(0.0),
-    "delta": AlignmentConfig(1.0, Delta(0.25)),
+    "delta": AlignmentConfig(1.0, Delta(0.25, interval=1)),
     "palp": AlignmentConfig(0.5, Palp(4.0, 2.0)),
     "palp without guidance of its own": AlignmentConfig(0.5, Palp(4.0, 1.0)),
     "fresh noise": AlignmentConfig(0.5, Palp(4.0, 2.0), noise="fresh"),

@@ -40,6 +40,8 @@ QUICK_SIDE = 64
 CHECKPOINTED = ("plain checkpointed", "delta in each step checkpointed", "palp checkpointed")
 #: The family on which the host's node is measured beside, too: each time it loads the model once more.
 BESIDE = Z_IMAGE.name
+#: Left out: a mean over twelve steps, each plain or of another kind.
+DEFAULT = ("delta", "delta checkpointed")
 #: The kinds that show whether the script runs.
 QUICK = ("delta in each step", "Train LoRA")
 #: In the order in which they are measured.
@@ -51,7 +53,8 @@ def unets(figures: Figures, device: str, quick: bool) -> None:
     load_host()
     for family, side in UNETS.items():
         steps = HostSteps(family, device, QUICK_SIDE if quick else side, batch_size=1, steps=1 if quick else 4)
-        measure(figures, steps, {k: m for k, m in steps.kinds().items() if not quick or k in QUICK})
+        kinds = {k: m for k, m in steps.kinds().items() if k in QUICK or not (quick or k in DEFAULT)}
+        measure(figures, steps, kinds)
         del steps
         free()
 

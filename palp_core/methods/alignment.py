@@ -85,7 +85,7 @@ class AlignmentConfig:
         return NULL_INTERVAL * self.score.interval
 
     def holds_null(self, step: int) -> bool:
-        """Say whether the step of this number, from 0, holds the empty prompt: one that does not keep the prompt."""
+        """Say whether the step of this number, from 0, holds the empty prompt."""
         return self.weight > 0 and self.score.null_prior > 0 and (step + 1) % self.null_interval == 0
 
     def needs(self, prompt: PromptName) -> bool:

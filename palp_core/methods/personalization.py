@@ -1,9 +1,9 @@
 """Prompt-aligned personalization: PALP, arXiv 2401.06105, sec. 4.2 to 4.4 and appendix E (several subjects).
 
 Each step draws a subject and some of its images, noises them, predicts the noise once with gradients under the prompt
-"a photo of [V]", and adds the denoising loss, which teaches the subject to LoRA and to the embedding of [V], and the
-alignment loss, which keeps the target prompt (scores.py). One backward pass serves both; with a score that trains the
-target prompt there are two, because it predicts a second time, under that prompt.
+"a photo of [V]", and adds the denoising loss, which teaches the subject to LoRA and to the embedding of [V], and, where
+it is due, the alignment loss, which keeps the target prompt (scores.py). One backward pass serves both; with a score
+that trains the target prompt there are two, because it predicts a second time, under that prompt.
 """
 
 from __future__ import annotations

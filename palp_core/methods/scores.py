@@ -151,7 +151,7 @@ class Delta:
     interval: int = setting(
         6,
         "Keeps the prompt in one step of so many, where it counts as much as in all of them; every step learns the "
-        "photo. At 1 a training takes more than twice as long.",
+        "photo. At 1 a training takes about twice as long.",
         usual="4 to 6",
         low=1,
         high=100,

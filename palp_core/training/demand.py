@@ -47,7 +47,7 @@ class Workload:
     rank: int = 0
     #: Whether an average of what is trained is kept.
     averages: bool = False
-    #: Whether a score compares the personalized model with the base model in every step.
+    #: Whether a score compares the personalized model with the base model, in all steps or in some.
     compares: bool = False
     optimizer: OptimizerName = "adamw"
     #: What LoRA is attached to.
